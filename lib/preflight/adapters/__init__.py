@@ -1,0 +1,1 @@
+"""One module a foreign library, each the only importer of it."""

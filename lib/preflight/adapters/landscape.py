@@ -1,0 +1,69 @@
+"""A procedural landscape for the demo: an aerial picture of a place that does not exist, cut into XYZ tiles.
+
+Relief, fields with crop rows, ways, villages, a river, lakes and woods, from one seed. It lies in the open Atlantic, so
+that nobody takes it for a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from preflight.adapters._landscape_paint import paint
+from preflight.records import BoundingBox, Origin
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["DEMO_BBOX", "DEMO_SOURCE", "DEMO_TAKEOFF", "DEMO_TILE_COUNT", "DEMO_ZOOMS", "DemoTile", "generate"]
+
+DEMO_SOURCE = "demo-landscape"
+DEMO_ZOOMS = (17, 18)
+DEMO_BBOX = BoundingBox(lat_min=45.98193, lon_min=-30.00057, lat_max=46.00054, lon_max=-29.96830)
+DEMO_TAKEOFF = Origin(lat=45.9910, lon=-29.9860, alt=120.0)
+
+_TILE = 256
+_COLUMNS, _ROWS = 24, 20  # tiles of the deeper zoom
+_X0, _Y0 = 109226, 93260  # the north-western one, at the deeper zoom; both even
+_QUALITY = 88
+
+DEMO_TILE_COUNT = _COLUMNS * _ROWS + _COLUMNS * _ROWS // 4
+
+
+@dataclass(frozen=True, slots=True)
+class DemoTile:
+    """One tile: content is a JPEG of 256 x 256 pixels."""
+
+    zoom: int
+    x: int
+    y: int
+    content: bytes
+
+
+def generate(seed: int, columns: int = _COLUMNS, rows: int = _ROWS) -> Iterator[DemoTile]:
+    """Draw the landscape and yield its tiles, the deeper zoom first, each zoom row by row from the north-west.
+
+    A tile of the shallower zoom is its four children averaged two by two, before either is compressed. The same seed
+    gives the same bytes with the same Pillow and numpy. Fewer columns and rows (both even) give a smaller landscape of
+    its own at the same north-western corner, not a part of the whole one.
+
+    Raises ValueError for an odd or non-positive number of columns or rows.
+    """
+    if columns < 2 or rows < 2 or columns % 2 or rows % 2:
+        msg = f"the landscape needs an even, positive number of columns and rows, not {columns} x {rows}"
+        raise ValueError(msg)
+    mosaic = paint(seed, columns * _TILE, rows * _TILE)
+    shallow, deep = DEMO_ZOOMS
+    yield from _cut(mosaic, deep, _X0, _Y0)
+    yield from _cut(mosaic.reduce(2), shallow, _X0 // 2, _Y0 // 2)
+
+
+def _cut(mosaic: Image.Image, zoom: int, x0: int, y0: int) -> Iterator[DemoTile]:
+    for top in range(0, mosaic.height, _TILE):
+        for left in range(0, mosaic.width, _TILE):
+            tile = mosaic.crop((left, top, left + _TILE, top + _TILE))
+            buffer = BytesIO()
+            tile.save(buffer, "JPEG", quality=_QUALITY)
+            yield DemoTile(zoom, x0 + left // _TILE, y0 + top // _TILE, buffer.getvalue())

@@ -1,0 +1,183 @@
+"""What an ONNX file declares, read before anything compiles it. The only importer of `onnx`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preflight.errors import BackboneError
+from preflight.records import BackboneSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OnnxModel", "content_digest", "inspect"]
+
+Shape = tuple["int | None", ...]
+
+_PROTOBUF_LIMIT = 2**31 - 1  # a protobuf message is smaller than 2 GiB; larger models keep their weights beside it
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """The interface of one ONNX file.
+
+    inputs, outputs: name -> shape, None for a dynamic dimension. types: input name -> ONNX element type, such as FLOAT.
+    opset: of the default operator set. external_data: the files beside it that hold its weights, sorted.
+    """
+
+    path: Path
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+    types: dict[str, str]
+    opset: int
+    external_data: tuple[Path, ...]
+
+    def check_against(self, spec: BackboneSpec) -> None:
+        """Compare with the mission: the same input names, and shapes that fit.
+
+        A dynamic dimension of the graph fits any size; a fixed one only its own.
+
+        Raises:
+            BackboneError: they differ; the message shows both.
+        """
+        if set(self.inputs) == set(spec.inputs) and all(
+            _fits(self.inputs[name], shape) for name, shape in spec.inputs.items()
+        ):
+            return
+        raise BackboneError(
+            f"{self.path} does not take what the mission says of {spec.model_name}.\n"
+            f"  the ONNX file: {_shown(self.inputs.items())}\n"
+            f"  the mission:   {_shown(spec.inputs.items())}\n"
+            "Correct input_name and expected_input_shape (or inputs) in the mission, or export the model again."
+        )
+
+
+def inspect(path: Path) -> OnnxModel:
+    """Read and check one ONNX file; its weights are not loaded.
+
+    Raises:
+        BackboneError: it cannot be read, is no ONNX, fails `onnx.checker`, or its external data is absent or lies
+            outside its folder.
+    """
+    import onnx  # noqa: PLC0415 - heavy
+
+    model = _loaded(path)
+    external = tuple(sorted({_external_file(path, location) for location in _external_locations(model.graph)}))
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError, TypeError) as error:
+        raise BackboneError(f"{path} is not a valid ONNX model: {error}. Export it again.") from error
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]  # old files list weights as inputs
+    return OnnxModel(
+        path=path,
+        inputs={value.name: _shape(value) for value in inputs},
+        outputs={value.name: _shape(value) for value in model.graph.output},
+        types={value.name: onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type) for value in inputs},
+        opset=next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0),
+        external_data=external,
+    )
+
+
+def content_digest(path: Path, external_data: Iterable[Path] | None = None) -> str:
+    """The identity of a model's bytes, 64 hex digits.
+
+    Without external data, the file's own SHA-256. With it, the SHA-256 of one line `<sha256>  <name>` for each file,
+    the ONNX file first, the others sorted by their path relative to its folder.
+
+    external_data: as `inspect` found it, where that is known; None asks the file, which loads `onnx`.
+
+    Raises:
+        BackboneError: a file cannot be read.
+    """
+    files = inspect(path).external_data if external_data is None else tuple(external_data)
+    own = _sha256(path)
+    if not files:
+        return own
+    names = {file.resolve().relative_to(path.resolve().parent).as_posix(): file for file in files}
+    lines = [f"{own}  {path.name}\n", *(f"{_sha256(names[name])}  {name}\n" for name in sorted(names))]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _loaded(path: Path) -> onnx.ModelProto:
+    import onnx  # noqa: PLC0415 - heavy
+    from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415 - onnx's; ships no types
+        DecodeError,
+    )
+
+    try:
+        if path.stat().st_size > _PROTOBUF_LIMIT:
+            raise BackboneError(f"{path} is larger than an ONNX file can be. Export it with external data.")
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise BackboneError(f"{path} cannot be read: {error.strerror}. Check onnx_path in the mission.") from error
+    except (DecodeError, ValueError) as error:
+        raise BackboneError(f"{path} is not an ONNX file: {error}. Export it again.") from error
+    if not model.graph.node:
+        raise BackboneError(f"{path} is not an ONNX model: it holds no graph. Export it again.")
+    return model
+
+
+def _external_locations(graph: onnx.GraphProto) -> Iterator[str]:
+    """The `location` of every tensor kept outside the file, in subgraphs too."""
+    import onnx  # noqa: PLC0415 - heavy
+
+    for tensor in _tensors(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield attribute.t
+        yield from attribute.tensors
+        for inner in (attribute.g, *attribute.graphs):
+            if inner.node or inner.initializer:
+                yield from _tensors(inner)
+
+
+def _external_file(path: Path, location: str) -> Path:
+    folder = path.resolve().parent
+    file = folder / location
+    if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
+        raise BackboneError(
+            f"{path} keeps weights in {location!r}, outside its folder. Keep all files of a model in one folder."
+        )
+    if not file.is_file():
+        raise BackboneError(f"{path} keeps weights in {location!r}, which is not there. Copy it beside the ONNX file.")
+    return path.parent / location
+
+
+def _shape(value: onnx.ValueInfoProto) -> Shape:
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim)
+
+
+def _fits(graph: Shape, mission: tuple[int, ...]) -> bool:
+    return len(graph) == len(mission) and all(
+        fixed is None or fixed == asked for fixed, asked in zip(graph, mission, strict=True)
+    )
+
+
+def _shown(inputs: Iterable[tuple[str, tuple[int | None, ...]]]) -> str:
+    def dims(shape: tuple[int | None, ...]) -> str:
+        return ", ".join("any" if size is None else str(size) for size in shape)
+
+    return "; ".join(f"{name} [{dims(shape)}]" for name, shape in sorted(inputs)) or "no inputs"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(1 << 18):
+                digest.update(block)
+    except OSError as error:
+        raise BackboneError(f"{path} cannot be read: {error.strerror}. Check onnx_path in the mission.") from error
+    return digest.hexdigest()

@@ -1,0 +1,224 @@
+"""C7 on a CPU by ONNX Runtime: the fp32 reference of the parity gate, and a runtime of its own.
+
+The artifact is the optimised graph as an `.onnx` file: the same bytes each time, which its `.ort` form is not.
+Optimisation stops at the extended level: what comes after depends on the CPU's cache layout and is done at load.
+
+On Linux too ONNX Runtime reports to a server on the network and keeps what it could not send in the user's cache
+folder, from the moment it is imported, unless the environment says no; `_library` says it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preflight.errors import EngineBuildError
+from preflight.ports import CompileRequest, Engine, OutOfDeviceMemory
+from preflight.static_batch import run_in_slices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["OnnxRuntime"]
+
+_PROVIDERS = ["CPUExecutionProvider"]
+_FATAL_ONLY = 4  # every error is raised as well; standard error would show it a second time
+_OUT_OF_MEMORY = re.compile(r"[Ff]ailed to allocate memory|bad_alloc|[Oo]ut of memory", re.ASCII)
+# Numpy types of the tensors a graph may take, by ONNX Runtime's name for them.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntime:
+    """The `InferenceRuntime` of ONNX Runtime's CPU provider, fp32 only.
+
+    threads: how many one engine uses. They wait without spinning: spinning threads collapse where cores are shared.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+
+    @property
+    def name(self) -> str:
+        """As in the mission."""
+        return "onnxruntime"
+
+    @property
+    def version(self) -> str:
+        """ONNX Runtime's release, such as 1.23.2."""
+        found = re.match(r"[0-9]+(?:\.[0-9]+)*", _library().__version__)
+        if found is None:
+            raise EngineBuildError(f"ONNX Runtime calls its version {_library().__version__!r}: no number.")
+        return found.group()
+
+    def compile(self, request: CompileRequest, target: Path) -> None:
+        """Write the optimised graph to `target`; the same bytes for the same file and version.
+
+        Raises:
+            EngineBuildError: another precision than fp32, a graph ONNX Runtime cannot take, inputs that are not those
+                of the request, weights in files beside the graph, or a `target` that cannot be written.
+        """
+        _require_fp32(request)
+        options = self._options("ORT_ENABLE_EXTENDED")
+        options.optimized_model_filepath = str(target)
+        options.add_session_config_entry("session.save_model_format", "ONNX")
+        _session(request.onnx_path, options, str(request.onnx_path), "compile")
+        # The optimised graph would still point at weights left beside the original: proved by reading it alone.
+        self.load(target, request).close()
+
+    def load(self, engine: Path, request: CompileRequest) -> Engine:
+        """Open an optimised graph.
+
+        Raises:
+            EngineBuildError: another precision than fp32, an absent or damaged file, other inputs than asked.
+        """
+        _require_fp32(request)
+        try:
+            content = engine.read_bytes()
+        except OSError as error:
+            raise EngineBuildError(f"The engine {engine} cannot be read: {error}. Build it again.") from error
+        options = self._options("ORT_ENABLE_ALL")
+        # A place that can hold nothing: an engine is one file, and may need no other.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(engine.resolve()))
+        opened = _OnnxRuntimeEngine(_session(content, options, str(engine), "load"), engine.name)
+        _compare_inputs(opened, request)
+        return opened
+
+    def reference(self, onnx_path: Path) -> Engine:
+        """The fp32 ONNX file itself, without fusions: what every engine is compared with.
+
+        Raises:
+            EngineBuildError: the file does not load.
+        """
+        session = _session(onnx_path, self._options("ORT_ENABLE_BASIC"), str(onnx_path), "load")
+        return _OnnxRuntimeEngine(session, onnx_path.name)
+
+    def _options(self, level: str) -> Any:  # noqa: ANN401 - ONNX Runtime ships no types
+        library = _library()
+        options = library.SessionOptions()
+        options.graph_optimization_level = getattr(library.GraphOptimizationLevel, level)
+        options.execution_mode = library.ExecutionMode.ORT_SEQUENTIAL
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        options.log_severity_level = _FATAL_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        return options
+
+
+class _OnnxRuntimeEngine:
+    """One session."""
+
+    def __init__(self, session: Any, label: str) -> None:  # noqa: ANN401 - ONNX Runtime ships no types
+        self._session = session
+        self._label = label
+        self._outputs = [node.name for node in session.get_outputs()]
+        self._dtypes = {node.name: _DTYPES.get(node.type, node.type) for node in session.get_inputs()}
+        batches = [node.shape[0] for node in session.get_inputs() if node.shape]
+        fixed = {batch for batch in batches if isinstance(batch, int)}
+        self._slice = fixed.pop() if len(fixed) == 1 and all(isinstance(batch, int) for batch in batches) else None
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the graph's inputs."""
+        return sorted(self._dtypes)
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """One forward pass; the arrays returned belong to the caller.
+
+        Raises:
+            OutOfDeviceMemory: the batch did not fit.
+            EngineBuildError: closed, inputs of another name, type or shape, or a failure inside ONNX Runtime.
+        """
+        if self._session is None:
+            raise EngineBuildError(f"The engine {self._label} is closed.")
+        found = {name: str(array.dtype) for name, array in inputs.items()}
+        if found != self._dtypes:
+            raise EngineBuildError(f"The engine {self._label} takes {self._dtypes}, but was given {found}.")
+        return self._infer(inputs) if self._slice is None else run_in_slices(self._infer, inputs, self._slice)
+
+    def close(self) -> None:
+        """Release the engine's memory. Idempotent."""
+        self._session = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        options = _library().RunOptions()
+        options.log_severity_level = _FATAL_ONLY
+        try:
+            results = self._session.run(self._outputs, dict(inputs), options)
+        except MemoryError as error:
+            raise OutOfDeviceMemory(str(error)) from error
+        except _failures() as error:
+            if _OUT_OF_MEMORY.search(str(error)):
+                raise OutOfDeviceMemory(str(error)) from error
+            raise EngineBuildError(f"The engine {self._label} failed: {error}") from error
+        return {name: array.astype("float32", copy=False) for name, array in zip(self._outputs, results, strict=True)}
+
+
+def _library() -> Any:  # noqa: ANN401 - ONNX Runtime ships no types
+    """ONNX Runtime, imported without its reporter."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the library is loaded
+    import onnxruntime  # noqa: PLC0415 - only after the line above
+
+    # For a process in which somebody else imported it first: nothing more is recorded.
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's own exceptions share no base, and are no RuntimeError."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415 - only after `_library`
+
+    names = (
+        "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "ModelLoaded",
+        "NoModel", "NoSuchFile", "NotImplemented", "RuntimeException",
+    )  # fmt: skip
+    return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
+
+
+def _session(model: Path | bytes, options: Any, label: str, verb: str) -> Any:  # noqa: ANN401 - no types
+    library = _library()
+    source = str(model) if isinstance(model, Path) else model
+    failures: tuple[type[Exception], ...] = (*_failures(), OSError, MemoryError)
+    try:
+        return library.InferenceSession(source, options, providers=_PROVIDERS)
+    except failures as error:
+        hint = ""
+        if "xternal data" in str(error):
+            hint = " An engine is one file: write the weights into the ONNX file (onnx.save without external data)."
+        raise EngineBuildError(f"ONNX Runtime cannot {verb} {label}: {str(error).strip()}{hint}") from error
+
+
+def _compare_inputs(engine: _OnnxRuntimeEngine, request: CompileRequest) -> None:
+    if engine.input_names != sorted(request.inputs):
+        raise EngineBuildError(
+            f"{request.onnx_path} takes the inputs {engine.input_names}, but {sorted(request.inputs)} were asked for."
+        )
+
+
+def _require_fp32(request: CompileRequest) -> None:
+    if request.precision != "fp32":
+        raise EngineBuildError(
+            f"{request.onnx_path}: ONNX Runtime on a CPU builds fp32 engines, not {request.precision}. Set `precision` "
+            "to fp32, or choose the runtime openvino for bf16."
+        )

@@ -1,0 +1,270 @@
+"""C7 on a CPU by OpenVINO: an ONNX file becomes a compiled blob, and a blob an engine.
+
+A blob does not carry its precision: without a hint, a CPU with bf16 runs a blob compiled for fp32 in bf16. The hint is
+therefore set when compiling and again when importing, read back both times, and compared.
+
+Compiling happens in a process of its own. OpenVINO names the nodes it makes by a counter that runs for the whole
+process, and the names are in the blob: only the first model a process reads gives reproducible bytes.
+
+OpenVINO's Python package reports each import to a server on the network. The package that does so is optional;
+`_library` declares it absent before the first import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preflight.errors import EngineBuildError
+from preflight.ports import CompileRequest, Engine, OutOfDeviceMemory
+from preflight.static_batch import run_in_slices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["OpenVinoRuntime"]
+
+# The hint of a precision, and the capability a CPU must list for it.
+_HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
+# Everything that would otherwise follow the machine or its load, and so change the bytes of a blob.
+_FIXED = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "EXECUTION_MODE_HINT": "PERFORMANCE",
+    "NUM_STREAMS": 1,
+    "ENABLE_CPU_PINNING": False,
+}
+_EXPORT_THREADS = 1
+_OUT_OF_MEMORY = re.compile(r"bad_alloc|[Cc]annot allocate memory|[Oo]ut of memory|[Ff]ailed to allocate", re.ASCII)
+
+
+class OpenVinoRuntime:
+    """The `InferenceRuntime` of OpenVINO's CPU plug-in: fp32, and bf16 or fp16 where the CPU has them.
+
+    threads: how many one engine uses; 0 leaves it to OpenVINO, which takes every core this process may use. It does not
+    change the bytes of a blob.
+    """
+
+    def __init__(self, threads: int = 0) -> None:
+        self._threads = threads
+        self._core: Any = None
+
+    @property
+    def name(self) -> str:
+        """As in the mission."""
+        return "openvino"
+
+    @property
+    def version(self) -> str:
+        """OpenVINO's release, such as 2026.4.1, without build number and commit."""
+        return _release(_library().__version__)
+
+    def compile(self, request: CompileRequest, target: Path) -> None:
+        """Write the compiled blob of an ONNX file to `target`; the same bytes for the same file, version and CPU.
+
+        Raises:
+            EngineBuildError: this CPU lacks the precision, OpenVINO cannot compile the graph, its inputs are not
+                those of the request, or `target` cannot be written.
+        """
+        _hint(self._opened(), request)
+        order = {
+            "onnx": str(request.onnx_path.resolve()),
+            "inputs": sorted(request.inputs),
+            "precision": request.precision,
+            "target": str(target.resolve()),
+        }
+        answer = subprocess.run(
+            [sys.executable, "-m", "preflight.adapters.openvino"],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        )
+        if answer.returncode != 0:
+            raise EngineBuildError(_compile_failure(request, answer))
+
+    def load(self, engine: Path, request: CompileRequest) -> Engine:
+        """Import a blob at the request's precision.
+
+        Raises:
+            EngineBuildError: the file is absent or damaged, was built by another OpenVINO or for another CPU, or runs
+                at another precision than asked.
+        """
+        core = self._opened()
+        hint = _hint(core, request)
+        properties: dict[str, Any] = {**_FIXED, "INFERENCE_PRECISION_HINT": hint}
+        if self._threads:
+            properties["INFERENCE_NUM_THREADS"] = self._threads
+        try:
+            compiled = core.import_model(engine.read_bytes(), "CPU", properties)
+        except (OSError, RuntimeError) as error:
+            raise EngineBuildError(
+                f"OpenVINO {self.version} cannot load the engine {engine}: {_reason(error)} Remove the file and build "
+                "it again on this machine."
+            ) from error
+        _compare_precision(compiled, hint, str(engine))
+        _compare_inputs([port.get_any_name() for port in compiled.inputs], request.inputs, str(engine))
+        return _OpenVinoEngine(compiled, engine.name)
+
+    def _opened(self) -> Any:  # noqa: ANN401 - OpenVINO ships no types
+        if self._core is None:
+            self._core = _library().Core()
+        return self._core
+
+
+class _OpenVinoEngine:
+    """One imported blob with one request."""
+
+    def __init__(self, compiled: Any, label: str) -> None:  # noqa: ANN401 - OpenVINO ships no types
+        self._label = label
+        self._request: Any = compiled.create_infer_request()
+        self._dtypes = {port.get_any_name(): port.get_element_type().to_dtype() for port in compiled.inputs}
+        self._outputs = [(port.get_any_name(), port) for port in compiled.outputs]
+        batches = [
+            port.get_partial_shape()[0] for port in compiled.inputs if port.get_partial_shape().rank.get_length()
+        ]
+        fixed = {batch.get_length() for batch in batches if not batch.is_dynamic}
+        self._slice = fixed.pop() if len(fixed) == 1 and all(not batch.is_dynamic for batch in batches) else None
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """One forward pass; the arrays given are read in place, those returned belong to the caller.
+
+        Raises:
+            OutOfDeviceMemory: the batch did not fit.
+            EngineBuildError: closed, inputs of another name, type or shape, or a failure inside OpenVINO.
+        """
+        if self._request is None:
+            raise EngineBuildError(f"The engine {self._label} is closed.")
+        found = {name: array.dtype for name, array in inputs.items()}
+        if found != self._dtypes:
+            raise EngineBuildError(
+                f"The engine {self._label} takes {_typed(self._dtypes)}, but was given {_typed(found)}."
+            )
+        return self._infer(inputs) if self._slice is None else run_in_slices(self._infer, inputs, self._slice)
+
+    def close(self) -> None:
+        """Release the engine's memory. Idempotent."""
+        self._request = None
+        self._outputs = []
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        # Started and awaited, not `infer`: that one swallows a failure and leaves the outputs of the run before
+        # (OpenVINO 2026.4, when memory runs out).
+        try:
+            self._request.start_async(dict(inputs), share_inputs=True)
+            self._request.wait()
+        except MemoryError as error:
+            raise OutOfDeviceMemory(str(error)) from error
+        except RuntimeError as error:
+            if _OUT_OF_MEMORY.search(str(error)):
+                raise OutOfDeviceMemory(_reason(error)) from error
+            raise EngineBuildError(f"The engine {self._label} failed: {_reason(error)}") from error
+        # Each a copy: the request's own memory is written over by the next run.
+        return {name: self._request.get_tensor(port).data.astype("float32", copy=True) for name, port in self._outputs}
+
+
+def _library() -> Any:  # noqa: ANN401 - OpenVINO ships no types
+    """OpenVINO, imported without its reporter."""
+    if "openvino" not in sys.modules:
+        # None makes `import openvino_telemetry` fail; OpenVINO then takes its own stub.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is documented for this
+    import openvino  # noqa: PLC0415 - only after the line above
+
+    return openvino
+
+
+def _release(version: str) -> str:
+    found = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    if found is None:
+        raise EngineBuildError(f"OpenVINO calls its version {version!r}, which does not begin with a number.")
+    return found.group()
+
+
+def _hint(core: Any, request: CompileRequest) -> str:  # noqa: ANN401 - OpenVINO ships no types
+    """The precision hint of a request, if this CPU can do it."""
+    if request.precision not in _HINTS:
+        raise EngineBuildError(
+            f"{request.onnx_path}: OpenVINO engines of precision {request.precision} are not built. Set `precision` "
+            "to fp32, or to bf16 where the CPU has it."
+        )
+    hint, capability = _HINTS[request.precision]
+    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if capability not in offered:
+        raise EngineBuildError(
+            f"{request.onnx_path}: this CPU does not compute in {request.precision} (OpenVINO offers "
+            f"{', '.join(sorted(offered))}). Set `precision` to fp32, or build on a CPU that has it."
+        )
+    return hint
+
+
+def _compare_precision(compiled: Any, hint: str, label: str) -> None:  # noqa: ANN401 - OpenVINO ships no types
+    actual = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if actual != getattr(_library().Type, hint):
+        raise EngineBuildError(
+            f"{label}: OpenVINO was asked for {hint} but runs {actual.get_type_name()}. Set `precision` to what this "
+            "CPU computes in."
+        )
+
+
+def _compare_inputs(found: list[str], asked: Mapping[str, object] | list[str], label: str) -> None:
+    if sorted(found) != sorted(asked):
+        raise EngineBuildError(f"{label} takes the inputs {sorted(found)}, but {sorted(asked)} were asked for.")
+
+
+def _reason(error: BaseException) -> str:
+    """OpenVINO's message without the lines that name its own source files."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(said or [line for line in lines if line] or [type(error).__name__])
+
+
+def _typed(dtypes: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}: {dtype}" for name, dtype in sorted(dtypes.items())) or "nothing"
+
+
+def _compile_failure(request: CompileRequest, answer: subprocess.CompletedProcess[str]) -> str:
+    if answer.returncode < 0:
+        why = f"the compiling process was killed by signal {-answer.returncode}; is there enough memory?"
+    else:
+        why = answer.stderr.strip() or f"the compiling process ended with status {answer.returncode}"
+    return f"OpenVINO cannot compile {request.onnx_path} for {request.precision}: {why}"
+
+
+def _compile_here(order: Mapping[str, Any]) -> None:
+    library = _library()
+    hint, _ = _HINTS[order["precision"]]
+    core = library.Core()
+    model = core.read_model(order["onnx"])
+    _compare_inputs([port.get_any_name() for port in model.inputs], order["inputs"], order["onnx"])
+    properties = {**_FIXED, "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": _EXPORT_THREADS}
+    compiled = core.compile_model(model, "CPU", properties)
+    _compare_precision(compiled, hint, order["onnx"])
+    blob = compiled.export_model()
+    Path(order["target"]).write_bytes(blob if isinstance(blob, bytes) else blob.getvalue())
+
+
+def main() -> int:
+    """Compile what standard input orders; the reason of a failure goes to standard error."""
+    try:
+        _compile_here(json.load(sys.stdin))
+    except (EngineBuildError, OSError, RuntimeError, MemoryError) as error:
+        sys.stderr.write(_reason(error) + "\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The pixels of tiles as files named by their content: `objects/<first two hex digits>/<sha256><suffix>`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from preflight.errors import ImportSourceError, TileContentError
+
+__all__ = ["TileFiles"]
+
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
+
+
+class TileFiles:
+    """TilePixelStore over a folder. Files are written once, whole and durably, and never changed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self._folders: set[Path] = set()
+
+    def open_tile(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """Open a tile by its row's path, relative to the root.
+
+        Raises:
+            TileContentError: the path leaves the root, also through a link, or there is no such file.
+        """
+        place = self._root / path
+        try:
+            resolved = place.resolve(strict=True)
+            if not resolved.is_relative_to(self._root.resolve()) or not resolved.is_file():
+                raise TileContentError(f"tile path {path!r} leaves the tile store {self._root}. Import the tile again")
+            return resolved.open("rb")
+        except (OSError, ValueError) as error:
+            raise TileContentError(f"tile file {place} cannot be opened: {error}. Import the tile again") from error
+
+    def put(self, content: bytes, sha256: str, suffix: str) -> str:
+        """Store bytes under their hash; returns the path for the row. Idempotent: what is there whole is kept.
+
+        Raises:
+            TileContentError: the bytes have another hash.
+            ImportSourceError: they cannot be written.
+        """
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise TileContentError(f"{len(content)} bytes were offered as {sha256}, which is not their hash. Try again")
+        if not _SUFFIX.fullmatch(suffix):
+            raise TileContentError(f"{suffix!r} is no file suffix such as .png")
+        path = f"objects/{sha256[:2]}/{sha256}{suffix}"
+        target = self._root / path
+        try:
+            # A file of another length was cut by something else than this program: it is written again.
+            if not target.is_file() or target.stat().st_size != len(content):
+                self._make_folder(target.parent)
+                _write(target, content)
+        except OSError as error:
+            raise ImportSourceError(f"tile file {target} cannot be written: {error}. Free space or rights") from error
+        return path
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder in self._folders:
+            return
+        missing = [step for step in (folder, *folder.parents) if not step.exists()]
+        for step in reversed(missing):
+            step.mkdir(exist_ok=True)
+            _sync_folder(step.parent)
+        self._folders.add(folder)
+
+
+def _write(target: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,51 @@
+"""What `doit provision` says at the end."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+
+from preflight.records import BuildReport
+from preflight.report.table import CacheFacts, closing_table
+from preflight.session import Session
+from preflight.store.generations import Generations
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+from takeoff import manifest as format_
+from takeoff.names import MANIFEST
+
+
+def closing_text(session: Session, report: BuildReport, *, width: int) -> str:
+    """The closing table of a run that ended well."""
+    return closing_table(
+        session.journal.stages,
+        report,
+        cache_facts(session.layout),
+        seconds=session.seconds,
+        next_command="doit verify",
+        width=width,
+    )
+
+
+def cache_facts(layout: CacheLayout) -> CacheFacts | None:
+    """What the current generation says of itself; None when there is none."""
+    current = Generations(layout, DigestCache(None)).current()
+    if current is None:
+        return None
+    manifest = format_.decode((current.path / MANIFEST).read_bytes())
+    result = json.loads((current.path / "selftest.json").read_bytes())
+    known, unknown = result["heading_known"], result["heading_unknown"]
+    return CacheFacts(
+        generation=current.path.name,
+        tiles=manifest.identity.corpus.tile_count,
+        recall={
+            "known": known["index"]["recall"]["1"],
+            "unknown": unknown["index"]["recall"]["1"],
+            "thumbnail": known["thumbnail"]["recall"]["1"],
+            "chance": known["chance"]["recall"]["1"],
+        },
+        error_median_m=known["index"]["median_error_m"],
+        size=sum(manifest.sizes.values()),
+        valid_until=datetime.fromtimestamp(manifest.valid_until, timezone.utc),
+        manifest_hash=manifest.manifest_hash,
+    )

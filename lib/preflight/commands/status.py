@@ -1,0 +1,93 @@
+"""`doit status`: the generations of a cache root, what they are for, who signed them, how long they hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from io import StringIO
+
+from preflight.report.table import size_text
+from preflight.store.generations import Generation, Generations
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+from takeoff import envelope
+from takeoff import manifest as format_
+from takeoff.errors import VerificationError
+from takeoff.names import ENVELOPE, MANIFEST
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStatus:
+    """One generation. mark: current, previous or nothing. fault: why its manifest cannot be read, else None."""
+
+    name: str
+    mark: str
+    tiles: int
+    flight_id: str | None
+    signer: str
+    signing_mode: str
+    valid_until: str
+    size: int
+    fault: str | None
+
+
+def read_status(layout: CacheLayout) -> list[GenerationStatus]:
+    """Every generation, ascending. Nothing is hashed: only `doit verify` says whether a cache is intact."""
+    generations = Generations(layout, DigestCache(None))
+    marks = {
+        generation.path: mark
+        for mark, generation in (("previous", generations.previous()), ("current", generations.current()))
+        if generation is not None
+    }
+    return [_read(generation, marks.get(generation.path, "")) for generation in generations.all()]
+
+
+def _read(generation: Generation, mark: str) -> GenerationStatus:
+    size = sum(path.stat().st_size for path in generation.path.rglob("*") if path.is_file())
+    name = generation.path.name
+    try:
+        manifest = format_.decode((generation.path / MANIFEST).read_bytes())
+        signer = envelope.decode((generation.path / ENVELOPE).read_bytes(), format_.MAX_BYTES * 2).keyid
+    except (OSError, VerificationError) as error:
+        return GenerationStatus(name, mark, 0, None, "", "", "", size, str(error))
+    return GenerationStatus(
+        name=name,
+        mark=mark,
+        tiles=manifest.identity.corpus.tile_count,
+        flight_id=manifest.identity.flight_id,
+        signer=signer,
+        signing_mode=manifest.signing_mode,
+        valid_until=datetime.fromtimestamp(manifest.valid_until, timezone.utc).isoformat(timespec="minutes"),
+        size=size,
+        fault=None,
+    )
+
+
+def status_json(layout: CacheLayout, mission: str, found: list[GenerationStatus]) -> str:
+    """For programs."""
+    generations = [{name: getattr(item, name) for name in item.__slots__} for item in found]
+    return json.dumps({"mission": mission, "cache_root": str(layout.root), "generations": generations})
+
+
+def status_text(layout: CacheLayout, mission: str, found: list[GenerationStatus], *, width: int) -> str:
+    """For people."""
+    from rich import box  # noqa: PLC0415 - only this command's output needs it
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    head = f"mission    {mission}\ncache root {layout.root}\n"
+    if not found:
+        return head + "no generation yet: run doit provision"
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("generation", "", "tiles", "flight", "signed by", "valid until (UTC)", "size"):
+        table.add_column(column)
+    for item in found:
+        signer = f"{item.signer[:12]} ({item.signing_mode})" if item.fault is None else f"unreadable: {item.fault}"
+        until = item.valid_until.replace("T", " ").removesuffix("+00:00")
+        table.add_row(
+            item.name, item.mark, f"{item.tiles:,}", item.flight_id or "none", signer, until, size_text(item.size)
+        )
+    sink = StringIO()
+    Console(file=sink, width=width, highlight=False, no_color=True).print(table)
+    return head + "\n".join(line.rstrip() for line in sink.getvalue().strip("\n").splitlines())

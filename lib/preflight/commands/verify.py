@@ -1,0 +1,82 @@
+"""`doit verify`: the shipped verifier over the mission's current cache, and a note for the next provision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from takeoff.__main__ import _human as human_verdict
+from takeoff.__main__ import _json as json_verdict
+
+from preflight import wiring
+from preflight.errors import CacheRootError
+from preflight.mission import Mission
+from preflight.ports import Clock
+from preflight.records import TileHashRecord
+from preflight.store.atomic import atomic_write
+from preflight.store.layout import CacheLayout
+from preflight.tile_access import TileAccess
+from takeoff.errors import EnvelopeError, SidecarMismatchError, VerificationError
+from takeoff.verify import VerificationResult
+
+# The statuses that speak of the cache's own files, not of keys, clock or flight (docs/manifest-format.md).
+DAMAGE = range(EnvelopeError.exit_status, SidecarMismatchError.exit_status + 1)
+
+
+def verify(mission: Mission, mode: str, cache: Path | None, clock: Clock, *, as_json: bool) -> tuple[int, str]:
+    """Verify the mission's current cache, or the one at `cache`; returns the exit status and the verdict's text.
+
+    A damaged current cache is marked, so that the next provision repairs it.
+
+    Raises:
+        DatabaseError: operator mode, and the tile store does not answer.
+        CacheRootError: the cache is damaged and could not be marked.
+    """
+    layout = CacheLayout(mission.job.cache_root)
+    place = layout.current if cache is None else cache
+    result: VerificationResult | None = None
+    with ExitStack() as stack:
+        tiles = wiring.tile_access(mission.tile_root, mission.database)
+        stack.callback(tiles.close)
+        verifier = wiring.build_manifest_verifier(
+            mission.job.trust,
+            clock,
+            mode=mode,
+            tiles=(lambda _: sealed_hashes(mission, tiles)) if mode == "operator" else None,
+        )
+        try:
+            result = verifier.verify_manifest(place)
+            failures = result.failures
+        except VerificationError as error:
+            failures = (error,)
+    if cache is None and any(failure.exit_status in DAMAGE for failure in failures):
+        _mark(layout, failures)
+    verdict = json_verdict if as_json else human_verdict
+    status = min((failure.exit_status for failure in failures), default=0)
+    return status, verdict(str(place), result, failures)
+
+
+def _mark(layout: CacheLayout, failures: tuple[VerificationError, ...]) -> None:
+    target = layout.current.resolve().name
+    content = json.dumps({"generation": target, "failures": [str(failure) for failure in failures]}, indent=2)
+    try:
+        atomic_write(layout.refused, content.encode())
+    except OSError as error:
+        reasons = "; ".join(map(str, failures))
+        raise CacheRootError(
+            f"{layout.current} is damaged ({reasons}), and {layout.refused} cannot be written ({error.strerror}): "
+            "run doit provision repair=1"
+        ) from error
+
+
+def sealed_hashes(mission: Mission, tiles: TileAccess) -> Iterator[TileHashRecord]:
+    """The tile rows of the mission's area as they are now, one source a tile."""
+    from preflight.area import cover  # noqa: PLC0415 - the operator mode's alone
+    from preflight.tileset import choose_sources, rows_of_cover  # noqa: PLC0415
+
+    job = mission.job
+    rows = rows_of_cover(tiles.metadata(), cover(job.area, job.zoom_levels))
+    for row in choose_sources(rows, job.source_order):
+        yield TileHashRecord(row.zoom, row.lat, row.lon, row.source, row.sha256)

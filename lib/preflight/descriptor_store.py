@@ -1,0 +1,327 @@
+"""The append-only store of descriptors: what was embedded once is not embedded again.
+
+A *space* is everything that decides a descriptor beside the tile's bytes (engine action key, preprocessing, batch size,
+dimension), as the SHA-256 of its canonical JSON. Inside a space a row is keyed by the tile's SHA-256. Rows live in
+immutable segment files, grouped by block: 256 x 256 tiles of one zoom. A segment is the unit of commit and resume.
+
+    <root>/<space, 16 hex>/<zoom>-<x >> 8>-<y >> 8>-<content hash, 16 hex>.seg
+
+    header     128 bytes, little endian: magic, version, dim, zoom, x >> 8, y >> 8, count, space; then zeros
+    keys       count x 32 bytes, ascending, distinct
+    thumbnails count x 256 bytes: 16 x 16 luminance, row by row
+    vectors    count x dim float32, little endian
+    trailer    SHA-256 of all before it; its first 16 hex digits are in the file name
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from preflight.errors import DescriptorBatchError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Block", "DescriptorStore", "block_of"]
+
+ScalarT = TypeVar("ScalarT", bound="np.generic")
+WriteFile = Callable[[Path, "Iterable[bytes | memoryview]"], object]
+
+_HEADER = struct.Struct("<8sIIIIIQ32s")
+_HEADER_SIZE = 128  # the vectors stay aligned for a memory map
+_MAGIC = b"PFDESCR\0"
+_VERSION = 1
+_KEY, _THUMB, _TRAILER = 32, 256, 32
+_NAME = re.compile(r"([0-9]+)-([0-9]+)-([0-9]+)-([0-9a-f]{16})\.seg", re.ASCII)
+_CHUNK_ROWS = 4096
+_OPEN_MAPS = 256  # a process may hold some 65,000 maps; each costs a system call to make again
+
+
+class Block(NamedTuple):
+    """256 x 256 tiles of one zoom: x and y are the tiles' own, shifted right by 8."""
+
+    zoom: int
+    x: int
+    y: int
+
+
+def block_of(zoom: int, x: int, y: int) -> Block:
+    """The block a tile lies in."""
+    return Block(zoom, x >> 8, y >> 8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A segment's place and size; its parts lie at offsets that follow from them."""
+
+    path: Path
+    count: int
+    dim: int
+
+    @property
+    def thumbs_at(self) -> int:
+        return _HEADER_SIZE + self.count * _KEY
+
+    @property
+    def vectors_at(self) -> int:
+        return self.thumbs_at + self.count * _THUMB
+
+    @property
+    def trailer_at(self) -> int:
+        return self.vectors_at + self.count * self.dim * 4
+
+
+class DescriptorStore:
+    """One space of the store. Readers see whole segments only; one writer at a time (the build lock sees to it).
+
+    root: the store's folder. space: 64 hex digits. dim: of a descriptor. write_file: writes a file atomically and
+    durably from chunks; a file it leaves unfinished must not end in `.seg`.
+
+    Raises:
+        DescriptorBatchError: space or dim is none, or, on first use, a segment in the folder is not of this space.
+    """
+
+    def __init__(self, root: Path, space: str, dim: int, write_file: WriteFile) -> None:
+        if re.fullmatch(r"[0-9a-f]{64}", space, re.ASCII) is None or dim < 1:
+            raise DescriptorBatchError(f"Not a descriptor space: {space!r} with dimension {dim}.")
+        self._folder = root / space[:16]
+        self._space = bytes.fromhex(space)
+        self._dim = dim
+        self._write_file = write_file
+        self._known: dict[Block, list[_Segment]] | None = None
+        self._maps: OrderedDict[Path, NDArray[np.uint8]] = OrderedDict()
+
+    def segments(self) -> list[Path]:
+        """Every segment file of the space, sorted. A file under another name is none."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+
+    def check(self, path: Path) -> bool:
+        """Whether a segment is whole, of this space and under its own name. Reads all of it."""
+        try:
+            segment = self._opened(path)
+            with path.open("rb", buffering=0) as file:
+                digest, trailer = hashlib.sha256(), b""
+                left = segment.trailer_at
+                while left and (part := file.read(min(left, 1 << 18))):
+                    digest.update(part)
+                    left -= len(part)
+                trailer = file.read(_TRAILER)
+        except (DescriptorBatchError, OSError):
+            return False
+        name = _NAME.fullmatch(path.name)
+        return trailer == digest.digest() and name is not None and name[4] == trailer.hex()[:16]
+
+    def forget(self) -> None:
+        """Look at the folder afresh: segments were removed."""
+        self._known = None
+        self._maps.clear()
+
+    def lookup(self, block: Block, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which tiles of a block are there. keys: (N, 32) bytes of SHA-256 -> (N,).
+
+        Raises:
+            DescriptorBatchError: a segment of the block is damaged or foreign.
+        """
+        segments, _ = self._find(block, _as_keys(keys))
+        return segments >= 0
+
+    def append(
+        self, block: Block, keys: NDArray[np.uint8], thumbs: NDArray[np.uint8], vectors: NDArray[np.float32]
+    ) -> Path | None:
+        """Commit rows of one block as a segment; returns its path, None for no rows.
+
+        keys: (N, 32). thumbs: (N, 256) or (N, 16, 16). vectors: (N, dim). Of rows with one key the first is kept: two
+        tiles with the same bytes have the same descriptor. The same rows give the same file, in whatever order.
+
+        Raises:
+            DescriptorBatchError: the arrays do not have these shapes and types.
+        """
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        count = len(keys)
+        if not count:
+            return None
+        thumbs = thumbs.reshape(len(thumbs), -1) if len(thumbs) else thumbs
+        shapes = (keys.shape, thumbs.shape, vectors.shape)
+        types = [str(array.dtype) for array in (keys, thumbs, vectors)]
+        wanted = ((count, _KEY), (count, _THUMB), (count, self._dim))
+        if shapes != wanted or types != ["uint8", "uint8", "float32"]:
+            raise DescriptorBatchError(f"Rows for the descriptor store have the shapes {shapes} and types {types}.")
+        known = self._scanned().setdefault(block, [])
+        _, order = np.unique(_as_keys(keys), return_index=True)
+        parts: list[bytes | memoryview] = [
+            _HEADER.pack(_MAGIC, _VERSION, self._dim, *block, len(order), self._space).ljust(_HEADER_SIZE, b"\0"),
+            _raw(keys[order]),
+            _raw(thumbs[order]),
+            _raw(vectors[order].astype("<f4", copy=False)),
+        ]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        path = self._folder / f"{block.zoom}-{block.x}-{block.y}-{digest.hexdigest()[:16]}.seg"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._write_file(path, [*parts, digest.digest()])
+        if all(segment.path != path for segment in known):
+            known.append(_Segment(path, len(order), self._dim))
+            known.sort(key=lambda segment: segment.path)
+        return path
+
+    def gather(
+        self, blocks: NDArray[np.integer], keys: NDArray[np.uint8], chunk_rows: int = _CHUNK_ROWS
+    ) -> Iterator[NDArray[np.float32]]:
+        """Descriptors in the order given, in chunks of at most `chunk_rows`, each (n, dim), the caller's own.
+
+        blocks: (N, 3) rows of zoom, x >> 8, y >> 8. keys: (N, 32). Memory: one chunk, and 12 bytes a row.
+
+        Raises:
+            DescriptorBatchError: before the first chunk, when a row is not in the store or a segment is damaged.
+        """
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        yield from self._gathered(blocks, keys, chunk_rows, np.empty((0, self._dim), np.float32))
+
+    def gather_thumbs(
+        self, blocks: NDArray[np.integer], keys: NDArray[np.uint8], chunk_rows: int = _CHUNK_ROWS
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Thumbnails as `gather` gives descriptors: chunks of (n, 256) uint8."""
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        yield from self._gathered(blocks, keys, chunk_rows, np.empty((0, _THUMB), np.uint8))
+
+    def _gathered(
+        self, blocks: NDArray[np.integer], keys: NDArray[np.uint8], chunk_rows: int, like: NDArray[ScalarT]
+    ) -> Iterator[NDArray[ScalarT]]:
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        table, segment_of, row_of = self._resolve(blocks, _as_keys(keys))
+        for at in range(0, len(keys), chunk_rows):
+            wanted = slice(at, at + chunk_rows)
+            segments, rows = segment_of[wanted], row_of[wanted]
+            chunk = np.empty((len(rows), like.shape[1]), like.dtype)
+            for segment in np.unique(segments):
+                here = segments == segment
+                chunk[here] = self._part(table[segment], like)[rows[here]]
+            yield chunk
+
+    def _resolve(
+        self, blocks: NDArray[np.integer], keys: NDArray[np.bytes_]
+    ) -> tuple[list[_Segment], NDArray[np.int32], NDArray[np.int64]]:
+        """Every row's segment, as an index into the list returned, and its place in it."""
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        if len(blocks) != len(keys):
+            raise DescriptorBatchError(f"{len(blocks)} blocks were given for {len(keys)} keys.")
+        table: list[_Segment] = []
+        segment_of = np.empty(len(keys), np.int32)
+        row_of = np.empty(len(keys), np.int64)
+        codes = blocks.astype(np.int64) @ np.array(
+            [1 << 48, 1 << 24, 1], np.int64
+        )  # one number sorts faster than three
+        by_block = np.argsort(codes, kind="stable")
+        firsts = np.flatnonzero(np.diff(codes[by_block], prepend=-1))
+        borders = [*firsts.tolist(), len(codes)]
+        for number, first in enumerate(firsts.tolist()):
+            block = Block(*blocks[by_block[first]].tolist())
+            rows = by_block[first : borders[number + 1]]
+            segments, places = self._find(block, keys[rows])
+            if (segments < 0).any():
+                missing = keys[rows][int(np.argmax(segments < 0))].ljust(_KEY, b"\0").hex()
+                raise DescriptorBatchError(
+                    f"The tile with SHA-256 {missing} in block {tuple(block)} has no descriptor in {self._folder}. "
+                    "Run `doit provision` again."
+                )
+            segment_of[rows] = segments + len(table)
+            row_of[rows] = places
+            table += self._scanned().get(block, [])
+        return table, segment_of, row_of
+
+    def _find(self, block: Block, keys: NDArray[np.bytes_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """For each key the number of its segment in the block, -1 for none, and its row there."""
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        segments = np.full(len(keys), -1, np.int32)
+        rows = np.zeros(len(keys), np.int64)
+        for number, segment in enumerate(self._scanned().get(block, [])):
+            stored = _as_keys(self._bytes(segment)[_HEADER_SIZE : segment.thumbs_at].reshape(-1, _KEY))
+            places = np.minimum(np.searchsorted(stored, keys), segment.count - 1)
+            hit = (stored[places] == keys) & (segments < 0)
+            segments[hit] = number
+            rows[hit] = places[hit]
+        return segments, rows
+
+    def _scanned(self) -> dict[Block, list[_Segment]]:
+        if self._known is None:
+            known: dict[Block, list[_Segment]] = {}
+            for path in self.segments():
+                zoom, x, y, _ = path.name.split("-")
+                known.setdefault(Block(int(zoom), int(x), int(y)), []).append(self._opened(path))
+            self._known = known
+        return self._known
+
+    def _opened(self, path: Path) -> _Segment:
+        """A segment whose header and size fit this space and its own name."""
+        try:
+            with path.open("rb") as file:
+                header = file.read(_HEADER.size)
+            size = path.stat().st_size
+        except OSError as error:
+            raise DescriptorBatchError(f"The descriptor segment {path} cannot be read: {error}.") from error
+        if len(header) == _HEADER.size:
+            magic, version, dim, zoom, x, y, count, space = _HEADER.unpack(header)
+            segment = _Segment(path, count, dim)
+            fits = (magic, version, dim, space) == (_MAGIC, _VERSION, self._dim, self._space)
+            named = path.name.startswith(f"{zoom}-{x}-{y}-")
+            if fits and named and count > 0 and size == segment.trailer_at + _TRAILER:
+                return segment
+        raise DescriptorBatchError(
+            f"{path} is damaged or belongs to another descriptor space. Remove it: its tiles are embedded again."
+        )
+
+    def _bytes(self, segment: _Segment) -> NDArray[np.uint8]:
+        """A segment as a read-only memory map; the least recently used are let go."""
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        mapped = self._maps.get(segment.path)
+        if mapped is None:
+            try:
+                mapped = np.memmap(segment.path, np.uint8, mode="r")
+            except (OSError, ValueError) as error:
+                raise DescriptorBatchError(f"The descriptor segment {segment.path} cannot be read: {error}.") from error
+            self._maps[segment.path] = mapped
+            if len(self._maps) > _OPEN_MAPS:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(segment.path)
+        return mapped
+
+    def _part(self, segment: _Segment, like: NDArray[ScalarT]) -> NDArray[ScalarT]:
+        start, end = (
+            (segment.thumbs_at, segment.vectors_at)
+            if like.dtype == "uint8"
+            else (segment.vectors_at, segment.trailer_at)
+        )
+        stored: NDArray[ScalarT] = self._bytes(segment)[start:end].view(like.dtype.newbyteorder("<"))
+        return stored.reshape(segment.count, like.shape[1])
+
+
+def _as_keys(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """(N, 32) bytes as N values that numpy sorts and compares; of one length, so zeros at the end do no harm."""
+    import numpy as np  # noqa: PLC0415 - heavy
+
+    if keys.ndim != 2 or keys.shape[1] != _KEY or keys.dtype != np.uint8:
+        raise DescriptorBatchError(f"Keys of the descriptor store are (N, 32) uint8, not {keys.shape} {keys.dtype}.")
+    return np.ascontiguousarray(keys).view(f"S{_KEY}").reshape(-1)
+
+
+def _raw(array: NDArray[np.generic]) -> memoryview:
+    """An array's bytes, without a copy."""
+    return array.data.cast("B")

@@ -1,0 +1,129 @@
+"""Engine file names that describe themselves (D-C10-7).
+
+GPU: `<model>__sm<SM>_jp<JetPack>_<runtime><version>_<precision>.engine`,
+     such as `ultra_vpr__sm87_jp6.2_trt10.3_fp16.engine`; `jpnone` where there is no JetPack.
+CPU: `<model>__cpu-<isa>_<runtime><version>_<precision>.engine`,
+     such as `weight_free_vpr__cpu-avx2_openvino2026.4.1_fp32.engine`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import cast
+
+from preflight.errors import EngineBuildError
+from preflight.records import HostCapabilities, Precision
+
+__all__ = ["EngineName", "model_name_problem"]
+
+# The mission's runtime -> its tag in a file name.
+_TAGS = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tensorrt": "trt", "pytorch_fp16": "torch"}
+_RUNTIMES = {tag: runtime for runtime, tag in _TAGS.items()}
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_LONGEST_MODEL = 100  # with the rest and ".sha256" a name stays below the 255 bytes a file system takes
+
+# Letters, digits and single underscores inside: a second one would look like the separator.
+_MODEL = r"[a-z0-9]+(?:_[a-z0-9]+)*"
+_VERSION = r"[0-9]+(?:\.[0-9]+)*"
+_FIELDS = {
+    "model": re.compile(_MODEL),
+    "version": re.compile(_VERSION),
+    "isa": re.compile(r"[a-z0-9]+(?:\.[a-z0-9]+)*"),
+    "sm": re.compile(r"[0-9]+"),
+    "jetpack": re.compile(_VERSION),
+}
+_NAME = re.compile(
+    rf"(?P<model>{_MODEL})__"
+    rf"(?:sm(?P<sm>[0-9]+)_jp(?P<jetpack>none|{_VERSION})|cpu-(?P<isa>{_FIELDS['isa'].pattern}))"
+    rf"_(?P<tag>{'|'.join(_RUNTIMES)})(?P<version>{_VERSION})_(?P<precision>{'|'.join(_PRECISIONS)})\.engine"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineName:
+    """One engine's name, taken apart. Either isa is given, or sm with jetpack (None: no JetPack).
+
+    runtime is the mission's word: openvino, onnxruntime, tensorrt, pytorch_fp16.
+
+    Raises:
+        EngineBuildError: a field that the file name cannot carry.
+    """
+
+    model: str
+    runtime: str
+    version: str
+    precision: Precision
+    isa: str | None = None
+    sm: str | None = None
+    jetpack: str | None = None
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem is not None:
+            raise EngineBuildError(f"No engine file name can be made: {problem}.")
+
+    @classmethod
+    def on_host(
+        cls, model: str, host: HostCapabilities, runtime: str, version: str, precision: Precision
+    ) -> EngineName:
+        """The name of an engine built on `host`: the GPU form for a GPU runtime, else the CPU form.
+
+        Raises:
+            EngineBuildError: a field that the file name cannot carry, or TensorRT on a host without a GPU.
+        """
+        on_gpu = runtime == "tensorrt" or (runtime == "pytorch_fp16" and host.sm is not None)
+        if not on_gpu:
+            return cls(model, runtime, version, precision, isa=host.isa)
+        return cls(model, runtime, version, precision, sm=host.sm, jetpack=host.jetpack)
+
+    def __str__(self) -> str:
+        where = f"cpu-{self.isa}" if self.isa is not None else f"sm{self.sm}_jp{self.jetpack or 'none'}"
+        return f"{self.model}__{where}_{_TAGS[self.runtime]}{self.version}_{self.precision}.engine"
+
+    @classmethod
+    def parse(cls, name: str) -> EngineName:
+        """The name taken apart; prints as it was.
+
+        Raises:
+            EngineBuildError: no name of this schema.
+        """
+        found = _NAME.fullmatch(name)
+        if found is None:
+            raise EngineBuildError(
+                f"{name!r} is no engine file name. They look like ultra_vpr__sm87_jp6.2_trt10.3_fp16.engine or "
+                "weight_free_vpr__cpu-avx2_openvino2026.4.1_fp32.engine."
+            )
+        jetpack = found["jetpack"]
+        return cls(
+            model=found["model"],
+            runtime=_RUNTIMES[found["tag"]],
+            version=found["version"],
+            precision=cast("Precision", found["precision"]),  # the pattern lists them
+            isa=found["isa"],
+            sm=found["sm"],
+            jetpack=None if jetpack == "none" else jetpack,
+        )
+
+
+def model_name_problem(name: str) -> str | None:
+    """Why a mission's model_name cannot stand in an engine's file name; None when it can."""
+    if _FIELDS["model"].fullmatch(name) is None:
+        return f"model_name {name!r} may hold only a-z, 0-9 and single underscores between them"
+    if len(name) > _LONGEST_MODEL:
+        return f"model_name {name!r} is longer than {_LONGEST_MODEL} characters"
+    return None
+
+
+def _problem(name: EngineName) -> str | None:
+    if name.runtime not in _TAGS:
+        return f"runtime {name.runtime!r} is none of {', '.join(_TAGS)}"
+    if name.precision not in _PRECISIONS:
+        return f"precision {name.precision!r} is none of {', '.join(_PRECISIONS)}"
+    if (name.isa is None) == (name.sm is None) or (name.isa is not None and name.jetpack is not None):
+        return f"{name.model} needs either a CPU's vector extension or a GPU's compute capability"
+    for field in ("version", "isa", "sm", "jetpack"):
+        value = getattr(name, field)
+        if value is not None and _FIELDS[field].fullmatch(value) is None:
+            return f"{field} {value!r} does not have the form the name gives it"
+    return model_name_problem(name.model)

@@ -1,0 +1,42 @@
+"""What a run did, collected while it runs: for the report, the closing table and the log."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+log = logging.getLogger("preflight")
+
+Deed = Literal["built", "reused"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageNote:
+    """What became of one stage, and the seconds it took."""
+
+    deed: Deed
+    seconds: float
+
+
+@dataclass
+class Journal:
+    """Counts and facts of one run. Counters: engines_built, engines_reused, descriptors_generated, tiles_imported."""
+
+    stages: dict[str, StageNote] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    built: bool = False
+
+    def stage(self, name: str, deed: Deed, seconds: float) -> None:
+        """Note the end of a stage. A stage that was built stays built when it is judged again."""
+        if name not in self.stages or deed == "built":
+            self.stages[name] = StageNote(deed, seconds)
+        self.built = self.built or deed == "built"
+
+    def warn(self, event: str, text: str, **fields: object) -> None:
+        """Say something the operator should know although the build goes on."""
+        self.warnings.append(text)
+        log.warning(text, extra={"event": event, "fields": fields})

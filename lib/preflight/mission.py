@@ -1,0 +1,387 @@
+"""The mission file: what is to be built, read whole or refused whole.
+
+YAML is read with YAML 1.2's idea of numbers and booleans (`no` is a string, `012` is refused as a number), duplicate keys are
+refused, and every problem is collected with its path in the file before anything is said.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from uuid import UUID
+
+import msgspec
+
+from preflight.area import Area, area_from_bbox, area_from_geojson
+from preflight.errors import MissionError
+from preflight.mission_reader import Problems, convert, read_yaml
+from preflight.records import BackboneSpec, BoundingBox, IndexParameters, Origin, Preprocessing, SectorClass
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_ZOOM = 22
+BUILTIN = "builtin:"
+
+Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
+Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Zoom = Annotated[int, msgspec.Meta(ge=0, le=MAX_ZOOM)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Channels = tuple[float, float, float]
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A mapping of the mission file."""
+
+
+class BoxSection(_Part, frozen=True):
+    """area.bbox: WGS84 degrees."""
+
+    lat_min: Latitude
+    lon_min: Longitude
+    lat_max: Latitude
+    lon_max: Longitude
+
+
+class AreaSection(_Part, frozen=True):
+    """area: exactly one of bbox and polygon."""
+
+    bbox: BoxSection | None = None
+    polygon: Name | None = None
+    allow_missing: Share = 0.0
+
+
+class TileStoreSection(_Part, frozen=True):
+    """tile_store: where C6 keeps its tiles. if_empty: what `provision` imports into a store without tiles."""
+
+    root: Name
+    database: Name = "embedded"
+    source_order: tuple[str, ...] = ()
+    if_empty: Literal["demo"] | None = None
+
+
+class OriginSection(_Part, frozen=True):
+    """takeoff_origin: degrees, metres."""
+
+    lat: Latitude
+    lon: Longitude
+    alt: float
+
+
+class PreprocessingSection(_Part, frozen=True):
+    """preprocessing: (pixel - mean) / std on 0..255 RGB."""
+
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
+
+
+class BackboneSection(_Part, frozen=True):
+    """One entry of backbones."""
+
+    model_name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]+(_[a-z0-9]+)*$")]
+    onnx_path: Name
+    role: Literal["descriptor", "auxiliary"] = "auxiliary"
+    input_name: Name | None = None
+    expected_input_shape: tuple[Positive, ...] | None = None
+    inputs: dict[str, tuple[Positive, ...]] | None = None
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    preprocessing: PreprocessingSection = PreprocessingSection()
+
+
+class DescriptorsSection(_Part, frozen=True):
+    """descriptors."""
+
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    max_oom_retries: Annotated[int, msgspec.Meta(ge=0, le=12)] = 1
+    overlap: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    executor: Literal["local"] = "local"
+
+
+class IndexSection(_Part, frozen=True):
+    """index: FAISS HNSW."""
+
+    m: Annotated[int, msgspec.Meta(ge=2, le=128)] = 32
+    ef_construction: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 200
+    ef_search: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 64
+    metric: Literal["inner_product"] = "inner_product"
+    storage: Literal["float32"] = "float32"
+
+
+class SelftestSection(_Part, frozen=True):
+    """selftest. margin_over_thumbnail: least recall@1 over the baseline's, heading known; -1 reports only."""
+
+    queries: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    margin_over_thumbnail: Annotated[float, msgspec.Meta(ge=-1, le=1)] = -1.0
+
+
+class ManifestSection(_Part, frozen=True):
+    """manifest: who signs, and for how long."""
+
+    signing_mode: Literal["dev", "operator"]
+    signing_key: Name
+    allowed_operator_fingerprints: tuple[Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")], ...] = ()
+    schema_version: Literal["1.1"] = "1.1"
+    valid_for_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
+
+
+class AgesSection(_Part, frozen=True):
+    """provisioner.max_tile_age_days, by sector class."""
+
+    active_conflict: Positive = 30
+    stable_rear: Positive = 365
+
+
+class ProvisionerSection(_Part, frozen=True):
+    """provisioner."""
+
+    keep_generations: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 3
+    max_tile_age_days: AgesSection = AgesSection()
+
+
+class ProvisioningConfig(_Part, frozen=True):
+    """components.c10_provisioning (SPEC.md's configuration)."""
+
+    backbones: Annotated[tuple[BackboneSection, ...], msgspec.Meta(min_length=1)]
+    manifest: ManifestSection
+    runtime: Literal["openvino", "onnxruntime", "tensorrt", "pytorch_fp16"] = "openvino"
+    workspace_mb: Positive = 2048
+    descriptors: DescriptorsSection = DescriptorsSection()
+    index: IndexSection = IndexSection()
+    selftest: SelftestSection = SelftestSection()
+    provisioner: ProvisionerSection = ProvisionerSection()
+
+
+class ComponentsSection(_Part, frozen=True):
+    """components."""
+
+    c10_provisioning: ProvisioningConfig
+
+
+class MissionFile(_Part, frozen=True):
+    """The whole file, as written."""
+
+    version: Literal[1]
+    cache_root: Name
+    tile_store: TileStoreSection
+    area: AreaSection
+    zoom_levels: Annotated[tuple[Zoom, ...], msgspec.Meta(min_length=1)]
+    sector_class: SectorClass
+    calibration: Name
+    trust: Name
+    components: ComponentsSection
+    takeoff_origin: OriginSection | None = None
+    flight_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one build is asked, wherever it was asked: from a mission file or through the Python API.
+
+    Every path is absolute. area_file: the file the area was read from, or None.
+    """
+
+    cache_root: Path
+    area: Area
+    area_file: Path | None
+    allow_missing: float
+    zoom_levels: tuple[int, ...]
+    sector_class: SectorClass
+    source_order: tuple[str, ...]
+    calibration: Path
+    takeoff_origin: Origin | None
+    flight_id: UUID | None
+    trust: Path
+    signing_key: Path
+    backbones: tuple[BackboneSpec, ...]
+    config: ProvisioningConfig
+
+    @property
+    def descriptor(self) -> BackboneSpec:
+        """The one backbone whose output goes into the index."""
+        return next(spec for spec in self.backbones if spec.role == "descriptor")
+
+    @property
+    def index_parameters(self) -> IndexParameters:
+        """The index section as the port takes it."""
+        section = self.config.index
+        return IndexParameters(section.m, section.ef_construction, section.ef_search, section.metric, section.storage)
+
+    @property
+    def max_tile_age(self) -> timedelta:
+        """For the sector class."""
+        ages = self.config.provisioner.max_tile_age_days
+        return timedelta(days=ages.active_conflict if self.sector_class == "active_conflict" else ages.stable_rear)
+
+
+@dataclass(frozen=True, slots=True)
+class Mission:
+    """A mission file that was accepted: every file it names is there.
+
+    source: the file. database: `embedded` or a URL. demo: import the demo landscape into an empty store.
+    """
+
+    source: Path
+    tile_root: Path
+    database: str
+    demo: bool
+    job: Job
+
+
+def load_mission(path: Path, environment: Mapping[str, str]) -> Mission:
+    """Read and check a mission file.
+
+    Args:
+        path: the file. Paths inside it are relative to its folder.
+        environment: what `${NAME}` in a string stands for.
+
+    Raises:
+        MissionError: with every problem found, each with its path in the file.
+    """
+    problems = Problems()
+    source = path.absolute()
+    value = read_yaml(source, environment, problems)
+    problems.check(str(path))
+    file = convert(value, MissionFile, problems)
+    problems.check(str(path))
+    if file is None:
+        raise MissionError(str(path), ("the file holds no mission",))
+    mission = _resolve(file, source, problems)
+    problems.check(str(path))
+    if mission is None:
+        raise MissionError(str(path), ("the area is missing",))
+    return mission
+
+
+def _resolve(file: MissionFile, source: Path, problems: Problems) -> Mission | None:
+    def place(text: str) -> Path:
+        # Not resolve(): a symbolic link in the path is the operator's choice.
+        return Path(os.path.normpath(source.parent / text))
+
+    config = file.components.c10_provisioning
+    area, area_file = _area(file.area, place, problems)
+    _check_whole(file, place, problems)
+    backbones = tuple(
+        _backbone(section, f"components.c10_provisioning.backbones[{number}]", place, problems)
+        for number, section in enumerate(config.backbones)
+    )
+    if area is None or not all(backbones):
+        return None
+    origin = file.takeoff_origin
+    job = Job(
+        cache_root=place(file.cache_root),
+        area=area,
+        area_file=area_file,
+        allow_missing=file.area.allow_missing,
+        zoom_levels=tuple(sorted(file.zoom_levels)),
+        sector_class=file.sector_class,
+        source_order=file.tile_store.source_order,
+        calibration=place(file.calibration),
+        takeoff_origin=None if origin is None else Origin(origin.lat, origin.lon, origin.alt),
+        flight_id=file.flight_id,
+        trust=place(file.trust),
+        signing_key=place(config.manifest.signing_key),
+        backbones=tuple(spec for spec in backbones if spec is not None),
+        config=config,
+    )
+    store = file.tile_store
+    return Mission(source, place(store.root), store.database, demo=store.if_empty == "demo", job=job)
+
+
+def _check_whole(file: MissionFile, place: Callable[[str], Path], problems: Problems) -> None:
+    """What no single field shows."""
+    if len(set(file.zoom_levels)) != len(file.zoom_levels):
+        problems.add("zoom_levels", "a zoom is named twice")
+    _needs_file("calibration", place(file.calibration), problems)
+    cache, trust = place(file.cache_root), place(file.trust)
+    if trust == cache or cache in trust.parents:
+        problems.add("trust", f"lies inside cache_root ({cache}); who can write the cache must not choose its keys")
+    root = place(file.tile_store.root)
+    if root == cache or cache in root.parents or root in cache.parents:
+        problems.add("tile_store.root", f"overlaps cache_root ({cache}); keep the two folders apart")
+    database = file.tile_store.database
+    if database != "embedded" and not database.startswith(("postgresql://", "postgres://")):
+        problems.add("tile_store.database", "is neither `embedded` nor a postgresql:// URL")
+    config = file.components.c10_provisioning
+    at = "components.c10_provisioning"
+    roles = [section.role for section in config.backbones]
+    if roles.count("descriptor") != 1:
+        problems.add(f"{at}.backbones", f"{roles.count('descriptor')} have role `descriptor`; exactly one must")
+    names = [section.model_name for section in config.backbones]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.add(f"{at}.backbones", f"model_name {name} is given twice")
+    if config.descriptors.overlap != 0:
+        problems.add(f"{at}.descriptors.overlap", "only 0 (one descriptor a tile) can be built by this version")
+    if config.runtime in {"tensorrt", "pytorch_fp16"}:
+        problems.add(f"{at}.runtime", f"{config.runtime} is not in this version; use openvino or onnxruntime")
+    if config.manifest.signing_mode == "operator" and not config.manifest.allowed_operator_fingerprints:
+        problems.add(f"{at}.manifest.allowed_operator_fingerprints", "is empty: in operator mode no key could sign")
+
+
+def _area(section: AreaSection, place: Callable[[str], Path], problems: Problems) -> tuple[Area | None, Path | None]:
+    if (section.bbox is None) == (section.polygon is None):
+        problems.add("area", "give exactly one of bbox and polygon")
+        return None, None
+    at = "area.bbox" if section.bbox is not None else "area.polygon"
+    file = None if section.polygon is None else place(section.polygon)
+    try:
+        if section.bbox is not None:
+            box = section.bbox
+            return area_from_bbox(BoundingBox(box.lat_min, box.lon_min, box.lat_max, box.lon_max), at), None
+        content = b"" if file is None else file.read_bytes()
+        return area_from_geojson(content, at), file
+    except OSError as error:
+        problems.add(at, f"{file} cannot be read ({error.strerror})")
+    except MissionError as error:
+        for problem in error.problems:
+            problems.add(at, problem)
+    return None, None
+
+
+def _backbone(
+    section: BackboneSection, at: str, place: Callable[[str], Path], problems: Problems
+) -> BackboneSpec | None:
+    inputs = _inputs(section, at, problems)
+    if section.onnx_path.startswith(BUILTIN):
+        if section.onnx_path != f"{BUILTIN}weight_free_vpr":
+            problems.add(
+                f"{at}.onnx_path", f"{section.onnx_path} is unknown; the only built-in is {BUILTIN}weight_free_vpr"
+            )
+        path = Path(section.onnx_path)
+    else:
+        path = place(section.onnx_path)
+        _needs_file(f"{at}.onnx_path", path, problems)
+    if 0.0 in section.preprocessing.std:
+        problems.add(f"{at}.preprocessing.std", "a channel is divided by 0")
+    if section.role == "descriptor" and inputs is not None and not _is_image(inputs):
+        problems.add(f"{at}.expected_input_shape", "a descriptor backbone takes one image: [1, 3, height, width]")
+    if inputs is None:
+        return None
+    preprocessing = Preprocessing(section.preprocessing.mean, section.preprocessing.std)
+    return BackboneSpec(section.model_name, section.role, path, inputs, section.precision, preprocessing)
+
+
+def _inputs(section: BackboneSection, at: str, problems: Problems) -> dict[str, tuple[int, ...]] | None:
+    single = section.input_name is not None and section.expected_input_shape is not None
+    partial = (section.input_name is None) != (section.expected_input_shape is None)
+    if partial or single == (section.inputs is not None):
+        problems.add(at, "give either input_name with expected_input_shape, or inputs")
+        return None
+    if section.inputs is not None:
+        return dict(section.inputs)
+    return {section.input_name or "": section.expected_input_shape or ()}
+
+
+def _is_image(inputs: Mapping[str, Sequence[int]]) -> bool:
+    shapes = list(inputs.values())
+    return len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][1] == 3
+
+
+def _needs_file(at: str, path: Path, problems: Problems) -> None:
+    if not path.is_file():
+        problems.add(at, f"{path} is not a file")

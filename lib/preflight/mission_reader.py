@@ -1,0 +1,176 @@
+"""From YAML text to typed structs, with every problem collected instead of the first one raised."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+import yaml
+
+from preflight.errors import MissionError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+# A mission is a page of text; a megabyte of it is a mistake.
+MAX_BYTES = 1 << 20
+
+
+class Problems:
+    """Faults found so far, each with its path in the file."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    def add(self, at: str, text: str) -> None:
+        """Note a fault at a path such as `area.bbox`."""
+        self._found.append(f"{at}: {text}" if at else text)
+
+    def check(self, source: str) -> None:
+        """Raise MissionError when there are any."""
+        if self._found:
+            raise MissionError(source, tuple(self._found))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars (core schema), no duplicate keys, no anchors that repeat themselves without end."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own class-level registry
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - upstream's signature
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not used in mission files", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:null|~|)$"), ["n", "~", ""])
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(?:0|[1-9][0-9]*)(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(path: Path, environment: Mapping[str, str], problems: Problems) -> object:
+    """The file's value with `${NAME}` replaced in every string."""
+    try:
+        content = path.read_bytes()
+        if len(content) > MAX_BYTES:
+            problems.add("", f"the file is larger than {MAX_BYTES} bytes; this is no mission file")
+            return None
+        value = yaml.load(content.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer types
+    except OSError as error:
+        problems.add("", f"the file cannot be read ({error.strerror})")
+        return None
+    except UnicodeDecodeError as error:
+        problems.add("", f"the file is not UTF-8 (byte {error.start})")
+        return None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        problems.add("", f"{line}{error.problem}")
+        return None
+    except (yaml.YAMLError, RecursionError) as error:
+        problems.add("", f"the file is not YAML ({error})")
+        return None
+    return _expand(value, "", environment, problems)
+
+
+def _expand(value: object, at: str, environment: Mapping[str, str], problems: Problems) -> object:
+    if isinstance(value, dict):
+        return {key: _expand(item, _join(at, key), environment, problems) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{at}[{number}]", environment, problems) for number, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            problems.add(at, f"the environment has no {match[1]}")
+        return environment.get(match[1], "")
+
+    return _VARIABLE.sub(lookup, value)
+
+
+def convert(value: object, kind: type[T], problems: Problems, at: str = "") -> T | None:
+    """`value` as the struct `kind`; None when anything in it is wrong, with all of it in `problems`."""
+    if not isinstance(value, dict):
+        problems.add(at, f"a mapping is needed, this is {_named(value)}")
+        return None
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for key in value:
+        if key not in fields:
+            problems.add(_join(at, key), f"unknown key; known here: {', '.join(sorted(fields))}")
+    arguments: dict[str, object] = {}
+    sound = all(key in fields for key in value)
+    for name, field in fields.items():
+        if name not in value:
+            if field.required:
+                problems.add(_join(at, name), "is missing")
+                sound = False
+            continue
+        before = len(problems._found)
+        arguments[field.name] = _field(value[name], field.type, problems, _join(at, name))
+        sound = sound and len(problems._found) == before
+    return kind(**arguments) if sound else None
+
+
+def _field(value: object, kind: Any, problems: Problems, at: str) -> object:  # noqa: ANN401 - a type annotation of any form
+    struct = _struct_in(kind)
+    if struct is not None and not (value is None and type(None) in get_args(kind)):
+        return convert(value, struct, problems, at)
+    item = _struct_item(kind)
+    if item is not None and isinstance(value, list) and value:
+        return tuple(convert(entry, item, problems, f"{at}[{number}]") for number, entry in enumerate(value))
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at `$")
+        problems.add(f"{at}{place.rstrip('`')}", f"{text[0].lower()}{text[1:]}")
+        return None
+
+
+def _struct_in(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401
+    """The struct of `Struct` or `Struct | None`."""
+    for candidate in (kind, *(arg for arg in get_args(kind) if type(None) in get_args(kind))):
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            return candidate
+    return None
+
+
+def _struct_item(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401
+    """The struct of `tuple[Struct, ...]`, annotated or not."""
+    inner = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+    if get_origin(inner) is tuple:
+        return _struct_in(get_args(inner)[0])
+    return None
+
+
+def _join(at: str, key: object) -> str:
+    return f"{at}.{key}" if at else str(key)
+
+
+def _named(value: object) -> str:
+    return {"NoneType": "empty", "str": "text", "list": "a list", "int": "a number", "float": "a number"}.get(
+        type(value).__name__, type(value).__name__
+    )
+
+
+__all__ = ["MissionError", "Problems", "convert", "read_yaml"]

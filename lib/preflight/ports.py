@@ -1,0 +1,229 @@
+"""What the stages need from the world, as Protocols with the fewest methods their callers use.
+
+Each port has a contract suite under tests/contracts that every adapter runs. An adapter turns every foreign failure into
+an error of `preflight.errors`, raised `from` its cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from preflight.records import (
+    BackboneSpec,
+    BoundingBox,
+    IndexParameters,
+    ModelSummary,
+    Precision,
+    Preprocessing,
+    SectorClass,
+    StoreRevision,
+    TileBboxRecord,
+    TileHashRecord,
+    TileRow,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Clock(Protocol):
+    """The wall clock, or one derived from a flight log in replay."""
+
+    def __call__(self) -> datetime:
+        """Now, timezone-aware UTC."""
+
+
+class TileHashesByBbox(Protocol):
+    """C6: the tile set of a box with hashes, for the aggregate (SPEC.md)."""
+
+    def tile_hashes_by_bbox(
+        self, bbox: BoundingBox, zoom_levels: Sequence[int], sector_class: SectorClass
+    ) -> Iterator[TileHashRecord]:
+        """Every tile that shares interior with the box, one snapshot, ordered by (zoom, lat, lon, source)."""
+
+
+class TilesByBbox(Protocol):
+    """C6: the tile set of a box, for batching (SPEC.md)."""
+
+    def tiles_by_bbox(
+        self, bbox: BoundingBox, zoom_levels: Sequence[int], sector_class: SectorClass
+    ) -> Iterator[TileBboxRecord]:
+        """Every tile that shares interior with the box, one snapshot, ordered by (zoom, lat, lon, source)."""
+
+
+class TileMetadataStore(TileHashesByBbox, TilesByBbox, Protocol):
+    """C6: the rows of the tile store."""
+
+    def revision(self) -> StoreRevision:
+        """The state the store is in. O(1)."""
+
+    def rows_in_box(
+        self, zoom: int, x_range: tuple[int, int], y_range: tuple[int, int]
+    ) -> Iterator[TileRow]:
+        """Rows of one zoom with x, y in the closed ranges, streamed, ordered by (lat, lon, source), one snapshot."""
+
+    def upsert(self, rows: Iterable[TileRow], *, replace: bool) -> int:
+        """Insert rows in one transaction; returns how many were new or replaced.
+
+        A row whose (zoom, x, y, source) is there with the same sha256 is left as it is. With other bytes it is replaced
+        if `replace`, else ImportSourceError is raised and nothing of the call is kept.
+        """
+
+    def count(self) -> int:
+        """Rows in the store."""
+
+    def record_manifest(self, row: ManifestRow) -> None:
+        """Insert or update the row of one generation (key: cache_root and generation)."""
+
+    def manifests(self, cache_root: str) -> list[ManifestRow]:
+        """The rows of one cache root, by generation, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """A row of the `manifests` table. status: pending, active, retired."""
+
+    cache_root: str
+    generation: int
+    manifest_hash: str
+    manifest_sha256: str
+    flight_id: str | None
+    signer: str
+    issued_at: datetime
+    valid_until: datetime
+    status: str
+
+
+class TilePixelStore(Protocol):
+    """C6 `TileStore`: the pixels of tiles."""
+
+    def open_tile(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """Open a tile by its row's path. Raises TileContentError when the file is not there."""
+
+    def put(self, content: bytes, sha256: str, suffix: str) -> str:
+        """Store bytes durably under their hash; returns the path for the row. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompileRequest:
+    """ONNX to engine: what a runtime is asked to build.
+
+    inputs: name -> shape with the batch dimension first; batch_size is the largest batch the engine must accept.
+    """
+
+    onnx_path: Path
+    inputs: Mapping[str, tuple[int, ...]]
+    precision: Precision
+    workspace_mb: int
+    batch_size: int
+
+
+class Engine(Protocol):
+    """A loaded engine. Not thread-safe. Close it, or use it as a context manager."""
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """One forward pass; arrays are batch first. Raises OutOfDeviceMemory, or EngineBuildError on any other failure."""
+
+    def close(self) -> None:
+        """Release the device memory. Idempotent."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class OutOfDeviceMemory(Exception):  # noqa: N818 - a signal between runtime and batcher, never shown to an operator
+    """The batch did not fit; the batcher may try a smaller one."""
+
+
+class InferenceRuntime(Protocol):
+    """C7: compiles ONNX files into engines and runs them. Nothing falls back: what cannot be done is raised."""
+
+    @property
+    def name(self) -> str:
+        """As in the mission: openvino, onnxruntime, tensorrt, pytorch_fp16."""
+
+    @property
+    def version(self) -> str:
+        """Digits and dots only; goes into the engine's file name and action key."""
+
+    def compile(self, request: CompileRequest, target: Path) -> None:
+        """Write the engine to `target` (not yet atomic: the caller hands a temporary). Raises EngineBuildError."""
+
+    def load(self, engine: Path, request: CompileRequest) -> Engine:
+        """Load the exported bytes again, at the request's precision, read back and compared. Raises EngineBuildError."""
+
+
+class DescriptorIndex(Protocol):
+    """An opened, read-only index."""
+
+    def search(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(Q, dim) L2-normalised -> scores (Q, k) descending and ids (Q, k); id -1 means none."""
+
+
+class DescriptorIndexFactory(Protocol):
+    """C6 `DescriptorIndex`: builds and opens index files."""
+
+    def identity(self) -> dict[str, str]:
+        """What decides the bytes beside the parameters: library version, SIMD level. Imports the library."""
+
+    def build(
+        self,
+        ids: NDArray[np.int64],
+        chunks: Iterable[NDArray[np.float32]],
+        dim: int,
+        parameters: IndexParameters,
+        target: Path,
+    ) -> None:
+        """Write an HNSW index of the vectors, in the order given, to `target`. Raises IndexBuildError.
+
+        The bytes depend on the vectors, their order, the parameters and `identity()`, not on threads or chunk borders.
+        """
+
+    def open(self, path: Path) -> DescriptorIndex:
+        """Memory-map an index file. Raises IndexBuildError."""
+
+
+class ImageCodec(Protocol):
+    """Tile images in, pixels out. Arrays of images are (N, height, width, 3) uint8 RGB."""
+
+    def decode_rgb(self, content: bytes, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Decode one image, resized to (height, width) if given. Raises TileContentError."""
+
+    def to_batch(self, images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+        """Images -> (N, 3, height, width) float32, (pixel - mean) / std."""
+
+    def thumbnail16(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """One image -> (256,) luminance of 16 x 16 equal areas."""
+
+    def resize(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """One image -> (height, width, 3), as `decode_rgb` resizes."""
+
+
+class OnnxModels(Protocol):
+    """Reads ONNX files: what they ask for, and what they are."""
+
+    def inspect(self, spec: BackboneSpec) -> ModelSummary:
+        """Refuse a file that does not load, fails the checker, or differs from the spec. Raises BackboneError."""
+
+    def reference(self, onnx: Path) -> Engine:
+        """ONNX Runtime fp32 on the model itself. Raises EngineBuildError."""
+
+
+class Signer(Protocol):
+    """Signs statements with one key."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the public key's SPKI DER, hex."""
+
+    def sign(self, statement: bytes) -> bytes:
+        """The DSSE envelope over exactly these bytes. Raises SigningKeyError."""

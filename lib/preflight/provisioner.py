@@ -1,0 +1,65 @@
+"""The Python API of SPEC.md: what C12 calls. Made by `wiring.build_cache_provisioner`."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from preflight.errors import CoverageError
+from preflight.mission import Job
+from preflight.records import BackboneSpec, BuildReport, BuildRequest, EngineCacheEntry
+from preflight.session import Session
+from preflight.stages.engines import EngineCompiler
+from preflight.trace.digests import hash_file
+
+
+class CacheProvisioner:
+    """Builds caches as `doit provision` does: the same stages, the same up-to-date rule, the same lock."""
+
+    def __init__(
+        self, job_of: Callable[[BuildRequest], Job], open_session: Callable[[Job], Session], compiler: EngineCompiler
+    ) -> None:
+        self._job_of = job_of
+        self._open_session = open_session
+        self._compiler = compiler
+
+    def build_cache_artifacts(self, request: BuildRequest) -> BuildReport:
+        """Build, verify and publish what is not current.
+
+        Returns the report: success, idempotent_no_op, or failure when the area's tiles are missing or too old.
+
+        Raises:
+            MissionError: the box is no area.
+            BuildLockHeldError: another build runs.
+            PreflightError: any other failure, after its report was written to work/build_report.json.
+        """
+        session = self._open_session(self._job_of(request))
+        try:
+            return session.build()
+        except CoverageError as error:
+            return session.failure_report(error)
+
+    def compile_engines_for_corpus(
+        self, backbones: Sequence[BackboneSpec], folder: Path | None = None
+    ) -> list[EngineCacheEntry]:
+        """Compile backbones into a folder of their own (a temporary one by default): a diagnostic that takes no lock.
+
+        Every ONNX path must be a file. Nothing in a cache root is read or written.
+
+        Raises:
+            BackboneError: an ONNX file is not what its spec says.
+            EngineBuildError: the runtime refuses.
+        """
+        place = Path(tempfile.mkdtemp(prefix="preflight-engines-")) if folder is None else folder
+        return [self._compile(spec, place) for spec in backbones]
+
+    def _compile(self, spec: BackboneSpec, place: Path) -> EngineCacheEntry:
+        target = place / str(self._compiler.name(spec))
+        began = time.monotonic()
+        self._compiler.inspect(spec)
+        self._compiler.compile(spec, target)
+        return EngineCacheEntry(
+            spec.model_name, target, hash_file(target), reused=False, seconds=time.monotonic() - began
+        )

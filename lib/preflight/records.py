@@ -1,0 +1,176 @@
+"""The values that pass between the parts: plain, frozen, without behaviour beyond their own text form.
+
+Coordinates are WGS84 degrees, latitude before longitude; heights and distances are metres; times are UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+# Raised by hand when a tile would reach a model with other numbers than before.
+PREPROCESSING_VERSION = 1
+
+SectorClass = Literal["active_conflict", "stable_rear"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Outcome = Literal["success", "failure", "idempotent_no_op"]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundingBox:
+    """An area between two parallels and two meridians, degrees; lat_min < lat_max, lon_min < lon_max."""
+
+    lat_min: float
+    lon_min: float
+    lat_max: float
+    lon_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the aircraft takes off: degrees, and metres above the ellipsoid."""
+
+    lat: float
+    lon: float
+    alt: float
+
+
+@dataclass(frozen=True, slots=True)
+class TileRow:
+    """One row of the tile store.
+
+    lat and lon are the tile centre as the store's double precision holds it; they are never recomputed from x and y.
+    path is relative to the tile store's root.
+    """
+
+    zoom: int
+    x: int
+    y: int
+    lat: float
+    lon: float
+    source: str
+    sha256: str
+    path: str
+    captured_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TileHashRecord:
+    """What the aggregate over the tile set is made of (SPEC.md)."""
+
+    zoom: int
+    lat: float
+    lon: float
+    source: str
+    sha256_hex: str
+
+
+@dataclass(frozen=True, slots=True)
+class TileBboxRecord:
+    """What batching needs to know of a tile (SPEC.md)."""
+
+    zoom: int
+    lat: float
+    lon: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRevision:
+    """A state of the tile store: two equal revisions hold equal rows. Every change advances it in its own transaction."""
+
+    store_id: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostCapabilities:
+    """What decides which engines this machine can build and run. sm and jetpack are None where there is no GPU."""
+
+    arch: str  # platform.machine(): x86_64, aarch64
+    isa: str  # widest vector extension the CPU runtimes use: avx512, avx2, sse4, neon; letters, digits, dots
+    sm: str | None = None  # compute capability without the dot: "87"
+    jetpack: str | None = None  # "6.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """(pixel - mean) / std for each of R, G, B, on pixels in 0..255."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """One model of the corpus, as the mission names it.
+
+    inputs: input name -> shape, batch first; for an image NCHW. A batch dimension of 1 in the mission means
+    "one image"; the graph may be dynamic in it.
+    """
+
+    model_name: str
+    role: Literal["descriptor", "auxiliary"]
+    onnx_path: Path
+    inputs: dict[str, tuple[int, ...]]
+    precision: Precision
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What an ONNX file says of itself. outputs: name -> shape, None for a dynamic dimension; external_data: its weights."""
+
+    outputs: dict[str, tuple[int | None, ...]]
+    external_data: tuple[Path, ...]
+    opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCacheEntry:
+    """One engine as `compile_engines_for_corpus` reports it."""
+
+    model_name: str
+    path: Path
+    sha256: str
+    reused: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexParameters:
+    """HNSW parameters as FAISS names them (M, efConstruction, efSearch)."""
+
+    m: int = 32
+    ef_construction: int = 200
+    ef_search: int = 64
+    metric: Literal["inner_product"] = "inner_product"
+    storage: Literal["float32"] = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What is asked of the provisioner (SPEC.md)."""
+
+    bbox: BoundingBox
+    zoom_levels: tuple[int, ...]
+    sector_class: SectorClass
+    calibration_path: Path
+    cache_root: Path
+    takeoff_origin: Origin | None = None
+    flight_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did (SPEC.md)."""
+
+    engines_built: int
+    engines_reused: int
+    descriptors_generated: int
+    manifest_hash: str | None
+    outcome: Outcome
+    failure_reason: str | None = None

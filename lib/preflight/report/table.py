@@ -1,0 +1,90 @@
+"""The table an operator reads when a run is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from io import StringIO
+
+from preflight.journal import StageNote
+from preflight.records import BuildReport
+
+OUTCOMES = {
+    "success": "built and published",
+    "idempotent_no_op": "nothing to do (idempotent_no_op)",
+    "failure": "failed; the last good cache is untouched",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFacts:
+    """What is told of the current cache. recall: heading known, unknown, thumbnail, chance; shares 0 to 1."""
+
+    generation: str
+    tiles: int
+    recall: Mapping[str, float]
+    error_median_m: float
+    size: int
+    valid_until: datetime
+    manifest_hash: str
+
+
+def closing_table(
+    stages: Mapping[str, StageNote],
+    report: BuildReport,
+    facts: CacheFacts | None,
+    *,
+    seconds: float,
+    next_command: str,
+    width: int,
+) -> str:
+    """The table as text, `width` columns at most."""
+    from rich import box  # noqa: PLC0415 - only a run that ends needs it
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE, show_header=True, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("done")
+    table.add_column("seconds", justify="right")
+    for name, note in stages.items():
+        table.add_row(name, note.deed, f"{note.seconds:.2f}")
+    rows = Table(box=None, show_header=False, pad_edge=False)
+    for label, text in _lines(report, facts, seconds, next_command):
+        rows.add_row(label, text)
+    console = Console(file=StringIO(), width=width, highlight=False, no_color=True)
+    console.print(table)
+    console.print(rows)
+    assert isinstance(console.file, StringIO)  # noqa: S101 - made three lines above
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def _lines(
+    report: BuildReport, facts: CacheFacts | None, seconds: float, next_command: str
+) -> Sequence[tuple[str, str]]:
+    lines = [("engines", f"{report.engines_built} built, {report.engines_reused} reused")]
+    lines.append(("descriptors", f"{report.descriptors_generated} embedded"))
+    if facts is not None:
+        recall = facts.recall
+        lines += [
+            ("tiles", f"{facts.tiles:,}"),
+            ("recall@1", f"{recall['known']:.3f} heading known, {recall['unknown']:.3f} unknown"),
+            ("baselines", f"{recall['thumbnail']:.3f} thumbnail, {recall['chance']:.3f} chance"),
+            ("median error", f"{facts.error_median_m:.1f} m, heading known, simulated queries"),
+            ("cache", f"{facts.generation}, {size_text(facts.size)}"),
+            ("manifest", facts.manifest_hash),
+            ("valid until", facts.valid_until.strftime("%Y-%m-%d %H:%M UTC")),
+        ]
+    lines += [("time", f"{seconds:.1f} s"), ("outcome", OUTCOMES[report.outcome]), ("next", next_command)]
+    return lines
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: 12.3 MB. Powers of 1000."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError  # unreachable: GB ends the loop

@@ -1,0 +1,115 @@
+"""The self-test of an index: how well simulated aerial photographs of its own area are found again.
+
+Pure: tiles, model and index are handed in as callables. Synthetic recall overstates what real photographs reach; what
+counts is the margin over the baselines and that it does not fall from one build to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preflight.evaluation.baselines import best_per_id, chance_recall, nearest_thumbnails
+from preflight.evaluation.metrics import Truth, figures, tiles_holding
+from preflight.evaluation.queries import OpenRgb, Query, TileTable, draw_queries
+from preflight.evaluation.result import RANKS, Figures, HeadingResult, SelftestResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from preflight.cards import BackboneCard
+
+__all__ = ["Embed", "Search", "Thumbnail", "evaluate"]
+
+Embed = Callable[["NDArray[np.uint8]"], "NDArray[np.float32]"]
+"""(N, size, size, 3) uint8 RGB -> (N, dim) float32, L2-normalised."""
+Search = Callable[["NDArray[np.float32]", int], "tuple[NDArray[np.float32], NDArray[np.int64]]"]
+"""(Q, dim) and k -> scores (Q, k), descending, and ids (Q, k), -1 for none."""
+Thumbnail = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
+"""(size, size, 3) uint8 RGB -> (256,) uint8, the luminance of 16 x 16 equal areas."""
+
+_CHUNK = 64  # photographs held in memory at a time
+
+
+@dataclass(slots=True)
+class _Views:
+    """What stays of the photographs of one heading: a descriptor and a thumbnail each."""
+
+    descriptors: list[NDArray[np.float32]] = field(default_factory=list)
+    thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def add(self, images: NDArray[np.uint8], embed: Embed, thumbnail: Thumbnail) -> None:
+        self.descriptors.append(embed(images))
+        self.thumbnails.extend(thumbnail(image) for image in images)
+
+
+def evaluate(
+    table: TileTable,
+    card: BackboneCard,
+    *,
+    open_rgb: OpenRgb,
+    embed: Embed,
+    search: Search,
+    thumbnail: Thumbnail,
+    thumbnails: Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]]],
+    queries: int,
+    seed: int,
+    size: int = 224,
+) -> SelftestResult:
+    """Draw `queries` positions and look each up twice, heading known and unknown.
+
+    `thumbnails` gives the tiles' thumbnails as chunks of (ids, (n, 256) uint8), afresh at each call; it is called twice.
+    With the heading unknown, all turns of the card's shift group are searched and merged; the thumbnail baseline has no
+    such turns. Raises ValueError when there are no queries or no tiles, a tile of the table does not open, or the index
+    returns an id that is not in the table.
+    """
+    if queries < 1:
+        raise ValueError(f"a self-test needs at least one query, not {queries}")
+    cells: list[tuple[int, int]] = []
+    degrees: list[tuple[float, float]] = []
+    known, unknown = _Views(), _Views()
+    for chunk in _chunks(draw_queries(table, open_rgb, queries, seed, size)):
+        cells.extend((query.column, query.row) for query in chunk)
+        degrees.extend((query.lat, query.lon) for query in chunk)
+        known.add(np.stack([query.heading_known for query in chunk]), embed, thumbnail)
+        unknown.add(np.stack([query.heading_unknown for query in chunk]), embed, thumbnail)
+    truth = Truth(cells, degrees)
+    chance = _chance(truth, table, seed)
+
+    def judge(views: _Views, found: NDArray[np.int64]) -> HeadingResult:
+        by_thumbnail = nearest_thumbnails(np.stack(views.thumbnails), thumbnails(), RANKS[-1])
+        return HeadingResult(figures(found, truth, table), figures(by_thumbnail, truth, table), chance)
+
+    return SelftestResult(
+        backbone=card.name,
+        seed=seed,
+        queries=queries,
+        tiles=len(table),
+        shifts=card.shift_count,
+        heading_known=judge(known, search(np.concatenate(known.descriptors), RANKS[-1])[1]),
+        heading_unknown=judge(unknown, _search_all_turns(card, np.concatenate(unknown.descriptors), search)),
+    )
+
+
+def _chunks(queries: Iterator[Query]) -> Iterator[list[Query]]:
+    while chunk := list(islice(queries, _CHUNK)):
+        yield chunk
+
+
+def _search_all_turns(card: BackboneCard, descriptors: NDArray[np.float32], search: Search) -> NDArray[np.int64]:
+    turns = [search(np.ascontiguousarray(turned), RANKS[-1]) for turned in card.shifts(descriptors)]
+    return best_per_id(np.stack([scores for scores, _ in turns]), np.stack([ids for _, ids in turns]), RANKS[-1])
+
+
+def _chance(truth: Truth, table: TileTable, seed: int) -> Figures:
+    """Recall by counting, position errors by drawing one tile a query."""
+    rng = np.random.Generator(np.random.PCG64([seed, len(truth), len(table)]))
+    drawn = table.ids[rng.integers(len(table), size=(len(truth), RANKS[-1]))]
+    holding = tiles_holding(truth, table)
+    recall = tuple(chance_recall(holding, len(table), k) for k in RANKS)
+    by_draw = figures(drawn, truth, table)
+    return Figures(recall, by_draw.median_error_m, by_draw.p90_error_m)

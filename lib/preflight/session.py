@@ -1,0 +1,211 @@
+"""One run over a cache root, whoever started it: lock, judge, build, report, leave nothing behind.
+
+Both faces stand on this: `doit provision` calls `begin`, `judge`, `run` and `finish` task by task; the Python API calls `build`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from preflight.errors import PreflightError
+from preflight.journal import Journal
+from preflight.ports import Clock
+from preflight.records import BuildReport
+from preflight.report.build_report import encode_report, report_fields
+from preflight.store import atomic
+from preflight.store.generations import Generations
+from preflight.store.layout import CacheLayout
+from preflight.store.lock import BuildLock
+from preflight.trace.digests import DigestCache
+from preflight.trace.rule import Step, Tracer, Verdict
+
+log = logging.getLogger("preflight")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One task: steps that run one after the other, and the stages that must be done before."""
+
+    name: str
+    after: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a run needs around its stages. prepare: before anything is judged, under the lock. close: at the end."""
+
+    prepare: Callable[[], None]
+    close: Callable[[], None]
+    manifest_hash: Callable[[], str | None]
+
+
+class Session:
+    """A run. Not re-entrant; `close` must be called, also after an error."""
+
+    def __init__(
+        self,
+        *,
+        layout: CacheLayout,
+        stages: Sequence[Stage],
+        tracer: Tracer,
+        generations: Generations,
+        lock: BuildLock,
+        journal: Journal,
+        clock: Clock,
+        hooks: Hooks,
+        repair: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.layout = layout
+        self.stages = {stage.name: stage for stage in stages}
+        self.journal = journal
+        self._tracer = tracer
+        self._generations = generations
+        self._lock = lock
+        self._clock = clock
+        self._hooks = hooks
+        self._repair = repair
+        self._monotonic = monotonic
+        self._began: float | None = None
+        self.last_failure: BaseException | None = None
+
+    def begin(self) -> None:
+        """Take the lock, sweep what killed runs left, prepare.
+
+        Raises:
+            BuildLockHeldError, CacheRootError: the cache root is not ours to write.
+            PreflightError: as `prepare` raises.
+        """
+        with self._failing():
+            self._lock.acquire(self._clock())
+            self._began = self._monotonic()
+            log.info("build started", extra={"event": "build_start", "fields": {"cache_root": str(self.layout.root)}})
+            self._generations.sweep()
+            if self._repair or self.layout.refused.exists():
+                self._tracer.digests.distrust()
+            self._hooks.prepare()
+
+    def judge(self, name: str) -> bool:
+        """Is the stage current? A stage whose inputs cannot be read is not; running it says why."""
+        began = self._monotonic()
+        current = all(self._verdict(step).current for step in self.stages[name].steps)
+        if current:
+            self._note(name, "reused", began)
+        return current
+
+    def run(self, name: str) -> None:
+        """Build what is not current in a stage. Raises PreflightError, after the report of the failure was written."""
+        began = self._monotonic()
+        built = False
+        with self._failing():
+            for step in self.stages[name].steps:
+                verdict = self._verdict(step)
+                if not verdict.current:
+                    log.debug(
+                        f"{step.name} runs",
+                        extra={"event": "step_runs", "fields": {"step": step.name, "why": list(verdict.reasons)}},
+                    )
+                    self._tracer.run(step)
+                    built = True
+        self._note(name, "built" if built else "reused", began)
+
+    def _verdict(self, step: Step) -> Verdict:
+        try:
+            return self._tracer.judge(step)
+        except PreflightError as error:
+            # Running the step raises it again, where it is reported.
+            return Verdict(False, (str(error),))
+
+    def _note(self, name: str, deed: str, began: float) -> None:
+        first = name not in self.journal.stages
+        self.journal.stage(name, "built" if deed == "built" else "reused", self._monotonic() - began)
+        if first and deed == "reused" and name.startswith("engine:"):
+            self.journal.counts["engines_reused"] += 1
+
+    def finish(self) -> BuildReport:
+        """Write and return the report of a run whose stages are all current or built."""
+        report = self._report(None)
+        self._write(report)
+        log.info("build ended", extra={"event": "build_end", "fields": report_fields(report)})
+        return report
+
+    def build(self) -> BuildReport:
+        """All stages in order, from lock to report. Raises PreflightError as the stages do."""
+        try:
+            self.begin()
+            for name in self.stages:
+                if not self.judge(name):
+                    self.run(name)
+            return self.finish()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop what was started, keep what was learnt, free the lock. Idempotent."""
+        with ExitStack() as stack:
+            stack.callback(self._lock.release)
+            if self._lock.held:
+                stack.callback(self._tracer.digests.flush)
+            stack.callback(self._hooks.close)
+
+    def failure_report(self, error: BaseException) -> BuildReport:
+        """The report of a run that ended in `error`."""
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            return self._report("stopped by a signal; run doit provision again to go on")
+        return self._report(str(error) if isinstance(error, PreflightError) else f"{type(error).__name__}: {error}")
+
+    def failed(self, error: BaseException) -> None:
+        """Write and log the report of a run that ended in `error`."""
+        self.last_failure = error
+        report = self.failure_report(error)
+        self._write(report)
+        fields = {"error": type(error).__name__, **report_fields(report)}
+        log.error(report.failure_reason, extra={"event": "build_failed", "fields": fields})
+
+    def _failing(self) -> _Failing:
+        return _Failing(self)
+
+    def _report(self, failure: str | None) -> BuildReport:
+        counts = self.journal.counts
+        outcome = "failure" if failure else "success" if self.journal.built else "idempotent_no_op"
+        return BuildReport(
+            engines_built=counts["engines_built"],
+            engines_reused=counts["engines_reused"],
+            descriptors_generated=counts["descriptors_generated"],
+            manifest_hash=None if failure else self._hooks.manifest_hash(),
+            outcome=outcome,  # type: ignore[arg-type] # one of the three by construction
+            failure_reason=failure,
+        )
+
+    def _write(self, report: BuildReport) -> None:
+        if self._lock.held:
+            atomic.atomic_write(self.layout.report, encode_report(report))
+
+    @property
+    def digests(self) -> DigestCache:
+        """The one digest cache of the run."""
+        return self._tracer.digests
+
+    @property
+    def seconds(self) -> float:
+        """Since `begin`."""
+        return 0.0 if self._began is None else self._monotonic() - self._began
+
+
+class _Failing:
+    """Writes the failure's report when the block it guards raises, and lets the error go on."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._session.failed(error)

@@ -1,0 +1,190 @@
+"""Tiles in rows: the spans a cover is made of, for a box in closed form and for a polygon by descent of the quad-tree."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from preflight.geometry import MAX_ZOOM, tile_at, tile_bounds, tile_east, tile_south
+from preflight.records import BoundingBox
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Cover", "Ring", "Span", "TileRange", "box_range", "disjoint", "hull", "merge_spans", "polygon_spans", "ring_box"]
+
+Ring = tuple[tuple[float, float], ...]
+"""(longitude, latitude) pairs, degrees, the first repeated at the end."""
+
+_MOST_RANGES = 16
+
+
+class Span(NamedTuple):
+    """Tiles of one zoom and row, x_first to x_last, both included."""
+
+    zoom: int
+    y: int
+    x_first: int
+    x_last: int
+
+
+class TileRange(NamedTuple):
+    """A rectangle of tiles at one zoom, ends included; what a store is asked for."""
+
+    zoom: int
+    x_range: tuple[int, int]
+    y_range: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Cover:
+    """The tiles of an area: disjoint spans sorted by (zoom, y, x_first), and per zoom disjoint ranges around them."""
+
+    spans: tuple[Span, ...]
+    ranges: tuple[TileRange, ...]
+    _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        starts = accumulate((span.x_last - span.x_first + 1 for span in self.spans), initial=0)
+        object.__setattr__(self, "_starts", tuple(starts))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __contains__(self, tile: tuple[int, int, int]) -> bool:
+        return self.position(*tile) is not None
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        for span in self.spans:
+            for x in range(span.x_first, span.x_last + 1):
+                yield span.zoom, x, span.y
+
+    def position(self, zoom: int, x: int, y: int) -> int | None:
+        """Where tile (zoom, x, y) stands in this cover's order, 0 to len - 1; None when it is not in it."""
+        at = bisect_right(self.spans, (zoom, y, x, 1 << (MAX_ZOOM + 1))) - 1
+        if at < 0:
+            return None
+        span = self.spans[at]
+        if span.zoom != zoom or span.y != y or x > span.x_last:
+            return None
+        return self._starts[at] + x - span.x_first
+
+    def tile(self, position: int) -> tuple[int, int, int]:
+        """(zoom, x, y) of the tile at a position."""
+        at = bisect_right(self._starts, position) - 1
+        span = self.spans[at]
+        return span.zoom, span.x_first + position - self._starts[at], span.y
+
+
+def ring_box(ring: Ring) -> BoundingBox:
+    """The box around a ring."""
+    lons, lats = [point[0] for point in ring], [point[1] for point in ring]
+    return BoundingBox(min(lats), min(lons), max(lats), max(lons))
+
+
+def box_range(box: BoundingBox, zoom: int) -> TileRange:
+    """The tiles that share interior with a box. A tile owns its north and west border: only the far ends need care."""
+    x_first, y_first = tile_at(zoom, box.lat_max, box.lon_min)
+    x_last, y_last = tile_at(zoom, box.lat_min, box.lon_max)
+    if x_last > x_first and tile_east(zoom, x_last - 1) >= box.lon_max:
+        x_last -= 1
+    if y_last > y_first and tile_south(zoom, y_last - 1) <= box.lat_min:
+        y_last -= 1
+    return TileRange(zoom, (x_first, x_last), (y_first, y_last))
+
+
+def polygon_spans(polygon: tuple[Ring, ...], zooms: Sequence[int]) -> list[Span]:
+    """Quad-tree descent: a tile inside brings all below it, a disjoint one none, the others are quartered."""
+    import numpy as np  # noqa: PLC0415 - shapely needs it, a box does not
+    import shapely  # noqa: PLC0415
+
+    shape = shapely.Polygon(polygon[0], polygon[1:])
+    shapely.prepare(shape)
+    start = 0
+    box = ring_box(polygon[0])
+    while start < zooms[-1] and _count(box_range(box, start + 1)) == 1:
+        start += 1  # one tile still holds it all
+    first = box_range(box, start)
+    x, y = np.array([first.x_range[0]], np.int64), np.array([first.y_range[0]], np.int64)
+    spans = [Span(zoom, *(int(n[0]) >> (start - zoom) for n in (y, x, x))) for zoom in zooms if zoom < start]
+    for zoom in range(start, zooms[-1] + 1):
+        boxes = _tile_boxes(zoom, x, y)
+        inside = shapely.covers(shape, boxes)
+        partly = ~inside & shapely.intersects(shape, boxes) & ~shapely.touches(shape, boxes)
+        for deeper in (level for level in zooms if level >= zoom):
+            spans.extend(_below(zoom, deeper, x[inside], y[inside]))
+        x, y = x[partly], y[partly]
+        if zoom in zooms:
+            spans.extend(_below(zoom, zoom, x, y))
+        x = np.concatenate([2 * x, 2 * x + 1, 2 * x, 2 * x + 1])
+        y = np.concatenate([2 * y, 2 * y, 2 * y + 1, 2 * y + 1])
+    return spans
+
+
+def _below(zoom: int, deeper: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> Iterator[Span]:
+    side = 1 << (deeper - zoom)
+    for column, row in zip(x.tolist(), y.tolist(), strict=True):
+        for below in range(row * side, (row + 1) * side):
+            yield Span(deeper, below, column * side, (column + 1) * side - 1)
+
+
+def _tile_boxes(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.object_]:
+    import numpy as np  # noqa: PLC0415 - see polygon_spans
+    import shapely  # noqa: PLC0415
+
+    bounds = [tile_bounds(zoom, column, row) for column, row in zip(x.tolist(), y.tolist(), strict=True)]
+    edges = np.array([(b.lon_min, b.lat_min, b.lon_max, b.lat_max) for b in bounds], np.float64).reshape(-1, 4)
+    boxes: NDArray[np.object_] = shapely.box(*edges.T)
+    return boxes
+
+
+def merge_spans(spans: list[Span]) -> tuple[Span, ...]:
+    """Sorted and disjoint, neighbours joined."""
+    merged: list[Span] = []
+    for span in sorted(spans):
+        last = merged[-1] if merged else None
+        if last is not None and last[:2] == span[:2] and span.x_first <= last.x_last + 1:
+            merged[-1] = last._replace(x_last=max(last.x_last, span.x_last))
+        else:
+            merged.append(span)
+    return tuple(merged)
+
+
+def _count(found: TileRange) -> int:
+    return (found.x_range[1] - found.x_range[0] + 1) * (found.y_range[1] - found.y_range[0] + 1)
+
+
+def hull(zoom: int, spans: Sequence[Span]) -> TileRange:
+    """The range around spans of one zoom, of which there must be one."""
+    return TileRange(
+        zoom,
+        (min(span.x_first for span in spans), max(span.x_last for span in spans)),
+        (min(span.y for span in spans), max(span.y for span in spans)),
+    )
+
+
+def disjoint(ranges: list[TileRange], zooms: Sequence[int]) -> tuple[TileRange, ...]:
+    """Ranges that overlap become one; more than a few of one zoom too: a store is not asked a thousand times."""
+    result: list[TileRange] = []
+    for zoom in zooms:
+        level: list[TileRange] = []
+        for found in sorted(candidate for candidate in ranges if candidate.zoom == zoom):
+            joined = found
+            while others := [other for other in level if _overlap(joined, other)]:
+                level = [other for other in level if other not in others]
+                joined = _join(zoom, [joined, *others])
+            level.append(joined)
+        result.extend(sorted(level) if len(level) <= _MOST_RANGES else [_join(zoom, level)])
+    return tuple(result)
+
+
+def _overlap(one: TileRange, other: TileRange) -> bool:
+    return all(a[0] <= b[1] and b[0] <= a[1] for a, b in zip(one[1:], other[1:], strict=True))
+
+
+def _join(zoom: int, ranges: Sequence[TileRange]) -> TileRange:
+    return hull(zoom, [Span(zoom, y, *found.x_range) for found in ranges for y in found.y_range])

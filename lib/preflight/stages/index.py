@@ -1,0 +1,88 @@
+"""Index: the descriptors, in the inventory's order, in one deterministic HNSW graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preflight.descriptor_store import DescriptorStore
+from preflight.errors import IndexBuildError
+from preflight.mission import Job
+from preflight.ports import DescriptorIndexFactory
+from preflight.stages.descriptors import DescriptorSet, blocks_of, keys_of
+from preflight.store.atomic import atomic_path, atomic_write
+from preflight.store.layout import CacheLayout
+from preflight.tileset import Inventory
+from preflight.trace.digests import hash_file
+from preflight.trace.rule import Step
+from takeoff.layout import sidecar_bytes
+from takeoff.names import sidecar_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+INDEX_VERSION = 1
+
+
+def index_step(
+    job: Job,
+    layout: CacheLayout,
+    store: Callable[[], DescriptorStore],
+    factory: Callable[[], DescriptorIndexFactory],
+    identity: Mapping[str, str],
+) -> Step:
+    """The index and its sidecar. identity: what decides its bytes beside vectors and parameters, known without FAISS."""
+    parameters = job.index_parameters
+    sidecar = layout.index.with_name(sidecar_name(layout.index.name))
+
+    def components() -> Mapping[str, str]:
+        descriptors = DescriptorSet.read(layout.descriptor_set)
+        return {
+            # Not the engine: where new engines give the same vectors, nothing is built again.
+            "ids": descriptors.ids_sha256,
+            "vectors": descriptors.matrix_sha256,
+            "m": str(parameters.m),
+            "ef_construction": str(parameters.ef_construction),
+            "ef_search": str(parameters.ef_search),
+            "metric": parameters.metric,
+            "storage": parameters.storage,
+            **identity,
+        }
+
+    def build() -> Iterable[Path]:
+        library = factory()
+        if library.identity() != dict(identity):
+            raise IndexBuildError(
+                f"FAISS says it is {library.identity()}, {dict(identity)} was expected; repair the installation"
+            )
+        descriptors = DescriptorSet.read(layout.descriptor_set)
+        inventory = Inventory.open(layout.inventory)
+        chunks = store().gather(blocks_of(inventory), keys_of(inventory))
+        with atomic_path(layout.index) as temporary:
+            library.build(
+                inventory.rows["id"].copy(),
+                _proved(chunks, descriptors.matrix_sha256),
+                descriptors.dim,
+                parameters,
+                temporary,
+            )
+            digest = hash_file(temporary)
+        atomic_write(sidecar, sidecar_bytes(digest))
+        return ()
+
+    reads = (layout.inventory, layout.descriptor_set)
+    return Step("index", INDEX_VERSION, reads, components, (layout.index, sidecar), build)
+
+
+def _proved(chunks: Iterable[NDArray[np.float32]], expected: str) -> Iterator[NDArray[np.float32]]:
+    """The chunks, which together must be the matrix that was described."""
+    import hashlib  # noqa: PLC0415 - with the only function that needs it
+
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk.data)
+        yield chunk
+    if digest.hexdigest() != expected:
+        raise IndexBuildError("a descriptor segment was edited after it was written; run doit provision repair=1")

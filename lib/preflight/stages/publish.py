@@ -1,0 +1,160 @@
+"""Publish: assembles the cache, lets the shipped verifier judge it, and makes it current in one step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from preflight.errors import ManifestCoverageError
+from preflight.journal import Journal
+from preflight.mission import Job
+from preflight.ports import ManifestRow, TileMetadataStore
+from preflight.stages.manifest import ManifestBuilder
+from preflight.store import atomic
+from preflight.store.generations import Generation, Generations, coverage_walk
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+from preflight.trace.record import canonical_json
+from preflight.trace.rule import Step
+from takeoff import manifest as format_
+from takeoff.layout import determined_files, expected_files
+from takeoff.names import ENVELOPE, MANIFEST
+
+PUBLISH_VERSION = 1
+
+
+class Publisher:
+    """Puts a signed manifest and its artifacts in the place of the current generation."""
+
+    def __init__(
+        self,
+        job: Job,
+        layout: CacheLayout,
+        builder: ManifestBuilder,
+        generations: Generations,
+        digests: DigestCache,
+        store: Callable[[], TileMetadataStore],
+        journal: Journal,
+    ) -> None:
+        self._job = job
+        self._layout = layout
+        self._builder = builder
+        self._generations = generations
+        self._digests = digests
+        self._store = store
+        self._journal = journal
+
+    @property
+    def receipt(self) -> Path:
+        """What was published last."""
+        return self._layout.work / "publish" / "published.json"
+
+    def components(self) -> Mapping[str, str]:
+        """What is to be published."""
+        return {
+            "manifest": self._digests.sha256(self._layout.manifest),
+            "envelope": self._digests.sha256(self._layout.envelope),
+        }
+
+    def doubt(self) -> str | None:
+        """Whether `current` is something else than what was signed last."""
+        published = self._builder.published()
+        if published is None or published.sha256 != self._digests.sha256(self._layout.manifest):
+            return "current is not what was signed last"
+        return None
+
+    def build(self) -> Iterable[Path]:
+        """Stage, walk, verify, rename, flip, note in the database.
+
+        Raises:
+            ManifestCoverageError: the staged cache is not exactly what the manifest names, or the verifier refuses it.
+            ManifestWriteError, CacheRootError, DatabaseError: as the parts raise them.
+        """
+        content = self._layout.manifest.read_bytes()
+        manifest = format_.decode(content)
+        digest = self._digests.sha256(self._layout.manifest)
+        sources = self._builder.artifacts()
+        small = {
+            **determined_files(manifest, digest),
+            MANIFEST: content,
+            ENVELOPE: self._layout.envelope.read_bytes(),
+        }
+        staging = self._generations.stage(
+            {name: (sources[name], sha256) for name, sha256 in manifest.subjects.items()}, small
+        )
+        try:
+            coverage_walk(staging, expected_files(manifest))
+            self._verify(staging)
+            row = self._row(manifest, digest)
+            self._store().record_manifest(row)
+            generation = self._generations.publish(staging, manifest.generation, manifest.manifest_hash)
+        finally:
+            if staging.exists():
+                atomic.remove_tree(staging)
+        self._after(generation, manifest, row)
+        return ()
+
+    def _verify(self, staging: Path) -> None:
+        command = [sys.executable, "-I", "-m", "takeoff", str(staging), "--trust", str(self._job.trust)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).strip()
+            raise ManifestCoverageError(
+                f"the verifier refuses the new cache before it is published (status {done.returncode}): {said}; "
+                "the last good cache is untouched"
+            )
+
+    def _row(self, manifest: format_.Manifest, digest: str) -> ManifestRow:
+        return ManifestRow(
+            cache_root=str(self._layout.root),
+            generation=manifest.generation,
+            manifest_hash=manifest.manifest_hash,
+            manifest_sha256=digest,
+            flight_id=manifest.identity.flight_id,
+            signer=self._builder.signer_fingerprint(),
+            issued_at=datetime.fromtimestamp(manifest.issued_at, timezone.utc),
+            valid_until=datetime.fromtimestamp(manifest.valid_until, timezone.utc),
+            status="pending",
+        )
+
+    def _after(self, generation: Generation, manifest: format_.Manifest, row: ManifestRow) -> None:
+        store = self._store()
+        for other in store.manifests(row.cache_root):
+            if other.status == "active" and other.generation != row.generation:
+                store.record_manifest(replace(other, status="retired"))
+        store.record_manifest(replace(row, status="active"))
+        self._generations.prune(self._job.config.provisioner.keep_generations)
+        self._generations.adopt(generation, {**manifest.subjects, MANIFEST: row.manifest_sha256})
+        atomic.remove_file(self._layout.refused)
+        atomic.atomic_write(
+            self.receipt, canonical_json({"generation": generation.path.name, "manifest": row.manifest_sha256})
+        )
+        self._journal.facts["generation"] = generation.path.name
+
+    def step(self) -> Step:
+        """As the rule judges it."""
+        return Step(
+            "publish",
+            PUBLISH_VERSION,
+            (self._layout.manifest, self._layout.envelope),
+            self.components,
+            (self.receipt,),
+            self.build,
+            self.doubt,
+        )
+
+
+def reconcile(rows: Iterable[ManifestRow], generations: Generations) -> list[ManifestRow]:
+    """The rows that must change so that the database says what the file system shows."""
+    current = generations.current()
+    changed = []
+    for row in rows:
+        # A pending row of a run that died before the flip was never published: retired, too.
+        status = "active" if current is not None and row.generation == current.number else "retired"
+        if status != row.status:
+            changed.append(replace(row, status=status))
+    return changed

@@ -1,0 +1,1 @@
+"""The cache root on disk: layout, atomic writes, lock, generations."""

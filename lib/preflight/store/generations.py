@@ -1,0 +1,167 @@
+"""The published generations of a cache root: `gen/<NNNNNN>-<hash12>/`, immutable, and the links to two of them."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from preflight.errors import CacheRootError, ManifestCoverageError, ManifestWriteError
+from preflight.store import atomic
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+
+_NAME = re.compile(r"(\d{6,})-([0-9a-f]{12})")
+FILE_MODE = 0o444
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One published generation."""
+
+    number: int
+    path: Path
+
+
+class Generations:
+    """Reads and extends the generations of one cache root. Writing needs the build lock."""
+
+    def __init__(self, layout: CacheLayout, digests: DigestCache) -> None:
+        self._layout = layout
+        self._digests = digests
+
+    def all(self) -> list[Generation]:
+        """Every generation on disk, ascending."""
+        if not self._layout.generations.is_dir():
+            return []
+        found = [(path, _NAME.fullmatch(path.name)) for path in self._layout.generations.iterdir()]
+        return sorted(
+            (Generation(int(match[1]), path) for path, match in found if match and path.is_dir()),
+            key=lambda generation: generation.number,
+        )
+
+    def current(self) -> Generation | None:
+        """The generation `current` points at; None before the first."""
+        return self._linked(self._layout.current)
+
+    def previous(self) -> Generation | None:
+        """The generation that was current before."""
+        return self._linked(self._layout.previous)
+
+    def _linked(self, link: Path) -> Generation | None:
+        if not link.is_symlink():
+            return None
+        target = link.parent / link.readlink()
+        match = _NAME.fullmatch(target.name)
+        return Generation(int(match[1]), target) if match and target.is_dir() else None
+
+    def next_number(self) -> int:
+        """One more than any generation on disk."""
+        return max((generation.number for generation in self.all()), default=0) + 1
+
+    def fault(self, generation: Generation, expected: Mapping[str, str]) -> str | None:
+        """What is wrong with a generation's files, judged by digests (stat signatures first); None when nothing is."""
+        names = _names_below(generation.path)
+        if extra := sorted(names - expected.keys()):
+            return f"{generation.path.name} holds {extra[0]}, which its manifest does not name"
+        for name, digest in expected.items():
+            if name not in names:
+                return f"{generation.path.name} lacks {name}"
+            if self._digests.sha256(generation.path / name) != digest:
+                return f"{name} in {generation.path.name} is not what was published"
+        return None
+
+    def stage(self, artifacts: Mapping[str, tuple[Path, str]], small: Mapping[str, bytes]) -> Path:
+        """Assemble a generation in staging/: artifacts (name -> source in work/, SHA-256) and small files by content.
+
+        A file equal to the current generation's is a link to it; anything else is copied and hashed on the way. Nothing in
+        staging shares an inode with work/.
+
+        Raises:
+            ManifestWriteError: a source is not what the manifest says it is.
+            CacheRootError: the file system refuses.
+        """
+        staging = self._layout.staging / uuid.uuid4().hex
+        current = self.current()
+        try:
+            staging.mkdir(parents=True)
+            for name, (source, digest) in artifacts.items():
+                self._place(staging / name, source, digest, None if current is None else current.path / name)
+            for name, content in small.items():
+                atomic.atomic_write(staging / name, content, mode=FILE_MODE)
+            for directory in sorted({path.parent for path in staging.rglob("*")} | {staging}, reverse=True):
+                atomic.fsync_directory(directory)
+            atomic.fsync_directory(self._layout.staging)
+        except OSError as error:
+            raise CacheRootError(
+                f"{staging}: {error.strerror}; free space or repair the file system of {self._layout.root}, "
+                "then run doit provision again (the last good cache is untouched)"
+            ) from error
+        return staging
+
+    def _place(self, target: Path, source: Path, digest: str, published: Path | None) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if published is not None and published.is_file() and self._digests.sha256(published) == digest:
+            atomic.link_or_copy(published, target, mode=FILE_MODE)
+        elif atomic.copy_hashed(source, target, mode=FILE_MODE) != digest:
+            raise ManifestWriteError(f"{source} changed after the manifest was signed; run doit provision again")
+
+    def publish(self, staging: Path, number: int, content: str) -> Generation:
+        """Give staging its final name and point `current` at it. content: the manifest hash, whose start is in the name."""
+        path = self._layout.generations / f"{number:06d}-{content[:12]}"
+        old = self.current()
+        try:
+            self._layout.generations.mkdir(exist_ok=True)
+            atomic.fsync_directory(self._layout.root)
+            if path.exists():
+                # Renamed by a run that was killed before the flip: never pointed at by anyone.
+                atomic.remove_tree(path)
+            atomic.rename_directory(staging, path)
+            if old is not None:
+                atomic.replace_symlink(self._layout.previous, f"gen/{old.path.name}")
+            atomic.replace_symlink(self._layout.current, f"gen/{path.name}")
+        except OSError as error:
+            raise CacheRootError(f"{path} cannot be published ({error}); run doit provision again") from error
+        return Generation(number, path)
+
+    def adopt(self, generation: Generation, digests: Mapping[str, str]) -> None:
+        """Remember the digests of files the verifier has just hashed (linking gave them new times)."""
+        for name, digest in digests.items():
+            self._digests.adopt(generation.path / name, digest)
+
+    def prune(self, keep: int) -> list[Generation]:
+        """Remove the oldest generations beyond `keep`; never the current or the previous one."""
+        protected = {generation.path for generation in (self.current(), self.previous()) if generation is not None}
+        removed = [generation for generation in self.all()[:-keep] if generation.path not in protected]
+        for generation in removed:
+            atomic.remove_tree(generation.path)
+        return removed
+
+    def sweep(self) -> None:
+        """Remove what killed runs left: half-assembled generations and temporary files. Needs the lock."""
+        if self._layout.staging.is_dir():
+            for path in self._layout.staging.iterdir():
+                atomic.remove_tree(path)
+        if self._layout.work.is_dir():
+            atomic.sweep_temporaries(self._layout.work)
+        for path in self._layout.root.glob(f"{atomic.TEMPORARY_PREFIX}*"):
+            atomic.remove_file(path)
+
+
+def coverage_walk(directory: Path, expected: Iterable[str]) -> None:
+    """Prove that a directory holds exactly the expected files (names relative to it).
+
+    Raises:
+        ManifestCoverageError: names every file too many and too few.
+    """
+    names, wanted = _names_below(directory), set(expected)
+    faults = [f"{name} is in no manifest" for name in sorted(names - wanted)]
+    faults += [f"{name} is missing" for name in sorted(wanted - names)]
+    if faults:
+        raise ManifestCoverageError(f"{directory}: " + "; ".join(faults) + "; run doit provision again")
+
+
+def _names_below(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}

@@ -1,0 +1,102 @@
+"""Where things lie below a cache root. See DESIGN.md, "Cache root"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """Paths below one cache root. Nothing here touches the disk."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".c10.lock"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def staging(self) -> Path:
+        return self.root / "staging"
+
+    @property
+    def generations(self) -> Path:
+        return self.root / "gen"
+
+    @property
+    def current(self) -> Path:
+        return self.root / "current"
+
+    @property
+    def previous(self) -> Path:
+        return self.root / "previous"
+
+    @property
+    def digests(self) -> Path:
+        return self.work / "digests.db"
+
+    @property
+    def doit_database(self) -> Path:
+        return self.work / "doit.db"
+
+    @property
+    def report(self) -> Path:
+        return self.work / "build_report.json"
+
+    @property
+    def refused(self) -> Path:
+        """Written by a failed verification, read by the next provision."""
+        return self.work / "refused.json"
+
+    @property
+    def inventory(self) -> Path:
+        return self.work / "tiles" / "tiles.inventory"
+
+    @property
+    def coverage(self) -> Path:
+        return self.work / "tiles" / "coverage.json"
+
+    @property
+    def parity_sample(self) -> Path:
+        return self.work / "samples" / "parity.npy"
+
+    @property
+    def onnx(self) -> Path:
+        return self.work / "onnx"
+
+    @property
+    def engines(self) -> Path:
+        return self.work / "engines"
+
+    @property
+    def descriptors(self) -> Path:
+        return self.work / "descriptors"
+
+    @property
+    def descriptor_set(self) -> Path:
+        return self.work / "descriptors" / "descriptors.json"
+
+    @property
+    def index(self) -> Path:
+        return self.work / "index" / "descriptors.faiss"
+
+    @property
+    def selftest(self) -> Path:
+        return self.work / "selftest" / "selftest.json"
+
+    @property
+    def corpus(self) -> Path:
+        return self.work / "manifest" / "corpus.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.work / "manifest" / "manifest.json"
+
+    @property
+    def envelope(self) -> Path:
+        return self.work / "manifest" / "manifest.dsse.json"

@@ -1,0 +1,1 @@
+"""The up-to-date rule: action keys, build records, digest cache."""

@@ -1,0 +1,130 @@
+"""The up-to-date rule.
+
+A step is current when its build record carries the action key that would be built now, every output recorded has the
+digest recorded, and nothing else puts it in doubt. Times, doit's database and the place of the cache root play no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from preflight.errors import InputChangedError
+from preflight.trace.digests import DigestCache, Signature, signature
+from preflight.trace.record import BuildRecord, action_key, read_record, record_path
+
+
+def _no_doubt() -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work the rule judges.
+
+    name: unique in a cache root. version: bumped by hand when behaviour changes. reads: files that must not change while it
+    runs. components: what the action key is made of, read from the inputs as they are now; OSError means an input is not
+    there yet. outputs: the first is where the record lies; `build` may return further outputs (shards) for the record.
+    doubt: a reason to run although the key is equal, or None.
+    """
+
+    name: str
+    version: int
+    reads: tuple[Path, ...]
+    components: Callable[[], Mapping[str, str]]
+    outputs: tuple[Path, ...]
+    build: Callable[[], Iterable[Path]]
+    doubt: Callable[[], str | None] = _no_doubt
+
+    @property
+    def record_path(self) -> Path:
+        """Beside the first output."""
+        return record_path(self.outputs[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a step is current, and if not, why: one reason a difference, old value → new value."""
+
+    current: bool
+    reasons: tuple[str, ...] = ()
+
+
+class Tracer:
+    """Judges and runs steps. `write` is the atomic write every record goes through."""
+
+    def __init__(self, digests: DigestCache, write: Callable[[Path, bytes], object]) -> None:
+        self.digests = digests
+        self._write = write
+
+    def judge(self, step: Step) -> Verdict:
+        """Is the step current? Reads stat signatures, and hashes only files never seen as they are."""
+        record = read_record(step.record_path)
+        if record is None:
+            return Verdict(False, ("never built here",))
+        try:
+            components = dict(step.components())
+        except FileNotFoundError as error:
+            return Verdict(False, (f"{error.filename} is not there",))
+        reasons = [*self._differences(record, step, components), *self._damaged(record, step)]
+        if not reasons and (doubt := step.doubt()) is not None:
+            reasons.append(doubt)
+        return Verdict(not reasons, tuple(reasons))
+
+    @staticmethod
+    def _differences(record: BuildRecord, step: Step, components: Mapping[str, str]) -> list[str]:
+        reasons = []
+        if record.version != step.version:
+            reasons.append(f"stage version: {record.version} → {step.version}")
+        for name in sorted(record.components.keys() | components.keys()):
+            old, new = record.components.get(name, "none"), components.get(name, "none")
+            if old != new:
+                reasons.append(f"{name}: {old} → {new}")
+        return reasons
+
+    def _damaged(self, record: BuildRecord, step: Step) -> list[str]:
+        home = step.record_path.parent
+        paths = {home / name: digest for name, digest in record.outputs.items()}
+        reasons = [f"output {path.name} is not in the record" for path in step.outputs if path not in paths]
+        for path, digest in paths.items():
+            try:
+                if self.digests.sha256(path) != digest:
+                    reasons.append(f"output {path.name} was edited")
+            except OSError:
+                reasons.append(f"output {path.name} is missing")
+        return reasons
+
+    def run(self, step: Step) -> None:
+        """Build the step and write its record. Raises what the build raises, or InputChangedError."""
+        before = {path: signature(path) for path in step.reads}
+        components = dict(step.components())
+        extra = step.build()
+        self._unchanged(step, before)
+        home = step.record_path.parent
+        outputs = {_relative(path, home): self.digests.sha256(path) for path in (*step.outputs, *extra)}
+        record = BuildRecord(
+            step.name, step.version, action_key(step.name, step.version, components), components, outputs
+        )
+        self._write(step.record_path, record.encode())
+        self.digests.flush()
+
+    @staticmethod
+    def _unchanged(step: Step, before: Mapping[Path, Signature]) -> None:
+        for path, seen in before.items():
+            try:
+                moved = signature(path) != seen
+            except FileNotFoundError:
+                moved = True
+            if moved:
+                raise InputChangedError(
+                    f"{path} was edited while {step.name} ran; nothing built from it is kept: run the command again"
+                )
+
+    def key_of(self, step: Step) -> str:
+        """The action key the step would be built under now. Raises FileNotFoundError when an input is not there."""
+        return action_key(step.name, step.version, step.components())
+
+
+def _relative(path: Path, home: Path) -> str:
+    return path.relative_to(home).as_posix()

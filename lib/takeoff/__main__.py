@@ -1,0 +1,218 @@
+"""`python -m takeoff CACHE --trust DIR ...`: the airborne mode and nothing else.
+
+One verdict on stdout. Status 0 means a verified cache and nothing else does: help, a wrong call, a time-out and a crash
+each have their own status from 16 up (docs/manifest-format.md).
+"""
+
+# ruff: noqa: PLC0415 - start-up time: imported where it is needed
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from takeoff.errors import UsageError, VerificationError, VerificationTimeoutError, VerifierCrashedError
+
+if TYPE_CHECKING:
+    from takeoff.verify import VerificationResult
+
+USAGE = (
+    "usage: python -m takeoff CACHE --trust DIR [--floor FILE] [--expect-flight UUID] [--expect-position LAT,LON]"
+    " [--timeout S] [--json]"
+)
+REMEDY = "run `doit provision` again"
+_VALUED = ("--trust", "--floor", "--expect-flight", "--expect-position", "--timeout")
+
+
+class Options(NamedTuple):
+    """The command line. timeout in seconds; position: latitude, longitude in degrees."""
+
+    cache: str
+    trust: str
+    floor: str | None
+    flight: str | None
+    position: tuple[float, float] | None
+    timeout: float | None
+
+
+def main(arguments: list[str]) -> int:
+    """Verify, print the verdict, return the exit status."""
+    as_json = "--json" in arguments
+    try:
+        options = parse([argument for argument in arguments if argument != "--json"])
+        result = _verify_in_time(options)
+        return _report(as_json, options.cache, result, result.failures)
+    except TimeUp as error:
+        return _report(as_json, None, None, (VerificationTimeoutError(str(error)),))
+    except VerificationError as error:
+        return _report(as_json, None, None, (error,))
+    except Exception as error:  # noqa: BLE001 - a crash refuses, whatever it was
+        return _report(as_json, None, None, (VerifierCrashedError(f"{type(error).__name__}: {error}"),))
+
+
+def parse(arguments: list[str]) -> Options:
+    """Read the command line; each option at most once, as `--name VALUE` or `--name=VALUE`. Raises UsageError."""
+    values: dict[str, str] = {}
+    caches: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not argument.startswith("-"):
+            caches.append(argument)
+        elif name not in _VALUED or name in values:
+            raise UsageError(f"{argument} is unknown or given twice; {USAGE}")
+        else:
+            values[name] = value if equals else next(rest, "")
+            if not values[name]:
+                raise UsageError(f"{name} needs a value; {USAGE}")
+    if len(caches) != 1 or "--trust" not in values:
+        raise UsageError(f"exactly one CACHE and --trust are needed; {USAGE}")
+    return Options(
+        caches[0],
+        values["--trust"],
+        values.get("--floor"),
+        _flight(values.get("--expect-flight")),
+        _position(values.get("--expect-position")),
+        _timeout(values.get("--timeout")),
+    )
+
+
+def _flight(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        raise UsageError(f"--expect-flight is {text[:60]}, not a UUID")
+    return text
+
+
+def _position(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    numbers = [_number(part) for part in text.split(",")]
+    if len(numbers) != 2 or not (abs(numbers[0]) <= 90 and abs(numbers[1]) <= 180):
+        raise UsageError(f"--expect-position is {text[:60]}, not LAT,LON in degrees")
+    return numbers[0], numbers[1]
+
+
+def _timeout(text: str | None) -> float | None:
+    if text is None:
+        return None
+    seconds = _number(text)
+    if not 0 < seconds < 1e6:
+        raise UsageError(f"--timeout is {text[:60]}, not a number of seconds above 0")
+    return seconds
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # inside no range
+
+
+def _verify_in_time(options: Options) -> VerificationResult:
+    import time
+
+    from takeoff.policy import Expectations
+    from takeoff.verify import verify_manifest
+
+    with _Alarm(options.timeout):
+        return verify_manifest(
+            options.cache,
+            trust=options.trust,
+            now=time.time,
+            expect=Expectations(options.flight, options.position),
+            floor=options.floor,
+        )
+
+
+class TimeUp(BaseException):
+    """The alarm rang. Not an Exception: nothing on the way may take it for a failure of one file and go on."""
+
+
+class _Alarm:
+    """Raises TimeUp in the main thread when the time is up, and again at the end if that was swallowed."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._rang = False
+
+    def __enter__(self) -> None:
+        if self._seconds is not None:
+            import signal
+
+            signal.signal(signal.SIGALRM, self._ring)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        if self._seconds is not None:
+            import signal
+
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._rang:
+            self._ring()
+
+    def _ring(self, *_: object) -> NoReturn:
+        self._rang = True
+        raise TimeUp(f"no verdict within {self._seconds} s")
+
+
+def _report(
+    as_json: bool, cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]
+) -> int:
+    text = _json(cache, result, failures) if as_json else _human(cache, result, failures)
+    status = min((failure.exit_status for failure in failures), default=0)
+    try:
+        # Paths may hold anything, and a journal's locale may be C.
+        print(text.encode("ascii", "backslashreplace").decode("ascii"), flush=True)  # noqa: T201 - the verdict
+    except (OSError, ValueError):
+        # Nobody can read the verdict: a pass that was not said is none.
+        return status or VerifierCrashedError.exit_status
+    return status
+
+
+def _human(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
+    if result is None or result.manifest is None or failures:
+        lines = [f"REFUSED {cache or ''}".rstrip(), *(f"  {failure}" for failure in failures), _remedy(failures) or ""]
+        return "\n".join(lines).rstrip()
+    from takeoff.policy import utc
+
+    manifest = result.manifest
+    return (
+        f"PASSED {cache}: generation {manifest.generation}, manifest {manifest.manifest_hash[:12]},"
+        f" {len(result.artifacts)} artifacts, signed by {(result.signer or '')[:12]} ({manifest.signing_mode}),"
+        f" flight {manifest.identity.flight_id or 'none'}, valid until {utc(manifest.valid_until)}"
+    )
+
+
+def _remedy(failures: tuple[VerificationError, ...]) -> str | None:
+    return None if all(isinstance(failure, UsageError) for failure in failures) else REMEDY
+
+
+def _json(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
+    import json
+
+    manifest = result.manifest if result else None
+    first = min(failures, key=lambda failure: failure.exit_status, default=None)
+    verdict = {
+        "outcome": "fail" if failures else "pass",
+        "exit_status": first.exit_status if first else 0,
+        "statustext": first.statustext if first else None,
+        "cache": cache,
+        "fail_reasons": [{"code": f.code, "file": f.file, "message": f.message} for f in failures],
+        "manifest_hash_match": bool(result and result.manifest_hash_match),
+        "per_artifact_hash_match": result.artifacts if result else {},
+        "manifest_hash": manifest.manifest_hash if manifest else None,
+        "generation": manifest.generation if manifest else None,
+        "signer": result.signer if result else None,
+        "takeoff_origin": result.takeoff_origin if result else None,
+        "flight_id": result.flight_id if result else None,
+        "remedy": _remedy(failures),
+    }
+    return json.dumps(verdict, sort_keys=True)
+
+
+if __name__ == "__main__":
+    # Not sys.exit(main()): a hashing thread that hangs in a read must not delay the status after a time-out.
+    status = main(sys.argv[1:])
+    os._exit(status)

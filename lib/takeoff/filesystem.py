@@ -1,0 +1,100 @@
+"""Reading below one directory descriptor: no symbolic link is followed, and nothing but a regular file is opened."""
+
+# ruff: noqa: PTH208 - descriptors and start-up time: no pathlib here
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from takeoff.errors import FileKindError, FileMissingError, FileUnreadableError, VerificationError
+
+# O_NONBLOCK: opening a FIFO must not wait for a writer.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_FOLDER = _READ | os.O_DIRECTORY
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "FIFO"}
+
+
+class Directory:
+    """An open directory; names are relative to it, with `/` between folders. Use it as a context manager."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open `path` itself, following links in it. Raises OSError."""
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def open(self, name: str) -> int:
+        """A descriptor of a regular file. Raises FileMissingError, FileKindError or FileUnreadableError."""
+        *folders, last = name.split("/")
+        opened: list[int] = []
+        try:
+            for folder in folders:
+                opened.append(os.open(folder, _FOLDER, dir_fd=opened[-1] if opened else self._fd))
+            return _regular(os.open(last, _READ, dir_fd=opened[-1] if opened else self._fd), name)
+        except OSError as error:
+            raise _refusal(error, name) from error
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A file's bytes, cut after `limit` + 1 so that a decoder sees that it is too large. Raises as `open` does."""
+        with os.fdopen(self.open(name), "rb", buffering=0) as file:
+            try:
+                data = bytearray()
+                while len(data) <= limit and (block := file.read(limit + 1 - len(data))):
+                    data += block
+            except OSError as error:
+                raise _refusal(error, name) from error
+        return bytes(data)
+
+    def names(self) -> list[str]:
+        """The names directly below, sorted. Raises OSError."""
+        return sorted(os.listdir(self._fd))
+
+    def walk(self, folders: frozenset[str]) -> dict[str, str]:
+        """What lies below: name -> file, directory, symbolic link, FIFO or other. Raises FileUnreadableError.
+
+        Only `folders` are entered: any other folder is reported by its name alone.
+        """
+        found: dict[str, str] = {}
+        try:
+            _walk(self._fd, "", folders, found)
+        except OSError as error:
+            raise FileUnreadableError(f"the directory cannot be listed: {error}", ".") from error
+        return found
+
+
+def _walk(folder: int, prefix: str, folders: frozenset[str], found: dict[str, str]) -> None:
+    with os.scandir(folder) as entries:
+        modes = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in entries]
+    for name, mode in modes:
+        found[prefix + name] = _KINDS.get(stat.S_IFMT(mode), "other")
+        if stat.S_ISDIR(mode) and prefix + name in folders:
+            child = os.open(name, _FOLDER, dir_fd=folder)
+            try:
+                _walk(child, f"{prefix}{name}/", folders, found)
+            finally:
+                os.close(child)
+
+
+def _regular(descriptor: int, name: str) -> int:
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    raise FileKindError(f"is a {_KINDS.get(stat.S_IFMT(mode), 'special file')}, not a regular file", name)
+
+
+def _refusal(error: OSError, name: str) -> VerificationError:
+    if error.errno == errno.ENOENT:
+        return FileMissingError("is missing", name)
+    # ELOOP and ENOTDIR: a link, or a file where a folder must be. ENXIO: a socket.
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+        return FileKindError("is, or lies behind, something that is not a regular file or folder", name)
+    return FileUnreadableError(f"cannot be read: {error.strerror}", name)

@@ -1,0 +1,127 @@
+"""Public keys and the trust directory.
+
+A trust directory lies outside the cache and holds: one `<any name>.pem` for each trusted Ed25519 public key (PEM, "PUBLIC
+KEY"); `revoked`, optional, a fingerprint a line, `#` begins a comment, which wins over every key; `allow_dev`, optional,
+whose presence admits caches signed in dev mode. Other files are not read. A damaged one refuses the whole directory.
+"""
+
+# ruff: noqa: PLC0415 - start-up time: imported where it is needed
+from __future__ import annotations
+
+import binascii
+import hashlib
+import os
+import re
+from typing import NamedTuple
+
+from takeoff.errors import TrustError, VerificationError
+from takeoff.filesystem import Directory
+
+ALLOW_DEV = "allow_dev"
+REVOKED = "revoked"
+MAX_BYTES = 2**20
+
+# RFC 8410: SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING of 32 bytes }. Comparing it spares a DER parser.
+_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
+_BEGIN, _END = b"-----BEGIN PUBLIC KEY-----\n", b"\n-----END PUBLIC KEY-----\n"
+
+_P = 2**255 - 19
+# y coordinates of the eight points of small order; each is met with both signs of x.
+_SMALL_ORDER_Y = frozenset(
+    [
+        0,
+        1,
+        _P - 1,
+        int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"),
+        int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"),
+    ]
+)
+
+
+class Trust(NamedTuple):
+    """A trust directory as read: fingerprint -> raw public key, revoked fingerprints, and whether dev caches pass."""
+
+    keys: dict[str, bytes]
+    revoked: frozenset[str]
+    allow_dev: bool
+
+
+def fingerprint(public_key: bytes) -> str:
+    """The SHA-256 of the key's SubjectPublicKeyInfo in DER, 64 hex digits; public_key is the raw 32 bytes."""
+    return hashlib.sha256(_SPKI_PREFIX + public_key).hexdigest()
+
+
+def check_public_key(public_key: bytes) -> bytes:
+    """Return the raw key, or raise TrustError for the encodings under which anyone could forge a signature.
+
+    These are the points of small order and every y that is not below 2^255 - 19: together they hold all 14 small-order
+    encodings. OpenSSL accepts them.
+    """
+    y = int.from_bytes(public_key, "little") & (2**255 - 1)
+    if len(public_key) != 32 or y >= _P or y in _SMALL_ORDER_Y:
+        raise TrustError("is a weak or damaged Ed25519 key")
+    return public_key
+
+
+def to_pem(public_key: bytes) -> bytes:
+    """The PEM file of a raw public key."""
+    return _BEGIN + binascii.b2a_base64(_SPKI_PREFIX + public_key, newline=False) + _END
+
+
+def from_pem(data: bytes) -> bytes:
+    """The raw public key of a PEM file that holds exactly one Ed25519 key. Raises TrustError."""
+    unix = data.replace(b"\r\n", b"\n")
+    try:
+        der = binascii.a2b_base64(unix.removeprefix(_BEGIN).removesuffix(_END))
+    except binascii.Error as error:
+        raise TrustError("is not a PEM public key") from error
+    if der[:12] != _SPKI_PREFIX or to_pem(der[12:]) != unix:
+        raise TrustError("is not one Ed25519 public key in PEM")
+    return check_public_key(der[12:])
+
+
+def load_trust(path: str | os.PathLike[str]) -> Trust:
+    """Read a trust directory. Raises TrustError when it cannot be read, holds no key or a damaged file."""
+    where = os.fspath(path)
+    try:
+        with Directory(where) as directory:
+            names = directory.names()
+            keys = {
+                fingerprint(key): key for key in (_read_key(directory, name) for name in names if name.endswith(".pem"))
+            }
+            revoked = _read_revoked(directory) if REVOKED in names else frozenset[str]()
+    except OSError as error:
+        raise TrustError(f"the trust directory cannot be read: {error.strerror}", where) from error
+    except VerificationError as error:
+        raise TrustError(f"the trust directory is damaged: {error.file} {error.message}", where) from error
+    if not keys:
+        raise TrustError("the trust directory holds no public key (*.pem)", where)
+    return Trust(keys, revoked, ALLOW_DEV in names)
+
+
+def verify_signature(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether `signature` (64 bytes) is the key's pure Ed25519 signature of `message`. Raises TrustError for a weak key."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(check_public_key(public_key)).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _read_key(directory: Directory, name: str) -> bytes:
+    try:
+        return from_pem(directory.read(name, MAX_BYTES))
+    except TrustError as error:
+        raise TrustError(error.message, name) from error
+
+
+def _read_revoked(directory: Directory) -> frozenset[str]:
+    lines = directory.read(REVOKED, MAX_BYTES).decode("utf-8", "replace").splitlines()
+    entries = [line.partition("#")[0].strip().lower() for line in lines]
+    for number, entry in enumerate(entries, 1):
+        if entry and not re.fullmatch("[0-9a-f]{64}", entry):
+            raise TrustError(f"line {number} is not a fingerprint of 64 hex digits", REVOKED)
+    return frozenset(filter(None, entries))

@@ -1,0 +1,345 @@
+"""The verification itself: bytes on disk in, one result out that names every failure.
+
+It fails closed. What is not known to be right is refused, and only an absent manifest is raised (`ManifestNotFoundError`).
+"""
+
+# ruff: noqa: PLC0415, PTH119, PTH120 - start-up time: pathlib and others are imported where needed
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
+
+from takeoff import coverage, digest, envelope, errors, keys, layout, manifest, names, policy
+from takeoff.errors import ManifestNotFoundError, VerificationError
+from takeoff.filesystem import Directory
+from takeoff.floor import read_floor, write_floor
+from takeoff.manifest import Manifest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+_Value = TypeVar("_Value")
+
+Clock = Callable[[], "datetime | float"]
+"""Now: an aware datetime, or UTC seconds."""
+
+Tiles = Iterable[coverage.TileHash] | Callable[[Manifest], Iterable[coverage.TileHash]]
+"""The tile store's rows for the manifest's area, in any order, or a function that fetches them."""
+
+MODES = ("airborne", "operator")
+_MAX_ENVELOPE_BYTES = manifest.MAX_BYTES * 4 // 3 + 4096
+
+
+class VerifiedCache(NamedTuple):
+    """Hands out the bytes of a verified cache and no others: what is read here is hashed again as it is read."""
+
+    root: str
+    subjects: dict[str, str]
+
+    def read_bytes(self, name: str) -> bytes:
+        """An artifact's bytes. Raises KeyError for a name not in the manifest, ContentHashMismatchError for others' bytes."""
+        with self.open(name) as file:
+            data = file.read()
+        # The buffer's own hash: the file may change between two reads.
+        if hashlib.sha256(data).hexdigest() != self.subjects[name]:
+            raise errors.ContentHashMismatchError("changed after it was verified", name)
+        return data
+
+    def open(self, name: str) -> BinaryIO:
+        """The very descriptor that was hashed, at offset 0. Raises as `read_bytes` does.
+
+        A later write into the same file is seen through it; generations are read-only and never written in place.
+        """
+        expected = self.subjects[name]
+        with Directory(self.root) as directory:
+            file = os.fdopen(directory.open(name), "rb")
+        if digest.sha256_descriptor(file.fileno()) != expected:
+            file.close()
+            raise errors.ContentHashMismatchError("changed after it was verified", name)
+        file.seek(0)
+        return file
+
+
+class VerificationResult(NamedTuple):
+    """The verdict on one cache. `failures` is empty exactly when it passed.
+
+    `takeoff_origin`, `flight_id` and `cache` are only given by a cache that passed; `manifest` as soon as it decodes,
+    for reports. `artifacts`: name -> whether size and SHA-256 are the manifest's.
+    """
+
+    root: str
+    failures: tuple[VerificationError, ...]
+    manifest_hash_match: bool
+    artifacts: dict[str, bool]
+    signer: str | None
+    manifest: Manifest | None
+
+    @property
+    def outcome(self) -> str:
+        """Either pass or fail."""
+        return "fail" if self.failures else "pass"
+
+    @property
+    def exit_status(self) -> int:
+        """0, or the lowest exit status of all failures."""
+        return min((failure.exit_status for failure in self.failures), default=0)
+
+    @property
+    def fail_reasons(self) -> tuple[str, ...]:
+        """Every failure as `[code] file: message`."""
+        return tuple(map(str, self.failures))
+
+    @property
+    def per_artifact_hash_match(self) -> dict[Path, bool]:
+        """Artifact -> whether it holds the bytes that were signed; paths are relative to the cache."""
+        from pathlib import Path
+
+        return {Path(name): match for name, match in self.artifacts.items()}
+
+    @property
+    def takeoff_origin(self) -> tuple[float, float, float] | None:
+        """Latitude and longitude in WGS84 degrees, altitude in metres; None where there is none or the cache failed."""
+        origin = self.manifest.identity.takeoff_origin if self.manifest and not self.failures else None
+        return (float(origin.lat), float(origin.lon), float(origin.alt)) if origin else None
+
+    @property
+    def flight_id(self) -> str | None:
+        """The flight's UUID; None where there is none or the cache failed."""
+        return self.manifest.identity.flight_id if self.manifest and not self.failures else None
+
+    @property
+    def cache(self) -> VerifiedCache | None:
+        """Access to the verified bytes; None where the cache failed."""
+        return VerifiedCache(self.root, self.manifest.subjects) if self.manifest and not self.failures else None
+
+    def raise_for_failure(self) -> None:
+        """Raise the failure with the lowest exit status; its `failures` holds all of them. Nothing where it passed."""
+        if self.failures:
+            first = min(self.failures, key=lambda failure: failure.exit_status)
+            first.failures = self.failures
+            raise first
+
+
+class ManifestVerifier:
+    """A verifier with its trust, clock and expectations; `verify_manifest` may be called any number of times.
+
+    floor: the rollback floor's file, outside the cache; None compares nothing. In operator mode `tiles` is required
+    (ValueError); in airborne mode it is ignored.
+    """
+
+    def __init__(
+        self,
+        *,
+        trust: str | os.PathLike[str],
+        now: Clock,
+        mode: str = "airborne",
+        expect: policy.Expectations = policy.Expectations(),  # noqa: B008 - immutable
+        floor: str | os.PathLike[str] | None = None,
+        tiles: Tiles | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}, not one of {', '.join(MODES)}")
+        if mode == "operator" and tiles is None:
+            raise ValueError("operator mode compares with the tile store: hand over its tiles")
+        self._trust = os.fspath(trust)
+        self._now = now
+        self._expect = expect
+        self._floor = None if floor is None else os.fspath(floor)
+        self._tiles = tiles if mode == "operator" else None
+
+    def verify_manifest(self, path: str | os.PathLike[str]) -> VerificationResult:
+        """Verify the cache at `path`, its directory or the manifest.json in it. Raises ManifestNotFoundError alone."""
+        root = os.fspath(path)
+        if os.path.basename(root) == names.MANIFEST:
+            root = os.path.dirname(root) or "."
+        root = os.path.realpath(root)
+        try:
+            directory = Directory(root)
+        except OSError as error:
+            raise ManifestNotFoundError(f"there is no cache: {error.strerror}", root) from error
+        with directory:
+            return self._verify(directory, root)
+
+    def _verify(self, directory: Directory, root: str) -> VerificationResult:
+        failures: list[VerificationError] = []
+        trust = _collect(failures, lambda: _load_trust(self._trust, root))
+        signed = _collect(failures, lambda: _read_manifest(directory))
+        statement = None if signed is None else _collect(failures, lambda: manifest.decode(signed))
+        signer = _collect(failures, lambda: _check_signature(directory, signed, trust, failures))
+        match = statement is not None and manifest.identity_hash(statement.identity) == statement.manifest_hash
+        artifacts: dict[str, bool] = {}
+        if signed is not None and statement is not None:
+            if not match:
+                failures.append(errors.ManifestHashMismatchError("manifest_hash is not its identity's", names.MANIFEST))
+            artifacts = _check_files(directory, signed, statement, failures)
+            self._check_policy(statement, trust, root, failures)
+        ordered = tuple(sorted(failures, key=lambda failure: (failure.exit_status, failure.file)))
+        return VerificationResult(root, ordered, match, artifacts, signer, statement)
+
+    def _check_policy(
+        self, statement: Manifest, trust: keys.Trust | None, root: str, failures: list[VerificationError]
+    ) -> None:
+        now = _seconds(self._now())
+        floor = _collect(failures, lambda: _read_floor(self._floor, root))
+        allow_dev = trust is None or trust.allow_dev  # without trust it is refused already
+        failures += policy.check(statement, now=now, floor=floor, expect=self._expect, allow_dev=allow_dev)
+        if self._tiles is not None:
+            failures += _check_tiles(statement, self._tiles(statement) if callable(self._tiles) else self._tiles)
+        if self._floor is not None and not failures:  # last: only a cache that passed moves the floor
+            path, raised = self._floor, policy.raise_floor(floor, statement, now)
+            if raised != floor:
+                _collect(failures, lambda: write_floor(path, raised))
+
+
+def verify_manifest(
+    path: str | os.PathLike[str],
+    *,
+    trust: str | os.PathLike[str],
+    now: Clock,
+    mode: str = "airborne",
+    expect: policy.Expectations = policy.Expectations(),  # noqa: B008 - immutable
+    floor: str | os.PathLike[str] | None = None,
+    tiles: Tiles | None = None,
+) -> VerificationResult:
+    """Verify one cache; see `ManifestVerifier`. Raises ManifestNotFoundError, and ValueError for a wrong call."""
+    verifier = ManifestVerifier(trust=trust, now=now, mode=mode, expect=expect, floor=floor, tiles=tiles)
+    return verifier.verify_manifest(path)
+
+
+def _collect(failures: list[VerificationError], step: Callable[[], _Value]) -> _Value | None:
+    try:
+        return step()
+    except ManifestNotFoundError:
+        raise
+    except VerificationError as error:
+        error.file = error.file or names.MANIFEST
+        failures.append(error)
+        return None
+
+
+def _seconds(now: datetime | float) -> int:
+    if isinstance(now, (int, float)):
+        return int(now)
+    if now.tzinfo is None:
+        raise ValueError("the clock gives a time without a time zone")
+    return int(now.timestamp())
+
+
+def _inside(path: str, root: str) -> bool:
+    return os.path.commonpath([os.path.realpath(path), root]) == root
+
+
+def _load_trust(path: str, root: str) -> keys.Trust:
+    if _inside(path, root):
+        raise errors.TrustError("the trust directory lies inside the cache: keys must come from elsewhere", path)
+    return keys.load_trust(path)
+
+
+def _read_floor(path: str | None, root: str) -> policy.Floor | None:
+    if path is None:
+        return None
+    if _inside(path, root):
+        raise errors.FloorError("the rollback floor lies inside the cache", path)
+    return read_floor(path)
+
+
+def _read_manifest(directory: Directory) -> bytes:
+    try:
+        return directory.read(names.MANIFEST, manifest.MAX_BYTES)
+    except errors.FileMissingError as error:
+        raise ManifestNotFoundError("there is no manifest", names.MANIFEST) from error
+
+
+def _check_signature(
+    directory: Directory, signed: bytes | None, trust: keys.Trust | None, failures: list[VerificationError]
+) -> str | None:
+    """The signer's fingerprint where all is well; otherwise None, or a failure raised or appended."""
+    data = directory.read(names.ENVELOPE, _MAX_ENVELOPE_BYTES)
+    try:
+        sealed = envelope.decode(data, _MAX_ENVELOPE_BYTES)
+    except VerificationError as error:
+        error.file = names.ENVELOPE
+        raise
+    if signed is not None and sealed.payload != signed:
+        failures.append(errors.SignatureError("is not what manifest.dsse.json signs", names.MANIFEST))
+    if trust is None:
+        return None
+    if sealed.keyid in trust.revoked:
+        raise errors.KeyRevokedError(f"is signed by the revoked key {sealed.keyid}", names.ENVELOPE)
+    if sealed.keyid not in trust.keys:
+        raise errors.KeyUnknownError(
+            f"is signed by {sealed.keyid}, which is not in the trust directory", names.ENVELOPE
+        )
+    if not keys.verify_signature(trust.keys[sealed.keyid], sealed.signature, envelope.pae(sealed.payload)):
+        raise errors.SignatureError(f"is not a signature by {sealed.keyid}", names.ENVELOPE)
+    return sealed.keyid
+
+
+def _check_files(
+    directory: Directory, signed: bytes, statement: Manifest, failures: list[VerificationError]
+) -> dict[str, bool]:
+    expected = layout.expected_files(statement)
+    folders = frozenset(folder for name in expected for folder in names.parents(name))
+    found = _collect(failures, lambda: directory.walk(folders)) or {}
+    failures += _unlisted(found, expected, folders)
+    determined = layout.determined_files(statement, hashlib.sha256(signed).hexdigest())
+    for name, content in determined.items():
+        failures += _check_determined(directory, name, content)
+    checked = digest.largest_first(
+        list(statement.sizes.items()),
+        lambda name: _check_subject(directory, name, statement.sizes[name], statement.subjects[name]),
+    )
+    failures += [failure for failure in checked.values() if failure is not None]
+    return {name: checked[name] is None for name in statement.subjects}
+
+
+def _unlisted(found: dict[str, str], expected: frozenset[str], folders: frozenset[str]) -> Iterator[VerificationError]:
+    for name, kind in found.items():
+        if name not in expected and not (name in folders and kind == "directory"):
+            yield errors.FileUnlistedError(f"is not in the manifest ({kind})", name)
+
+
+def _check_determined(directory: Directory, name: str, content: bytes) -> Iterator[VerificationError]:
+    try:
+        if directory.read(name, len(content)) != content:
+            yield errors.SidecarMismatchError("does not hold what manifest.json determines", name)
+    except errors.FileMissingError as error:
+        yield error if name == names.SUMS else errors.SidecarMissingError("the sidecar is missing", name)
+    except (errors.FileKindError, errors.FileUnreadableError) as error:
+        yield error
+
+
+def _check_subject(directory: Directory, name: str, size: int, sha256: str) -> VerificationError | None:
+    try:
+        descriptor = directory.open(name)
+    except VerificationError as error:
+        return error
+    try:
+        actual = os.fstat(descriptor).st_size
+        if actual != size:
+            return errors.ContentHashMismatchError(f"has {actual} bytes, not {size}", name)
+        if digest.sha256_descriptor(descriptor) != sha256:
+            return errors.ContentHashMismatchError("its SHA-256 is not the manifest's", name)
+    except OSError as error:
+        return errors.FileUnreadableError(f"cannot be read: {error.strerror}", name)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _check_tiles(statement: Manifest, tiles: Iterable[coverage.TileHash]) -> Iterator[VerificationError]:
+    corpus = statement.identity.corpus
+    try:
+        total = coverage.aggregate(tiles)
+    except ValueError as error:
+        yield errors.TileDriftError(f"the tile store gives no tile set: {error}", names.MANIFEST)
+        return
+    if (total.count, total.hexdigest()) != (corpus.tile_count, corpus.tiles_coverage_sha256):
+        yield errors.TileDriftError(
+            f"was signed over {corpus.tile_count} tiles with aggregate {corpus.tiles_coverage_sha256}; the tile store"
+            f" now gives {total.count} with {total.hexdigest()}",
+            names.MANIFEST,
+        )

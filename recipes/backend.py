@@ -1,0 +1,88 @@
+"""doit's state, kept so that a killed run loses nothing that was finished.
+
+doit's own back-ends save when the run ends. This one commits as each task succeeds, and opens its file only when there
+is something to read or write: `doit list` beside a cache root that is not there makes none.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from doit.dependency import DatabaseException, SqliteDB
+
+
+class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
+    """doit's SQLite back-end in WAL mode. A damaged file is set aside: that costs re-hashing, never a rebuild."""
+
+    def __init__(self, name: str, codec: Any, *, module_name: str | None = None) -> None:  # noqa: ANN401, ARG002 - doit's signature
+        self.name = name
+        self.codec = codec
+        self._connection: sqlite3.Connection | None = None
+        self._cache: dict[str, dict[str, Any]] = {}
+        self._dirty: set[str] = set()
+
+    @property
+    def _conn(self) -> sqlite3.Connection:
+        if self._connection is None:
+            Path(self.name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._connection = self._open()
+            except (DatabaseException, sqlite3.DatabaseError):
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{self.name}{suffix}").unlink(missing_ok=True)
+                self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection = self._sqlite3(self.name)
+        connection.execute("PRAGMA busy_timeout=10000")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    def _known(self) -> bool:
+        return self._connection is not None or Path(self.name).is_file()
+
+    def _get_task_data(self, task_id: str) -> dict[str, Any]:
+        data: dict[str, Any] = super()._get_task_data(task_id) if self._known() else {}
+        return data
+
+    def in_(self, task_id: str) -> bool:
+        """Is anything known of the task?"""
+        return task_id in self._cache or (self._known() and bool(super().in_(task_id)))
+
+    def set(self, task_id: str, dependency: str, value: Any) -> None:  # noqa: ANN401 - doit's signature
+        """Keep a value; the last one doit sets for a finished task commits them all."""
+        super().set(task_id, dependency, value)
+        if dependency == "deps:":
+            self._save(task_id)
+
+    def _save(self, task_id: str) -> None:
+        data = self.codec.encode(self._cache[task_id])
+        with self._conn:
+            self._conn.execute("insert or replace into doit values (?, ?)", (task_id, data))
+        self._dirty.discard(task_id)
+
+    def remove(self, task_id: str) -> None:
+        """Forget a task. Touches the file only if it knows the task."""
+        self._dirty.discard(task_id)
+        if self._known() and super().in_(task_id):
+            with self._conn:
+                self._conn.execute("delete from doit where task_id=?", (task_id,))
+        self._cache.pop(task_id, None)
+
+    def remove_all(self) -> None:
+        """Forget every task."""
+        if self._known():
+            super().remove_all()
+            self._conn.commit()
+
+    def dump(self) -> None:
+        """Save what is left and close."""
+        for task_id in list(self._dirty):
+            self._save(task_id)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

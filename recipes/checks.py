@@ -1,0 +1,25 @@
+"""Test: what CI runs, and what an engineer runs before a commit."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from recipes.context import ROOT
+
+
+def task_test() -> dict[str, Any]:
+    """Lint, types, layers, tests with coverage."""
+    python = [sys.executable, "-m"]
+    return {
+        "actions": [
+            [*python, "ruff", "check", "."],
+            [*python, "ruff", "format", "--check", "."],
+            [*python, "mypy"],
+            [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+            [*python, "pytest"],
+        ],
+        "uptodate": [False],
+        "verbosity": 2,
+        "doc": f"lint, types, layers and tests of {ROOT.name}",
+    }

@@ -1,0 +1,172 @@
+"""What this run of doit is about: variables, mission, session. Nothing here raises while dodo.py loads.
+
+A mission with errors is a value until a task needs it, so that `doit list` and `doit test` work beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from doit import doit_cmd
+
+from preflight import wiring
+from preflight.errors import MissionError, PreflightError
+from preflight.mission import Mission, load_mission
+from preflight.report.logs import log_to
+from preflight.session import Session, Stage
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+from recipes.variables import Variables, parse
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "cache_templates" / "demo.yaml"
+MISSION_VARIABLE = "PREFLIGHT_MISSION"
+HERE = "mission.yaml"
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+class Context:
+    """One run. `mission` and `session` raise what is wrong with them when they are asked for."""
+
+    def __init__(self, given: dict[str, str], environment: dict[str, str], folder: Path) -> None:
+        self._given = given
+        self._environment = environment
+        self._folder = folder
+        self._session: Session | None = None
+        self.exit_status: int | None = None
+
+    @property
+    def variables(self) -> Variables:
+        """Raises CommandLineError."""
+        return parse(self._given)
+
+    def mission_path(self) -> Path:
+        """Where the mission is, or would be."""
+        chosen = self.variables.mission or self._environment.get(MISSION_VARIABLE)
+        if chosen:
+            return self._folder / chosen
+        here = self._folder / HERE
+        return here if here.exists() else DEMO
+
+    @property
+    def uses_demo(self) -> bool:
+        """Whether there is no mission of the operator's own."""
+        return self.mission_path() == DEMO
+
+    @lru_cache(maxsize=1)  # noqa: B019 - one Context a process
+    def mission(self) -> Mission:
+        """Raises CommandLineError, MissionError."""
+        path = self.mission_path()
+        if not path.exists():
+            raise MissionError(str(path), ("the file is not there",))
+        return load_mission(path, self._environment)
+
+    def session(self) -> Session:
+        """The one run over the mission's cache root. Raises PreflightError."""
+        if self._session is None:
+            variables = self.variables
+            options = wiring.Options(repair=variables.repair, recalibrate=variables.recalibrate)
+            self._session = wiring.open_mission(self.mission(), wiring.Surroundings.real(), options)
+        return self._session
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The mission's stages; none when it is refused (the tasks then say why)."""
+        try:
+            return tuple(self.session().stages.values())
+        except PreflightError:
+            return ()
+
+    def doit_database(self) -> str:
+        """Doit's own state, in the cache root; nowhere when there is no mission."""
+        try:
+            return str(CacheLayout(self.mission().job.cache_root).doit_database)
+        except PreflightError:
+            return ":memory:"
+
+    @property
+    def log_json(self) -> bool:
+        """Whether programs read this run; also known where another variable is refused."""
+        return self._given.get("log") == "json"
+
+    def start_logging(self) -> None:
+        """Send log lines to standard output, as JSON if asked."""
+        log_to(lambda: sys.stdout, as_json=self.log_json)
+
+    def say(self, event: str, text: str, **fields: object) -> None:
+        """Tell the outcome of a command: a line for people, a log line for programs."""
+        if self.log_json:
+            logging.getLogger("preflight").info(text, extra={"event": event, "fields": fields})
+        else:
+            print(text)  # noqa: T201 - the command's output
+
+    def log_failure(self, error: PreflightError) -> None:
+        """Log an error that no session has logged."""
+        if self._session is None or self._session.last_failure is not error:
+            logging.getLogger("preflight").error(
+                str(error), extra={"event": "refused", "fields": {"error": type(error).__name__}}
+            )
+
+    def announce_demo(self) -> None:
+        """Say that the demo is used, where it is."""
+        if self.uses_demo and not self.log_json:
+            print(f"No mission file: using {DEMO.relative_to(ROOT)} (a demonstration, not for flight)")  # noqa: T201
+
+
+@lru_cache(maxsize=1)
+def context() -> Context:
+    """This process's run."""
+    given: dict[str, str] = dict(doit_cmd._CMDLINE_VARS or {})
+    return Context(given, dict(os.environ), Path.cwd())
+
+
+def stop_on_signals() -> None:
+    """End by SystemExit(128 + signal): doit then runs its teardowns, which keep finished work and stop the server."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for name in STOPPING:
+            signal.signal(name, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for name in STOPPING:
+        signal.signal(name, stop)
+
+
+class ContentChecker:
+    """doit's file check by SHA-256, through the run's digest cache: one hashing a file, whatever touches it."""
+
+    CheckerError = OSError
+
+    def __init__(self) -> None:
+        self._digests: DigestCache | None = None
+
+    def _cache(self) -> DigestCache:
+        if self._digests is None:
+            try:
+                self._digests = context().session().digests
+            except PreflightError:
+                self._digests = DigestCache(None)
+        return self._digests
+
+    def exists(self, file_path: str) -> bool:
+        """As doit asks for targets."""
+        return Path(file_path).exists()
+
+    def info(self, file_path: str) -> os.stat_result:
+        """As doit asks before `check_modified`. Raises OSError."""
+        return Path(file_path).stat()
+
+    def check_modified(self, file_path: str, file_stat: os.stat_result, state: Any) -> bool:  # noqa: ANN401, ARG002 - doit's signature
+        """Whether the content differs from the one the task last succeeded with."""
+        return bool(self._cache().sha256(Path(file_path)) != state)
+
+    def get_state(self, dep: str, current_state: Any) -> str | None:  # noqa: ANN401 - doit's signature
+        """The content's digest; None when it is the one known."""
+        digest = self._cache().sha256(Path(dep))
+        return None if digest == current_state else digest

@@ -1,0 +1,35 @@
+"""Provision: everything, and the table at the end."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from preflight.commands.provision import closing_text
+from recipes.context import context
+from recipes.tasks import LOCK, guarded, lock_task
+
+
+def task__lock() -> dict[str, Any]:
+    """Take the cache root's lock."""
+    return lock_task()
+
+
+def task_provision() -> dict[str, Any]:
+    """Build, sign, verify and publish the cache of the mission."""
+
+    def finish() -> None:
+        run = context()
+        session = run.session()
+        report = session.finish()
+        if not run.log_json:
+            width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+            print(closing_text(session, report, width=width))  # noqa: T201 - this is what the operator reads
+
+    return {
+        "actions": [guarded(finish)],
+        "task_dep": [LOCK, *(stage.name for stage in context().stages())],
+        "uptodate": [False],
+        "verbosity": 2,
+        "doc": "build, sign, verify and publish the cache of the mission (default)",
+    }

@@ -1,0 +1,56 @@
+"""The variables of the command line. An unknown one is refused: doit itself would swallow `misson=x.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from preflight.errors import CommandLineError
+
+KNOWN = ("mission", "mode", "cache", "log", "repair", "recalibrate")
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """What was given as name=value."""
+
+    mission: Path | None = None
+    mode: str = "airborne"
+    cache: Path | None = None
+    log_json: bool = False
+    repair: bool = False
+    recalibrate: bool = False
+
+
+def parse(given: Mapping[str, str]) -> Variables:
+    """Read the variables. Raises CommandLineError with every problem at once."""
+    problems = [
+        f"unknown variable {name}={given[name]}; known are {', '.join(f'{known}=' for known in KNOWN)}"
+        for name in sorted(given.keys() - set(KNOWN))
+    ]
+    flags = {name: _flag(given, name, problems) for name in ("repair", "recalibrate")}
+    if given.get("mode", "airborne") not in {"airborne", "operator"}:
+        problems.append(f"mode={given['mode']}: only airborne and operator are known")
+    if given.get("log", "text") not in {"json", "text"}:
+        problems.append(f"log={given['log']}: only json and text are known")
+    if problems:
+        raise CommandLineError("; ".join(problems))
+    return Variables(
+        mission=_path(given.get("mission")),
+        mode=given.get("mode", "airborne"),
+        cache=_path(given.get("cache")),
+        log_json=given.get("log") == "json",
+        **flags,
+    )
+
+
+def _flag(given: Mapping[str, str], name: str, problems: list[str]) -> bool:
+    value = given.get(name, "0")
+    if value not in {"0", "1"}:
+        problems.append(f"{name}={value}: only 0 and 1 are known")
+    return value == "1"
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

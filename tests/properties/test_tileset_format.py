@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from preflight.geometry import MAX_ZOOM, tile_center
+from preflight.records import TileRow
+from preflight.tileset import Inventory, choose_sources, read_header, seal, tile_id
+
+THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
+
+
+@st.composite
+def rows(draw):
+    zoom = draw(st.integers(0, MAX_ZOOM))
+    x, y = draw(st.integers(0, 2**zoom - 1)), draw(st.integers(0, 2**zoom - 1))
+    lat, lon = tile_center(zoom, x, y)
+    source = draw(st.text(st.characters(codec="utf-8"), min_size=1, max_size=5))
+    sha256 = draw(st.binary(min_size=32, max_size=32)).hex()
+    return TileRow(zoom, x, y, lat, lon, source, sha256, draw(st.text(st.characters(codec="utf-8"), max_size=9)), THEN)
+
+
+def order(row):
+    return row.zoom, row.lat, row.lon, row.source
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(rows(), max_size=20))
+def test_what_is_sealed_comes_back(found):
+    chosen = list(choose_sources(sorted({order(one): one for one in found}.values(), key=order), ["x"]))
+    assert {(one.zoom, one.x, one.y) for one in chosen} == {(one.zoom, one.x, one.y) for one in found}
+    assert len({(one.zoom, one.x, one.y) for one in chosen}) == len(chosen)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "tiles.inventory")
+        with path.open("wb") as out:
+            header = seal(chosen, out)
+        assert read_header(path) == header
+        inventory = Inventory.open(path)
+        lines = []
+        for at, one in enumerate(chosen):
+            record = inventory.rows[at]
+            assert (record["zoom"], record["x"], record["y"], record["lat"], record["lon"]) == (
+                one.zoom, one.x, one.y, one.lat, one.lon
+            )
+            assert record["id"] == tile_id(one.zoom, one.lat, one.lon)
+            assert (inventory.path(at), inventory.source(at), inventory.sha256(at)) == (one.path, one.source, one.sha256)
+            lines.append(f"{one.zoom}|{one.lat!r}|{one.lon!r}|{one.source}|{one.sha256}\n")
+        assert header.aggregate == hashlib.sha256("".join(lines).encode()).hexdigest()
+        assert inventory.header == header
+        del inventory

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+from preflight.batcher import DescriptorBatcher, thumbnail
+from preflight.errors import DescriptorBatchError, TileContentError
+from preflight.ports import OutOfDeviceMemory
+
+_DIM = 4
+
+
+class _Mean:
+    """An engine in memory: four moments of each image, L2-normalised; out of memory above `limit` images."""
+
+    def __init__(self, limit=1000, spoil=None):
+        self.limit = limit
+        self.spoil = spoil
+        self.batches = []
+
+    def run(self, inputs):
+        images = inputs["image"]
+        self.batches.append(len(images))
+        if len(images) > self.limit:
+            raise OutOfDeviceMemory("too many")
+        flat = images.reshape(len(images), -1)
+        found = np.stack([flat.mean(1), flat.std(1), flat.max(1), np.ones(len(flat))], axis=1).astype(np.float32)
+        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        return {"descriptor": found} if self.spoil is None else self.spoil(found)
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+
+def _preprocess(image):
+    return image.transpose(2, 0, 1).astype(np.float32)
+
+
+def _image(number):
+    return np.random.default_rng(number).integers(0, 256, size=(20, 33, 3), dtype=np.uint8)
+
+
+def _items(count):
+    return [(number, lambda number=number: _image(number)) for number in range(count)]
+
+
+def _batcher(engine, **changes):
+    values = {"input_name": "image", "dim": _DIM, "batch_size": 8, "preprocess": _preprocess}
+    return DescriptorBatcher(engine, **(values | changes))
+
+
+def _collect(batches):
+    batches = list(batches)
+    keys = [key for batch in batches for key in batch.keys]
+    return keys, np.concatenate([b.thumbs for b in batches]), np.concatenate([b.vectors for b in batches])
+
+
+def _decoders():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    yield
+    assert _decoders() == []
+
+
+def test_every_image_gets_its_vector_in_order():
+    engine = _Mean()
+    keys, thumbs, vectors = _collect(_batcher(engine).embed(_items(19), 19))
+    assert keys == list(range(19))
+    assert engine.batches == [8, 8, 8]
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(thumbs, np.stack([thumbnail(_image(number)) for number in range(19)]))
+    alone = _Mean().run({"image": np.stack([_preprocess(_image(number)) for number in range(19)])})["descriptor"]
+    np.testing.assert_allclose(vectors, alone, atol=1e-6)
+
+
+def test_nothing_gives_nothing():
+    assert list(_batcher(_Mean()).embed([], 0)) == []
+
+
+def test_out_of_memory_halves_once_and_stays_there(caplog):
+    engine = _Mean(limit=4)
+    batcher = _batcher(engine)
+    keys, _, vectors = _collect(batcher.embed(_items(19), 19))
+    assert engine.batches == [8, 4, 4, 4, 4, 4]
+    assert batcher.effective_batch_size == 4
+    assert keys == list(range(19))
+    np.testing.assert_allclose(vectors, _collect(_batcher(_Mean()).embed(_items(19), 19))[2], atol=1e-6)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize(("limit", "retries", "batches"), [(2, 1, [8, 4]), (4, 0, [8]), (0, 9, [8, 4, 2, 1])])
+def test_out_of_memory_after_the_allowed_retries_is_an_error(limit, retries, batches):
+    engine = _Mean(limit=limit)
+    with pytest.raises(DescriptorBatchError, match="Out of memory") as caught:
+        list(_batcher(engine, max_oom_retries=retries).embed(_items(3), 3))
+    assert engine.batches == batches
+    assert isinstance(caught.value.__cause__, OutOfDeviceMemory)
+
+
+def test_more_retries_go_further_down():
+    engine = _Mean(limit=2)
+    assert len(_collect(_batcher(engine, max_oom_retries=2).embed(_items(5), 5))[0]) == 5
+    assert engine.batches == [8, 4, 2, 2, 2]
+
+
+def _nan(found):
+    found[0, 0] = np.nan
+    return {"descriptor": found}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_nan, "finite"),
+        (lambda found: {"descriptor": found * np.float32(1.01)}, "L2"),
+        (lambda found: {"descriptor": found * 0}, "L2"),
+        (lambda found: {"descriptor": found[:, :3]}, "shape"),
+        (lambda found: {"descriptor": found[:-1]}, "shape"),
+        (lambda found: {"a": found, "b": found}, "one output"),
+        (lambda _: {}, "one output"),
+    ],
+    ids=["nan", "long", "zero", "dim", "rows", "two outputs", "no output"],
+)
+def test_an_output_that_is_no_descriptor_is_an_error(spoil, message):
+    with pytest.raises(DescriptorBatchError, match=message):
+        list(_batcher(_Mean(spoil=spoil)).embed(_items(3), 3))
+
+
+def test_one_output_of_several_can_be_named():
+    engine = _Mean(spoil=lambda found: {"tokens": found[:, :1], "descriptor": found})
+    assert len(_collect(_batcher(engine, output_name="descriptor").embed(_items(3), 3))[0]) == 3
+    with pytest.raises(DescriptorBatchError, match="named other"):
+        list(_batcher(engine, output_name="other").embed(_items(3), 3))
+
+
+def test_progress_is_told_each_tenth(caplog):
+    told = []
+    caplog.set_level(logging.DEBUG, "preflight.descriptors")
+    batcher = _batcher(_Mean(), batch_size=3, progress_callback=lambda done, total: told.append((done, total)))
+    list(batcher.embed(_items(100), 100))
+    tenths = [done * 10 // 100 for done, _ in told]
+    assert tenths == list(range(1, 11))
+    assert told[-1] == (100, 100)
+    assert [(r.levelname, r.done, r.total, r.percent) for r in caplog.records] == [
+        ("DEBUG", done, 100, tenth * 10) for (done, _), tenth in zip(told, tenths, strict=True)
+    ]
+
+
+def test_an_image_that_does_not_load_ends_it_after_the_batches_before():
+    def broken():
+        raise TileContentError("tile 10 is broken")
+
+    items = _items(20)
+    items[10] = (10, broken)
+    batches = _batcher(_Mean()).embed(items, 20)
+    assert next(batches).keys == list(range(8))
+    with pytest.raises(TileContentError, match="tile 10"):
+        next(batches)
+
+
+def test_an_interrupt_is_not_swallowed():
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(_batcher(_Mean(spoil=interrupt)).embed(_items(30), 30))
+
+
+def test_closing_early_ends_the_thread():
+    batches = _batcher(_Mean()).embed(_items(100), 100)
+    next(batches)
+    assert len(_decoders()) == 1
+    batches.close()
+    assert _decoders() == []
+
+
+def test_the_stream_is_read_in_this_thread_and_only_two_batches_ahead():
+    read, threads, loaders = [], set(), set()
+
+    def load(number):
+        loaders.add(threading.current_thread().name)
+        return _image(number)
+
+    def stream():
+        for number in range(100):
+            read.append(number)
+            threads.add(threading.current_thread())
+            yield number, lambda number=number: load(number)
+
+    batches = _batcher(_Mean()).embed(stream(), 100)
+    next(batches)
+    assert len(read) == 16
+    assert threads == {threading.current_thread()}
+    assert all(name.startswith("decode") for name in loaders)
+    batches.close()
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"dim": 0}, {"max_oom_retries": -1}])
+def test_settings_must_be_positive(bad):
+    with pytest.raises(DescriptorBatchError):
+        _batcher(_Mean(), **bad)
+
+
+def test_thumbnail_is_the_mean_luminance_of_its_fields():
+    image = np.random.default_rng(1).integers(0, 256, size=(64, 48, 3), dtype=np.uint8)
+    luminance = image.astype(np.float64) @ [0.299, 0.587, 0.114]
+    expected = np.floor(luminance.reshape(16, 4, 16, 3).mean(axis=(1, 3)) + 1e-9).reshape(-1)
+    np.testing.assert_array_equal(thumbnail(image), expected)
+
+
+@pytest.mark.parametrize("level", [0, 1, 128, 255])
+@pytest.mark.parametrize("shape", [(16, 16), (17, 31), (256, 256), (255, 1000)])
+def test_thumbnail_of_one_grey_is_that_grey(level, shape):
+    assert (thumbnail(np.full((*shape, 3), level, np.uint8)) == level).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((15, 16, 3), np.uint8),
+        np.zeros((16, 16, 4), np.uint8),
+        np.zeros((16, 16), np.uint8),
+        np.zeros((16, 16, 3)),
+    ],
+)
+def test_thumbnail_refuses_what_is_no_tile(image):
+    with pytest.raises(DescriptorBatchError):
+        thumbnail(image)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from preflight.area import area_from_bbox, cover
+from preflight.coverage import CoverageWalk, check
+from preflight.errors import CoverageError
+from preflight.geometry import tile_center
+from preflight.records import BoundingBox, TileRow
+
+NOW = datetime(2025, 6, 30, tzinfo=timezone.utc)
+AREA = area_from_bbox(BoundingBox(50.0, 10.0, 50.1, 10.1))
+ZOOMS = (12, 13)
+COVER = cover(AREA, ZOOMS)
+MONTH = timedelta(days=30)
+
+
+def rows(tiles, age_days=0, source="a"):
+    return [
+        TileRow(*tile, *tile_center(*tile), source, "00" * 32, "p", NOW - timedelta(days=age_days)) for tile in tiles
+    ]
+
+
+def report_of(found, max_age=MONTH):
+    walk = CoverageWalk(COVER, now=NOW, max_age=max_age)
+    handed_on = list(walk.through(found))
+    return walk.report(), handed_on
+
+
+def test_a_whole_set_passes_and_is_handed_on_unchanged():
+    found = rows(COVER)
+    report, handed_on = report_of(found)
+    assert handed_on == found
+    assert (report.expected, report.present, report.missing, report.stale) == (len(COVER), len(COVER), 0, 0)
+    assert report.sources == (("a", len(COVER)),)
+    check(report, AREA, ZOOMS, allow_missing=0.0, max_age=MONTH)
+
+
+def test_rows_outside_the_area_are_left_out():
+    report, handed_on = report_of(rows([(12, 0, 0), (5, 1, 1)]))
+    assert handed_on == []
+    assert report.present == 0
+
+
+def test_missing_tiles_are_counted_named_and_explained():
+    tiles = list(COVER)
+    report, _ = report_of(rows(tiles[2:]))
+    with pytest.raises(CoverageError) as caught:
+        check(report, AREA, ZOOMS, allow_missing=0.0, max_age=MONTH)
+    message = str(caught.value)
+    assert f"2 of {len(tiles)} tiles are missing" in message
+    for part in ("50.000000..50.100000", "zoom 12, 13", "/".join(map(str, tiles[0])), "C11 TileDownloader", "doit import"):
+        assert part in message
+
+
+def test_a_share_may_be_missing_where_the_mission_allows_it():
+    report, _ = report_of(rows(list(COVER)[1:]))
+    check(report, AREA, ZOOMS, allow_missing=1 / len(COVER), max_age=MONTH)
+    with pytest.raises(CoverageError):
+        check(report, AREA, ZOOMS, allow_missing=0.9 / len(COVER), max_age=MONTH)
+
+
+def test_no_tiles_at_all_fails_whatever_is_allowed():
+    report, _ = report_of([])
+    with pytest.raises(CoverageError, match=f"none of the {len(COVER)} tiles.*C11 TileDownloader"):
+        check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
+
+
+def test_stale_tiles_fail_also_when_missing_ones_may():
+    tiles = list(COVER)
+    report, _ = report_of(rows(tiles[:3]) + rows(tiles[3:5], age_days=31, source="b"))
+    assert report.stale == 2
+    assert report.first_stale == tuple(tiles[3:5])
+    assert report.sources == (("a", 3), ("b", 2))
+    with pytest.raises(CoverageError, match="2 of 5 tiles were captured more than 30 days ago"):
+        check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
+
+
+def test_a_tile_of_exactly_the_greatest_age_is_fresh():
+    report, _ = report_of(rows(COVER, age_days=30))
+    assert report.stale == 0
+
+
+def test_only_the_first_few_are_named():
+    report, _ = report_of(rows(list(COVER)[:1]))
+    assert len(report.first_missing) == 5
+    assert report.first_missing == tuple(list(COVER)[1:6])

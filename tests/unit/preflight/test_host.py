@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from preflight.adapters.host import describe_host, probe_host
+from preflight.engine_names import EngineName
+
+_ORIN = (
+    "# R36 (release), REVISION: {}, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025\n"
+)
+
+
+def _cpuinfo(*cores: str) -> str:
+    return "\n".join(f"processor\t: {n}\nvendor_id\t: X\nflags\t\t: fpu {flags}\n" for n, flags in enumerate(cores))
+
+
+@pytest.mark.parametrize(
+    ("flags", "isa"),
+    [
+        ("sse4_1 avx2 avx512f avx512_bf16 amx_tile amx_bf16", "avx512amx"),
+        ("sse4_1 avx2 avx512f avx512_bf16", "avx512bf16"),
+        ("sse4_1 avx2 avx512f", "avx512"),
+        ("sse4_1 avx avx2", "avx2"),
+        ("sse4_1 sse4_2 avx", "sse4"),
+        ("sse2", "generic"),
+        ("avx2x", "generic"),
+    ],
+)
+def test_isa_is_the_widest_the_cpu_has(flags, isa):
+    assert describe_host("x86_64", _cpuinfo(flags, flags)).isa == isa
+
+
+def test_isa_is_what_every_core_has():
+    assert describe_host("x86_64", _cpuinfo("sse4_1 avx2 avx512f", "sse4_1 avx2")).isa == "avx2"
+
+
+def test_aarch64_is_neon_and_no_text_is_generic():
+    assert describe_host("aarch64", "processor\t: 0\nFeatures\t: fp asimd\n").isa == "neon"
+    assert describe_host("x86_64", "").isa == "generic"
+
+
+@pytest.mark.parametrize(("revision", "jetpack"), [("4.3", "6.2"), ("4.4", "6.2.1"), ("3.0", "6.0"), ("99.1", None)])
+def test_jetpack_follows_from_the_release(revision, jetpack):
+    host = describe_host("aarch64", "", _ORIN.format(revision))
+    assert host.jetpack == jetpack
+    assert host.sm is None
+
+
+def test_no_jetson_no_jetpack():
+    assert describe_host("x86_64", "", None).jetpack is None
+    assert describe_host("x86_64", "", "something else").jetpack is None
+
+
+def test_files_are_read(tmp_path):
+    (tmp_path / "cpuinfo").write_text(_cpuinfo("sse4_1 avx2"))
+    (tmp_path / "release").write_text(_ORIN.format("4.3"))
+    host = probe_host(tmp_path / "cpuinfo", tmp_path / "release")
+    assert host.arch == platform.machine()
+    assert host.jetpack == "6.2"
+    assert probe_host(tmp_path / "absent", tmp_path / "absent").jetpack is None
+
+
+def test_this_machine_fits_an_engine_name():
+    host = probe_host()
+    name = EngineName.on_host("m", host, "openvino", "1.0", "fp32")
+    assert EngineName.parse(str(name)).isa == host.isa

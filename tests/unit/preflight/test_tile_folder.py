@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+import pytest
+
+from preflight.adapters.tile_files import TileFiles
+from preflight.adapters.tile_folder import TileFolder
+from preflight.errors import ImportSourceError, TileContentError
+from preflight.importing import OfferedTile
+
+
+def lay(folder, *paths):
+    for path in paths:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.encode())
+    return folder
+
+
+def test_tiles_come_by_zoom_x_y_with_their_bytes(tmp_path):
+    lay(tmp_path, "9/10/3.png", "9/2/3.JPG", "10/1/1.jpeg", "9/2/20.webp")
+    tiles = TileFolder(tmp_path)
+    assert len(tiles) == 4
+    assert list(tiles) == [
+        OfferedTile(9, 2, 3, b"9/2/3.JPG", ".jpg"),
+        OfferedTile(9, 2, 20, b"9/2/20.webp", ".webp"),
+        OfferedTile(9, 10, 3, b"9/10/3.png", ".png"),
+        OfferedTile(10, 1, 1, b"10/1/1.jpeg", ".jpg"),
+    ]
+
+
+def test_what_is_no_tile_is_passed_by(tmp_path):
+    lay(tmp_path, "9/2/3.png", "index.html", "9/metadata.json", "9/2/3.pbf", "9/a/1.png", "x/1/1.png", "9/2/-1.png")
+    (tmp_path / "8").write_text("a file where a folder would be")
+    assert [(one.zoom, one.x, one.y) for one in TileFolder(tmp_path)] == [(9, 2, 3)]
+
+
+def test_no_folder_and_no_tiles_are_refused(tmp_path):
+    with pytest.raises(ImportSourceError, match="is not a folder"):
+        TileFolder(tmp_path / "gone")
+    with pytest.raises(ImportSourceError, match="is not a folder"):
+        TileFolder(lay(tmp_path, "file") / "file")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImportSourceError, match="holds no tiles"):
+        TileFolder(tmp_path / "empty")
+
+
+def test_a_tile_that_vanishes_is_named(tmp_path):
+    tiles = TileFolder(lay(tmp_path, "9/2/3.png"))
+    (tmp_path / "9/2/3.png").unlink()
+    with pytest.raises(ImportSourceError, match=r"9/2/3\.png cannot be read"):
+        list(tiles)
+
+
+def test_files_are_named_by_their_content_and_written_once(tmp_path):
+    store, sha = TileFiles(tmp_path / "tiles"), hashlib.sha256(b"pixels").hexdigest()
+    path = store.put(b"pixels", sha, ".png")
+    assert path == f"objects/{sha[:2]}/{sha}.png"
+    target = tmp_path / "tiles" / path
+    assert target.read_bytes() == b"pixels"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    before = target.stat()
+    assert store.put(b"pixels", sha, ".png") == path
+    assert target.stat() == before
+    assert [one.name for one in target.parent.iterdir()] == [target.name]
+
+
+def test_a_file_cut_short_is_written_again(tmp_path):
+    store, sha = TileFiles(tmp_path), hashlib.sha256(b"pixels").hexdigest()
+    target = tmp_path / store.put(b"pixels", sha, ".png")
+    target.write_bytes(b"pix")
+    store.put(b"pixels", sha, ".png")
+    assert target.read_bytes() == b"pixels"
+
+
+@pytest.mark.parametrize("suffix", ["", "png", "./x", ".PNG", "../x"])
+def test_a_suffix_that_is_none_is_refused(tmp_path, suffix):
+    with pytest.raises(TileContentError, match="no file suffix"):
+        TileFiles(tmp_path).put(b"x", hashlib.sha256(b"x").hexdigest(), suffix)
+
+
+def test_a_link_out_of_the_root_is_refused(tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    root = tmp_path / "tiles"
+    root.mkdir()
+    (root / "link.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(TileContentError, match="leaves the tile store"):
+        TileFiles(root).open_tile("link.png")
+
+
+def test_a_failed_write_leaves_nothing_and_is_explained(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    (tmp_path / "objects" / hashlib.sha256(b"x").hexdigest()[:2]).mkdir(parents=True)
+    with pytest.raises(ImportSourceError, match="No space left"):
+        TileFiles(tmp_path).put(b"x", hashlib.sha256(b"x").hexdigest(), ".png")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

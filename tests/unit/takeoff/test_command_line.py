@@ -1,0 +1,298 @@
+"""`python -m takeoff`: one verdict, a status of its own for each refusal, and 0 for a verified cache alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from takeoff import __main__ as command_line
+from takeoff import digest, manifest, verify
+
+LIB = Path(command_line.__file__).parents[1]
+FLIGHT = "0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10"
+
+
+def run(*arguments, **options):
+    """In a process of its own, with nothing but the library on its path."""
+    command = [sys.executable, "-m", "takeoff", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(LIB)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)
+
+
+@pytest.fixture
+def fresh(tmp_path, private, kit):
+    """A cache that is valid by the machine's own clock, with changes."""
+
+    def make(**changes):
+        now = int(time.time())
+        fields = {"issued_at": now - 10, "valid_from": now - 10, "valid_until": now + kit.DAY, **changes}
+        return kit.write_cache(tmp_path / f"cache{len(list(tmp_path.iterdir()))}", private, kit.make_manifest(**fields))
+
+    return make
+
+
+def test_a_pass_in_words(fresh, trust, tmp_path):
+    done = run(
+        fresh(), "--trust", trust, "--floor", tmp_path / "floor", "--expect-flight", FLIGHT, "--expect-position=0.35,32.59",
+        "--timeout", "60",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(
+        r"PASSED .* generation 1, manifest [0-9a-f]{12}, 3 artifacts, .* valid until 2.*Z\n", done.stdout
+    )
+    assert (tmp_path / "floor").exists()
+
+
+def test_a_pass_as_json(fresh, trust):
+    done = run(fresh(), f"--trust={trust}", "--json")
+    verdict = json.loads(done.stdout)
+    assert (done.returncode, verdict["outcome"], verdict["exit_status"]) == (0, "pass", 0)
+    assert verdict["takeoff_origin"] == [0.348, 32.59, 1190.0]
+    assert verdict["fail_reasons"] == []
+    assert set(verdict["per_artifact_hash_match"].values()) == {True}
+
+
+def test_a_refusal_in_words_names_each_file_and_the_remedy(fresh, trust):
+    cache = fresh()
+    (cache / "camera.json").write_bytes(b"")
+    (cache / "index.faiss.sha256").unlink()
+    done = run(cache, "--trust", trust)
+    assert done.returncode == 29
+    assert done.stdout.splitlines() == [
+        f"REFUSED {cache}",
+        "  [sidecar_missing] index.faiss.sha256: the sidecar is missing",
+        "  [content_hash] camera.json: has 0 bytes, not 12",
+        "run `doit provision` again",
+    ]
+
+
+def test_a_refusal_as_json(fresh, trust):
+    cache = fresh()
+    (cache / "bad\udcff").write_bytes(b"")
+    done = run(cache, "--trust", trust, "--json")
+    verdict = json.loads(done.stdout)
+    assert done.returncode == verdict["exit_status"] == 30
+    assert verdict["statustext"] == "CACHE REFUSED: unlisted file"
+    assert verdict["fail_reasons"] == [
+        {"code": "file_unlisted", "file": "bad\\udcff", "message": "is not in the manifest (file)"}
+    ]
+    assert verdict["takeoff_origin"] is verdict["flight_id"] is None
+
+
+def _status_cases():
+    def remove(name):
+        return lambda cache, trust: (cache / name).unlink()
+
+    def write(name, content):
+        return lambda cache, trust: (cache / name).write_bytes(content)
+
+    def fifo(cache, trust):
+        (cache / "camera.json").unlink()
+        os.mkfifo(cache / "camera.json")
+
+    def revoke(cache, trust):
+        sealed = json.loads((cache / "manifest.dsse.json").read_bytes())
+        (trust / "revoked").write_text(sealed["signatures"][0]["keyid"])
+
+    def other_key(cache, trust):
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        from takeoff import keys
+
+        (trust / "operator.pem").write_bytes(keys.to_pem(Ed25519PrivateKey.generate().public_key().public_bytes_raw()))
+
+    def bad_signature(cache, trust):
+        sealed = json.loads((cache / "manifest.dsse.json").read_bytes())
+        sealed["signatures"][0]["sig"] = "A" * 86 + "=="
+        data = json.dumps(sealed, sort_keys=True, separators=(",", ":"))
+        (cache / "manifest.dsse.json").write_text(data)
+
+    nothing = {}
+    now = int(time.time())
+    return [
+        (19, nothing, remove("manifest.json"), ()),
+        (20, nothing, lambda cache, trust: (trust / "operator.pem").unlink(), ()),
+        (21, nothing, revoke, ()),
+        (22, nothing, other_key, ()),
+        (23, nothing, write("manifest.dsse.json", b"{}"), ()),
+        (24, nothing, bad_signature, ()),
+        (24, nothing, write("manifest.json", b"{}"), ()),
+        (27, {"manifest_hash": "ab" * 32}, None, ()),
+        (28, nothing, remove("camera.json"), ()),
+        (29, nothing, remove("camera.json.sha256"), ()),
+        (30, nothing, write("more", b""), ()),
+        (31, nothing, fifo, ()),
+        (33, nothing, write("camera.json", b"{}"), ()),
+        (34, nothing, write("SHA256SUMS", b""), ()),
+        (35, {"signing_mode": "dev"}, None, ()),
+        (36, nothing, lambda cache, trust: None, ("--floor", b'{"issued_at":1,"last_seen":99999999999}')),
+        (37, {"valid_from": now + 9000}, None, ()),
+        (38, {"valid_from": 1, "valid_until": 2}, None, ()),
+        (39, {"issued_at": 1000}, None, ("--floor", b'{"issued_at":1001,"last_seen":1}')),
+        (40, nothing, None, ("--floor", b"")),
+        (41, nothing, None, ("--expect-flight", "11111111-3a0e-4a55-9b0e-0a2a2a6d7f10")),
+        (42, nothing, None, ("--expect-position", "1,1")),
+    ]
+
+
+@pytest.mark.parametrize(("status", "changes", "spoil", "options"), _status_cases())
+def test_each_refusal_has_its_exit_status(fresh, trust, tmp_path, status, changes, spoil, options):
+    cache = fresh(**changes)
+    if spoil:
+        spoil(cache, trust)
+    if options[:1] == ("--floor",):
+        (tmp_path / "floor").write_bytes(options[1])
+        options = ("--floor", tmp_path / "floor")
+    done = run(cache, "--trust", trust, *options)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert done.stdout.startswith("REFUSED")
+    assert done.stdout.endswith("run `doit provision` again\n")
+
+
+@pytest.mark.parametrize(("old", "new", "status"), [(b'"1.1"', b'"9.9"', 26), (b'"operator"', b'"operater"', 25)])
+def test_signed_manifests_that_do_not_decode(tmp_path, private, kit, trust, old, new, status):
+    made = kit.make_manifest()
+    cache = kit.write_cache(tmp_path / "c", private, made, manifest.encode(made).replace(old, new))
+    assert run(cache, "--trust", trust).returncode == status
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["-h"],
+        ["cache"],
+        ["--trust", "t"],
+        ["a", "b", "--trust", "t"],
+        ["a", "--trust"],
+        ["a", "--trust="],
+        ["a", "--trust", "t", "--trust", "u"],
+        ["a", "--trust", "t", "--mode=operator"],
+        ["a", "--trust", "t", "--json=1"],
+        ["a", "--trust", "t", "--expect-flight", "7"],
+        ["a", "--trust", "t", "--expect-position", "1"],
+        ["a", "--trust", "t", "--expect-position", "91,0"],
+        ["a", "--trust", "t", "--expect-position", "nan,0"],
+        ["a", "--trust", "t", "--expect-position", "0,181"],
+        ["a", "--trust", "t", "--expect-position", "x,0"],
+        ["a", "--trust", "t", "--timeout", "0"],
+        ["a", "--trust", "t", "--timeout", "nan"],
+        ["a", "--trust", "t", "--timeout", "-1"],
+        ["a", "--trust", "t", "--timeout", "inf"],
+    ],
+)
+def test_wrong_calls_and_help_are_no_pass(arguments, capsys):
+    assert command_line.main(arguments) == 18
+    said = capsys.readouterr().out
+    assert said.startswith("REFUSED\n  [usage] ")
+    assert "provision" not in said
+
+
+def test_help_in_a_process_of_its_own():
+    done = run("--help")
+    assert done.returncode == 18
+    assert "usage: python -m takeoff CACHE --trust DIR" in done.stdout
+
+
+def test_a_crash_refuses(fresh, trust, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(verify, "verify_manifest", broken)
+    assert command_line.main([str(fresh()), "--trust", str(trust), "--json"]) == 16
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["fail_reasons"][0]["message"] == "MemoryError: none left"
+    assert verdict["remedy"] == "run `doit provision` again"
+    assert verdict["manifest_hash_match"] is False
+
+
+def test_time_out_refuses_even_when_it_was_swallowed(fresh, trust, monkeypatch, capsys):
+    real = verify.verify_manifest
+
+    def slow(*arguments, **options):
+        with contextlib.suppress(command_line.TimeUp):
+            signal.sigtimedwait([], 60)  # until the alarm
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(verify, "verify_manifest", slow)
+    assert command_line.main([str(fresh()), "--trust", str(trust), "--timeout=0.01"]) == 17
+    assert "[timeout] no verdict within 0.01 s" in capsys.readouterr().out
+
+
+def test_time_out_is_no_failure_of_one_file(fresh, trust, monkeypatch, capsys):
+    """It ends the verification wherever it comes, also where failures are collected."""
+    monkeypatch.setattr(digest, "sha256_descriptor", lambda _: signal.sigtimedwait([], 60))
+    monkeypatch.setattr(digest, "largest_first", lambda sizes, work: work(sizes[0][0]))
+    assert command_line.main([str(fresh()), "--trust", str(trust), "--timeout=0.05", "--json"]) == 17
+    assert [reason["code"] for reason in json.loads(capsys.readouterr().out)["fail_reasons"]] == ["timeout"]
+
+
+def test_time_out_in_a_process_of_its_own_while_a_thread_hangs(fresh, trust):
+    """The hashing of one file never ends; the verdict comes all the same."""
+    program = (
+        "import sys, threading, runpy\n"
+        "from takeoff import digest\n"
+        "digest.sha256_descriptor = lambda descriptor: threading.Event().wait()\n"
+        "sys.argv = ['takeoff', *sys.argv[1:]]\n"
+        "runpy.run_module('takeoff', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(fresh()), "--trust", str(trust), "--timeout", "0.2"],
+        env={**os.environ, "PYTHONPATH": str(LIB)}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 17, done.stderr
+
+
+def test_a_verdict_that_cannot_be_said_is_no_pass(fresh, trust, monkeypatch):
+    cache = fresh()
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    assert command_line.main([str(cache), "--trust", str(trust)]) == 16
+    (cache / "more").write_bytes(b"")
+    assert command_line.main([str(cache), "--trust", str(trust)]) == 30
+
+
+def test_a_full_disk_behind_stdout_is_no_pass(fresh, trust):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "takeoff", fresh(), "--trust", trust]
+        done = subprocess.run(command, stdout=full, env={**os.environ, "PYTHONPATH": str(LIB)}, check=False)
+    assert done.returncode == 16
+
+
+def test_the_module_ends_with_the_status(monkeypatch, capsys):
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(sys, "argv", ["takeoff"])
+    monkeypatch.delitem(sys.modules, "takeoff.__main__")
+    runpy.run_module("takeoff", run_name="__main__")
+    assert ended == [18]
+    assert capsys.readouterr().out.startswith("REFUSED")
+
+
+def test_the_command_line_as_read():
+    arguments = [
+        "--timeout=2",
+        "c",
+        "--expect-position",
+        "-1.5,2",
+        "--trust=t=u",
+        "--floor",
+        "f",
+        "--expect-flight",
+        FLIGHT,
+    ]
+    assert command_line.parse(arguments) == command_line.Options("c", "t=u", "f", FLIGHT, (-1.5, 2.0), 2.0)
+    assert command_line.parse(["c", "--trust", "t"]) == command_line.Options("c", "t", None, None, None, None)
