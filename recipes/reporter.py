@@ -31,7 +31,8 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]  # doit ships no typ
         """A task failed: the sentence for an operator error, doit's own report for a fault of ours."""
         if fail.get_name() == "TaskFailed" and task.name != "test":
             if not self._quiet:
-                self.write(f"{task.name.lstrip('_')} failed: {fail.get_msg().strip()}\n")
+                who = "doit" if task.name.startswith("_") else f"{task.name} failed"
+                self.write(f"{who}: {fail.get_msg().strip()}\n")
             return
         super().add_failure(task, fail)
 

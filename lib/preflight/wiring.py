@@ -401,6 +401,10 @@ class _Assembly:
             self.job, self.compiler, self.digests, self.generations, surroundings.clock, self.signer
         )
 
+        self.publisher = Publisher(
+            self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata, self.journal
+        )
+
     def signer(self) -> Signer:
         if self._signing is None:
             passphrase = self.surroundings.environment.get(PASSPHRASE)
@@ -437,7 +441,6 @@ class _Assembly:
             tiles.pixels,
             image_codec,
         )
-        publisher = Publisher(job, layout, self.builder, self.generations, self.digests, tiles.metadata, self.journal)
         sealed = seal_step(job, layout, tiles.metadata, self.surroundings.clock, self.journal)
         sample = sample_step(layout, tiles.pixels, image_codec, recalibrate=self.options.recalibrate)
         index = index_step(job, layout, descriptors.store, index_factory, index_identity())
@@ -453,7 +456,7 @@ class _Assembly:
                 ("selftest", *(stage.name for stage in engines)),
                 (corpus, manifest_step(self.builder, layout)),
             ),
-            Stage("publish", ("manifest",), (publisher.step(),)),
+            Stage("publish", ("manifest",), (self.publisher.step(),)),
         )
 
     def engine_stage(self, spec: BackboneSpec) -> Stage:
@@ -496,7 +499,8 @@ class _Assembly:
         metadata = self.tiles.metadata()
         if self.demo and metadata.count() == 0:
             self.journal.counts["tiles_imported"] = import_demo(self.tiles, self.surroundings.clock).added
-        for row in reconcile(metadata.manifests(str(self.layout.root)), self.generations):
+        rows = metadata.manifests(str(self.layout.root))
+        for row in reconcile(rows, self.generations, self.publisher.active_row()):
             metadata.record_manifest(row)
 
     def prepare_keys(self) -> None:

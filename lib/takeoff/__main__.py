@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from takeoff.errors import UsageError, VerificationError, VerificationTimeoutError, VerifierCrashedError
+from takeoff.verdict import human_verdict, json_verdict
 
 if TYPE_CHECKING:
     from takeoff.verify import VerificationResult
@@ -22,7 +23,6 @@ USAGE = (
     "usage: python -m takeoff CACHE --trust DIR [--floor FILE] [--expect-flight UUID] [--expect-position LAT,LON]"
     " [--timeout S] [--json]"
 )
-REMEDY = "run `doit provision` again"
 _VALUED = ("--trust", "--floor", "--expect-flight", "--expect-position", "--timeout")
 
 
@@ -160,7 +160,7 @@ class _Alarm:
 def _report(
     as_json: bool, cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]
 ) -> int:
-    text = _json(cache, result, failures) if as_json else _human(cache, result, failures)
+    text = json_verdict(cache, result, failures) if as_json else human_verdict(cache, result, failures)
     status = min((failure.exit_status for failure in failures), default=0)
     try:
         # Paths may hold anything, and a journal's locale may be C.
@@ -169,47 +169,6 @@ def _report(
         # Nobody can read the verdict: a pass that was not said is none.
         return status or VerifierCrashedError.exit_status
     return status
-
-
-def _human(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
-    if result is None or result.manifest is None or failures:
-        lines = [f"REFUSED {cache or ''}".rstrip(), *(f"  {failure}" for failure in failures), _remedy(failures) or ""]
-        return "\n".join(lines).rstrip()
-    from takeoff.policy import utc
-
-    manifest = result.manifest
-    return (
-        f"PASSED {cache}: generation {manifest.generation}, manifest {manifest.manifest_hash[:12]},"
-        f" {len(result.artifacts)} artifacts, signed by {(result.signer or '')[:12]} ({manifest.signing_mode}),"
-        f" flight {manifest.identity.flight_id or 'none'}, valid until {utc(manifest.valid_until)}"
-    )
-
-
-def _remedy(failures: tuple[VerificationError, ...]) -> str | None:
-    return None if all(isinstance(failure, UsageError) for failure in failures) else REMEDY
-
-
-def _json(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
-    import json
-
-    manifest = result.manifest if result else None
-    first = min(failures, key=lambda failure: failure.exit_status, default=None)
-    verdict = {
-        "outcome": "fail" if failures else "pass",
-        "exit_status": first.exit_status if first else 0,
-        "statustext": first.statustext if first else None,
-        "cache": cache,
-        "fail_reasons": [{"code": f.code, "file": f.file, "message": f.message} for f in failures],
-        "manifest_hash_match": bool(result and result.manifest_hash_match),
-        "per_artifact_hash_match": result.artifacts if result else {},
-        "manifest_hash": manifest.manifest_hash if manifest else None,
-        "generation": manifest.generation if manifest else None,
-        "signer": result.signer if result else None,
-        "takeoff_origin": result.takeoff_origin if result else None,
-        "flight_id": result.flight_id if result else None,
-        "remedy": _remedy(failures),
-    }
-    return json.dumps(verdict, sort_keys=True)
 
 
 if __name__ == "__main__":

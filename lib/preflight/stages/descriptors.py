@@ -150,6 +150,13 @@ class DescriptorStage:
             finally:
                 # What was embedded before an error or a signal is kept.
                 pending.commit()
+            asked = self._job.config.descriptors.batch_size
+            if batcher.effective_batch_size != asked:
+                self._journal.warn(
+                    "descriptor_batch_halved",
+                    f"memory ran out: embedded in batches of {batcher.effective_batch_size} instead of {asked}; "
+                    "set descriptors.batch_size so, to have the same last bits on each build",
+                )
 
     def _describe(self, inventory: Inventory, store: DescriptorStore) -> DescriptorSet:
         matrix = hashlib.sha256()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os.path
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,25 +125,35 @@ def inspect_step(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompil
 
     def components() -> Mapping[str, str]:
         inputs = canonical_json({name: list(shape) for name, shape in spec.inputs.items()}).decode()
-        return {"onnx": digests.sha256(spec.onnx_path), "path": str(spec.onnx_path), "inputs": inputs}
+        return {"onnx": digests.sha256(spec.onnx_path), "inputs": inputs}
 
     def build() -> Iterable[Path]:
         summary = compiler.inspect(spec)
         value = {
             "outputs": {name: list(shape) for name, shape in summary.outputs.items()},
-            "external_data": [str(path) for path in summary.external_data],
+            # Relative, so that nothing is read again because everything was moved.
+            "external_data": [os.path.relpath(path, spec.onnx_path.parent) for path in summary.external_data],
             "opset": summary.opset,
         }
         atomic_write(target, canonical_json(value))
         return ()
 
-    return Step(f"model:{spec.model_name}", INSPECT_VERSION, (spec.onnx_path,), components, (target,), build)
+    def doubt() -> str | None:
+        gone = [path.name for path in _external_data(spec, layout) if not path.is_file()]
+        return f"weights {gone[0]} are not there" if gone else None
+
+    return Step(f"model:{spec.model_name}", INSPECT_VERSION, (spec.onnx_path,), components, (target,), build, doubt)
+
+
+def _external_data(spec: BackboneSpec, layout: CacheLayout) -> list[Path]:
+    """The files an ONNX file's weights lie in. Raises FileNotFoundError before it was read."""
+    names = json.loads(model_path(spec, layout).read_bytes())["external_data"]
+    return [spec.onnx_path.parent / name for name in names]
 
 
 def model_digests(spec: BackboneSpec, layout: CacheLayout, digests: DigestCache) -> dict[str, str]:
     """The digests of the ONNX file and of each file its weights lie in, by name. Raises FileNotFoundError."""
-    external = [Path(path) for path in json.loads(model_path(spec, layout).read_bytes())["external_data"]]
-    names = {f"onnx weights {path.name}": digests.sha256(path) for path in external}
+    names = {f"onnx weights {path.name}": digests.sha256(path) for path in _external_data(spec, layout)}
     return {"onnx": digests.sha256(spec.onnx_path), **names}
 
 

@@ -108,6 +108,13 @@ class Publisher:
                 "the last good cache is untouched"
             )
 
+    def active_row(self) -> ManifestRow | None:
+        """The row of the current generation; None when there is none that can be read."""
+        published = self._builder.published()
+        if published is None:
+            return None
+        return replace(self._row(published.manifest, published.sha256), status="active")
+
     def _row(self, manifest: format_.Manifest, digest: str) -> ManifestRow:
         return ManifestRow(
             cache_root=str(self._layout.root),
@@ -148,13 +155,18 @@ class Publisher:
         )
 
 
-def reconcile(rows: Iterable[ManifestRow], generations: Generations) -> list[ManifestRow]:
-    """The rows that must change so that the database says what the file system shows."""
+def reconcile(rows: Iterable[ManifestRow], generations: Generations, active: ManifestRow | None) -> list[ManifestRow]:
+    """The rows to write so that the database says what the file system shows. active: the current generation's own row."""
     current = generations.current()
     changed = []
+    seen = set()
     for row in rows:
+        seen.add(row.generation)
         # A pending row of a run that died before the flip was never published: retired, too.
         status = "active" if current is not None and row.generation == current.number else "retired"
         if status != row.status:
             changed.append(replace(row, status=status))
+    if active is not None and active.generation not in seen:
+        # The cache root was moved, or the database made anew.
+        changed.append(active)
     return changed

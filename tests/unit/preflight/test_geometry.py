@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import mercantile
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preflight.geometry import MAX_LATITUDE, MAX_ZOOM, haversine_m, tile_at, tile_bounds, tile_center
@@ -14,6 +14,7 @@ def tiles(draw):
     return zoom, draw(st.integers(0, 2**zoom - 1)), draw(st.integers(0, 2**zoom - 1))
 
 
+@settings(deadline=None)
 @given(tiles())
 def test_bounds_are_mercantiles(tile):
     zoom, x, y = tile
@@ -21,6 +22,7 @@ def test_bounds_are_mercantiles(tile):
     assert (bounds.lon_min, bounds.lat_min, bounds.lon_max, bounds.lat_max) == pytest.approx(tuple(theirs), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(tiles())
 def test_a_tile_holds_its_centre_which_is_the_middle_in_metres(tile):
     zoom, x, y = tile
@@ -31,6 +33,7 @@ def test_a_tile_holds_its_centre_which_is_the_middle_in_metres(tile):
     assert mercantile.xy(lon, lat) == pytest.approx(middle, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(0, MAX_ZOOM), st.floats(-MAX_LATITUDE, MAX_LATITUDE), st.floats(-180, 180))
 def test_tile_at_gives_the_tile_whose_bounds_hold_the_point(zoom, lat, lon):
     x, y = tile_at(zoom, lat, lon)
@@ -39,6 +42,7 @@ def test_tile_at_gives_the_tile_whose_bounds_hold_the_point(zoom, lat, lon):
     assert bounds.lat_min <= lat <= bounds.lat_max
 
 
+@settings(deadline=None)
 @given(tiles())
 def test_a_border_belongs_to_the_tile_south_and_east_of_it(tile):
     zoom, x, y = tile
@@ -46,6 +50,7 @@ def test_a_border_belongs_to_the_tile_south_and_east_of_it(tile):
     assert tile_at(zoom, bounds.lat_max, bounds.lon_min) == (x, y)
 
 
+@settings(deadline=None)
 @given(tiles())
 def test_quarters_share_their_borders_exactly(tile):
     zoom, x, y = tile

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
+from preflight.adapters.onnxruntime import OnnxRuntime
 from preflight.adapters.weight_free_vpr import CARD, build_model, write
 from preflight.cards import BackboneCard, card_without_shifts
 
@@ -28,11 +28,11 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def embed():
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(build_model(), options, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(["descriptor"], {"image": batch})[0]
+def embed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    write(path)
+    with OnnxRuntime(threads=1).reference(path) as engine:
+        yield lambda batch: engine.run({"image": batch})["descriptor"]
 
 
 def test_descriptors_equal_the_golden_vectors(images, embed):

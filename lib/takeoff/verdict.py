@@ -1,0 +1,56 @@
+"""The verdict in words: for a person and for a program."""
+
+# ruff: noqa: PLC0415 - start-up time: imported where it is needed
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from takeoff.errors import UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from takeoff.verify import VerificationResult
+
+REMEDY = "run `doit provision` again"
+
+
+def human_verdict(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
+    """What a person reads: one line for a pass; for a refusal every failure, and what to do."""
+    if result is None or result.manifest is None or failures:
+        lines = [f"REFUSED {cache or ''}".rstrip(), *(f"  {failure}" for failure in failures), _remedy(failures) or ""]
+        return "\n".join(lines).rstrip()
+    from takeoff.policy import utc
+
+    manifest = result.manifest
+    return (
+        f"PASSED {cache}: generation {manifest.generation}, manifest {manifest.manifest_hash[:12]},"
+        f" {len(result.artifacts)} artifacts, signed by {(result.signer or '')[:12]} ({manifest.signing_mode}),"
+        f" flight {manifest.identity.flight_id or 'none'}, valid until {utc(manifest.valid_until)}"
+    )
+
+
+def _remedy(failures: tuple[VerificationError, ...]) -> str | None:
+    return None if all(isinstance(failure, UsageError) for failure in failures) else REMEDY
+
+
+def json_verdict(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
+    """What a program reads: one JSON object on one line."""
+    import json
+
+    manifest = result.manifest if result else None
+    first = min(failures, key=lambda failure: failure.exit_status, default=None)
+    verdict = {
+        "outcome": "fail" if failures else "pass",
+        "exit_status": first.exit_status if first else 0,
+        "statustext": first.statustext if first else None,
+        "cache": cache,
+        "fail_reasons": [{"code": f.code, "file": f.file, "message": f.message} for f in failures],
+        "manifest_hash_match": bool(result and result.manifest_hash_match),
+        "per_artifact_hash_match": result.artifacts if result else {},
+        "manifest_hash": manifest.manifest_hash if manifest else None,
+        "generation": manifest.generation if manifest else None,
+        "signer": result.signer if result else None,
+        "takeoff_origin": result.takeoff_origin if result else None,
+        "flight_id": result.flight_id if result else None,
+        "remedy": _remedy(failures),
+    }
+    return json.dumps(verdict, sort_keys=True)

@@ -1,0 +1,335 @@
+"""A small mission, really built once; each test works on a copy of its whole folder, which also moves it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import count
+from pathlib import Path
+
+import pytest
+import yaml
+
+from preflight import wiring
+from preflight.adapters import landscape
+from preflight.geometry import tile_bounds
+from preflight.importing import OfferedTile, import_tiles
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+SEED, COLUMNS, ROWS = 7, 8, 8
+SOURCE = "small-landscape"
+BACKBONE = {
+    "model_name": "weight_free_vpr",
+    "role": "descriptor",
+    "onnx_path": "builtin:weight_free_vpr",
+    "input_name": "image",
+    "expected_input_shape": [1, 3, 224, 224],
+    "precision": "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A process that ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def said(self):
+        return self.out + self.err
+
+    @property
+    def sentences(self):
+        """What was said, without the line breaks of the terminal."""
+        return " ".join(self.said.split())
+
+    @property
+    def events(self):
+        """Each line of standard output as the JSON object it must be."""
+        found = [json.loads(line) for line in self.out.splitlines()]
+        assert all(isinstance(line, dict) for line in found)
+        return found
+
+    def event(self, name):
+        return [line for line in self.events if line.get("event") == name]
+
+    @property
+    def ran(self):
+        """The steps that ran."""
+        return [line["step"] for line in self.event("step_runs")]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with everything a mission needs: mission file, camera, tiles, keys, trust and cache."""
+
+    folder: Path
+
+    @property
+    def mission(self):
+        return self.folder / "mission.yaml"
+
+    @property
+    def cache(self):
+        return self.folder / "cache"
+
+    @property
+    def work(self):
+        return self.cache / "work"
+
+    @property
+    def current(self):
+        return self.cache / "current"
+
+    @property
+    def generation(self):
+        """The folder `current` points at."""
+        return self.current.resolve(strict=True)
+
+    @property
+    def manifest(self):
+        return json.loads((self.current / "manifest.json").read_bytes())
+
+    @property
+    def report(self):
+        return json.loads((self.work / "build_report.json").read_bytes())
+
+    @property
+    def database(self):
+        """The data folder of the embedded server."""
+        return self.folder / "tiles" / "postgres" / "data"
+
+    def edit(self, change):
+        """Change the mission, given as the value its YAML holds."""
+        value = yaml.safe_load(self.mission.read_text())
+        change(value)
+        self.mission.write_text(yaml.safe_dump(value, sort_keys=False))
+
+    def command(self, *arguments):
+        return [sys.executable, "-m", "doit", *arguments, f"mission={self.mission}"]
+
+    def doit(self, *arguments, **options):
+        return run(self.command(*arguments), **options)
+
+    def provision(self, *arguments):
+        return self.doit("provision", *arguments)
+
+    def provision_json(self, *arguments):
+        done = self.doit("provision", "log=json", *arguments)
+        assert done.err == ""
+        return done
+
+    def takeoff(self):
+        """The stand-alone verifier's exit status, in a process of its own."""
+        return run([sys.executable, "-m", "takeoff", str(self.current), "--trust", str(self.folder / "trust")])
+
+    def start(self, *arguments):
+        """A doit process that runs on; its output goes nowhere."""
+        return subprocess.Popen(
+            self.command(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def tiles(self):
+        """The tile store, to be closed by its user."""
+        return wiring.tile_access(self.folder / "tiles", "embedded")
+
+    def servers(self):
+        """The processes of this place's own database server."""
+        found = []
+        for process in Path("/proc").iterdir():
+            try:
+                if process.name.isdigit() and (process / "cwd").readlink().is_relative_to(self.database):
+                    found.append(int(process.name))
+            except OSError:
+                continue  # it ended meanwhile, or it is a zombie
+        return found
+
+
+def environment():
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFLIGHT_")}
+    return {**kept, "COLUMNS": "400"}
+
+
+def run(command, **options):
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        **{"cwd": ROOT, "env": environment(), "timeout": 300, **options},
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def fill(place, tiles, area, zooms):
+    """Write mission and camera of a new place, and put tiles into its store."""
+    (place.folder / "camera.json").write_text('{"fx": 1000.0, "fy": 1000.0, "cx": 640.0, "cy": 360.0}\n')
+    value = {
+        "version": 1,
+        "cache_root": "cache",
+        "tile_store": {"root": "tiles", "database": "embedded"},
+        "area": area,
+        "zoom_levels": zooms,
+        "sector_class": "stable_rear",
+        "calibration": "camera.json",
+        "trust": "trust",
+        "takeoff_origin": {"lat": 45.99, "lon": -29.99, "alt": 120.0},
+        "flight_id": "0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10",
+        "components": {
+            "c10_provisioning": {
+                "runtime": "openvino",
+                "workspace_mb": 256,
+                "backbones": [BACKBONE],
+                "descriptors": {"batch_size": 16},
+                "selftest": {"queries": 20, "margin_over_thumbnail": -1.0},
+                "manifest": {"signing_mode": "dev", "signing_key": "keys/dev.pem", "valid_for_days": 30},
+            }
+        },
+    }
+    place.mission.write_text(yaml.safe_dump(value, sort_keys=False))
+    if not tiles:
+        return
+    access = place.tiles()
+    try:
+        import_tiles(
+            (OfferedTile(tile.zoom, tile.x, tile.y, tile.content, ".jpg") for tile in tiles),
+            source=SOURCE,
+            captured_at=datetime.now(timezone.utc),
+            metadata=access.metadata(),
+            pixels=access.pixels(),
+            check_image=lambda content: wiring.image_codec().decode_rgb(content).shape[1::-1],
+            clock=wiring.wall_clock,
+        )
+    finally:
+        access.close()
+
+
+def box_around(tiles):
+    """A box over exactly these tiles: their outer borders, drawn in by 1e-7 degrees."""
+    bounds = [tile_bounds(tile.zoom, tile.x, tile.y) for tile in tiles]
+    return {
+        "lat_min": min(bound.lat_min for bound in bounds) + 1e-7,
+        "lon_min": min(bound.lon_min for bound in bounds) + 1e-7,
+        "lat_max": max(bound.lat_max for bound in bounds) - 1e-7,
+        "lon_max": max(bound.lon_max for bound in bounds) - 1e-7,
+    }
+
+
+@contextmanager
+def open_folder():
+    """A folder that the embedded server's own user can enter too, when the tests run as root (pytest's are 0700)."""
+    folder = Path(tempfile.mkdtemp(prefix="preflight-pipeline-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def duplicate(place, folder):
+    """A copy of a place with its modes, owners and hard links."""
+    subprocess.run(["cp", "-a", place.folder, folder], check=True)
+    return Place(folder)
+
+
+@pytest.fixture(scope="session")
+def room():
+    with open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def landscape_tiles():
+    return list(landscape.generate(SEED, columns=COLUMNS, rows=ROWS))
+
+
+@pytest.fixture(scope="session")
+def unbuilt(room, landscape_tiles):
+    """The small mission with its tiles imported and nothing built. Not to be changed."""
+    place = Place(room / "unbuilt")
+    place.folder.mkdir()
+    fill(place, landscape_tiles, {"bbox": box_around(landscape_tiles)}, [17, 18])
+    return place
+
+
+@pytest.fixture(scope="session")
+def first(room, unbuilt):
+    """The small mission built by `doit provision`, and what that said. Not to be changed."""
+    place = duplicate(unbuilt, room / "built")
+    done = place.provision_json()
+    assert done.status == 0, done.said
+    return place, done
+
+
+@pytest.fixture(scope="session")
+def numbers():
+    return count()
+
+
+@pytest.fixture
+def copy_of(room, numbers):
+    """copy_of(place): a copy of its own for one test."""
+    made = []
+
+    def copy(place):
+        made.append(duplicate(place, room / f"copy-{next(numbers)}"))
+        return made[-1]
+
+    yield copy
+    for place in made:
+        assert place.servers() == []
+        shutil.rmtree(place.folder)
+
+
+@pytest.fixture
+def built(first, copy_of):
+    """A copy of the built mission."""
+    return copy_of(first[0])
+
+
+@pytest.fixture
+def fresh(unbuilt, copy_of):
+    """A copy of the mission that is not built yet."""
+    return copy_of(unbuilt)
+
+
+@pytest.fixture
+def empty(room, numbers):
+    """empty(area, zooms): a new place with a mission and no tiles."""
+    made = []
+
+    def make(area, zooms):
+        place = Place(room / f"new-{next(numbers)}")
+        place.folder.mkdir()
+        made.append(place)
+        fill(place, [], area, zooms)
+        return place
+
+    yield make
+    for place in made:
+        assert place.servers() == []
+        shutil.rmtree(place.folder)
+
+
+@pytest.fixture(scope="session")
+def oam():
+    """The folder of real tiles."""
+    if not (SHARED / "oam").is_dir():
+        pytest.skip("there are no real tiles in ../shared/data/oam")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def python_outside():
+    """run(command) for tests that need another program than doit."""
+    return run
