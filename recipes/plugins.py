@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getopt
 import shutil
 import sys
 from datetime import datetime, timezone
@@ -24,6 +25,17 @@ class _Command(Command):  # type: ignore[misc]  # doit ships no types
         """What the command does. Raises PreflightError."""
         raise NotImplementedError
 
+    def parse_execute(self, in_args: list[str]) -> int:
+        """As doit calls it. Options may stand behind the arguments: doit's own parser would stop at the first argument."""
+        parser = self.cmdparser
+        try:
+            given, arguments = getopt.gnu_getopt(in_args, parser.get_short(), parser.get_long())
+        except getopt.GetoptError as error:
+            return self._refuse(CommandLineError(f"{error.msg}; see doit help {self.name}"))
+        flags = [name if parser.get_option(name)[0].type is bool else f"{name}={value}" for name, value in given]
+        status: int = super().parse_execute([*flags, "--", *arguments])
+        return status
+
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """As doit calls it; returns the exit status."""
         run = context()
@@ -31,11 +43,16 @@ class _Command(Command):  # type: ignore[misc]  # doit ships no types
         try:
             self.act(run, opt_values, pos_args)
         except PreflightError as error:
-            run.log_failure(error)
-            if not run.log_json:
-                sys.stderr.write(f"doit {self.name} failed: {error}\n")
-            return 1
+            return self._refuse(error)
         return 0
+
+    def _refuse(self, error: PreflightError) -> int:
+        run = context()
+        run.start_logging()
+        run.log_failure(error)
+        if not run.log_json:
+            sys.stderr.write(f"doit {self.name} failed: {error}\n")
+        return 1
 
 
 def _option(name: str, doc: str, kind: type = str) -> dict[str, Any]:
@@ -60,6 +77,8 @@ class Import(_Command):
         """Import and say what was done."""
         if len(arguments) != 1:
             raise CommandLineError("give one SOURCE: `demo`, or a folder of ZOOM/X/Y tiles")
+        if arguments == ["demo"] and any(options[option["name"]] for option in self.cmd_options):
+            raise CommandLineError("`doit import demo` takes no options: the made-up landscape is always the same")
         run.announce_demo()
         mission = run.mission()
         clock = wiring.wall_clock

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from doit.exceptions import TaskFailed
 
-from preflight.errors import PreflightError
+from preflight.errors import CommandLineError, PreflightError
 from preflight.session import Stage
 from recipes.context import context, stop_on_signals
 
@@ -34,6 +36,8 @@ def lock_task() -> dict[str, Any]:
     def begin() -> None:
         run = context()
         run.start_logging()
+        if multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread():
+            raise CommandLineError("doit's -n is not used here: stages share one lock and run their own threads")
         run.announce_demo()
         session = run.session()
         stop_on_signals()

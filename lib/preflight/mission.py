@@ -383,5 +383,10 @@ def _is_image(inputs: Mapping[str, Sequence[int]]) -> bool:
 
 
 def _needs_file(at: str, path: Path, problems: Problems) -> None:
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:
+        problems.add(at, f"{path} cannot be read ({error.strerror})")
+        return
+    if not found:
         problems.add(at, f"{path} is not a file")

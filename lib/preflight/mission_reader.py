@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from preflight.errors import MissionError
 T = TypeVar("T", bound=msgspec.Struct)
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_UNUSABLE = re.compile("[\\0\ud800-\udfff]")
 # A mission is a page of text; a megabyte of it is a mistake.
 MAX_BYTES = 1 << 20
 
@@ -43,17 +45,22 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - upstream's signature
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
+        if isinstance(event, yaml.AliasEvent):
             raise yaml.composer.ComposerError(
                 None, None, "aliases (*name) are not used in mission files", event.start_mark
             )
+        if getattr(event, "tag", None) is not None:
+            # `!!int 012` would bring back what the scalars below leave out.
+            raise yaml.composer.ComposerError(None, None, "tags (!name) are not used in mission files", event.start_mark)
         return super().compose_node(parent, index)
 
 
@@ -98,8 +105,12 @@ def _expand(value: object, at: str, environment: Mapping[str, str], problems: Pr
         return {key: _expand(item, _join(at, key), environment, problems) for key, item in value.items()}
     if isinstance(value, list):
         return [_expand(item, f"{at}[{number}]", environment, problems) for number, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.add(at, "a number too large to hold")
     if not isinstance(value, str):
         return value
+    if _UNUSABLE.search(value):
+        problems.add(at, "holds a NUL or half a character; no path or name can")
 
     def lookup(match: re.Match[str]) -> str:
         if match[1] not in environment:
@@ -139,6 +150,12 @@ def _field(value: object, kind: Any, problems: Problems, at: str) -> object:  # 
     item = _struct_item(kind)
     if item is not None and isinstance(value, list) and value:
         return tuple(convert(entry, item, problems, f"{at}[{number}]") for number, entry in enumerate(value))
+    inner = _dict_in(kind)
+    if inner is not None and isinstance(value, dict):
+        return {
+            _field(key, inner[0], problems, _join(at, key)): _field(entry, inner[1], problems, _join(at, key))
+            for key, entry in value.items()
+        }
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -152,6 +169,14 @@ def _struct_in(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401
     for candidate in (kind, *(arg for arg in get_args(kind) if type(None) in get_args(kind))):
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
             return candidate
+    return None
+
+
+def _dict_in(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
+    """Key and value type of `dict[K, V]` or `dict[K, V] | None`."""
+    for candidate in (kind, *get_args(kind)):
+        if get_origin(candidate) is dict:
+            return get_args(candidate)
     return None
 
 

@@ -188,6 +188,9 @@ class DescriptorIndexFactory(Protocol):
         The bytes depend on the vectors, their order, the parameters and `identity()`, not on threads or chunk borders.
         """
 
+    def retune(self, source: Path, ef_search: int, target: Path) -> None:
+        """Write the index of `source` with another ef_search: the bytes a fresh build would give. Raises IndexBuildError."""
+
     def open(self, path: Path) -> DescriptorIndex:
         """Memory-map an index file. Raises IndexBuildError."""
 

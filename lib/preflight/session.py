@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from preflight.errors import PreflightError
+from preflight.errors import CacheRootError, PreflightError
 from preflight.journal import Journal
 from preflight.ports import Clock
 from preflight.records import BuildReport
@@ -117,7 +117,7 @@ class Session:
     def _verdict(self, step: Step) -> Verdict:
         try:
             return self._tracer.judge(step)
-        except PreflightError as error:
+        except (PreflightError, OSError) as error:
             # Running the step raises it again, where it is reported.
             return Verdict(False, (str(error),))
 
@@ -163,7 +163,12 @@ class Session:
         """Write and log the report of a run that ended in `error`."""
         self.last_failure = error
         report = self.failure_report(error)
-        self._write(report)
+        try:
+            self._write(report)
+        except OSError as second:
+            log.error(  # noqa: TRY400 - the first error is the one to follow
+                f"the report cannot be written: {second}", extra={"event": "report_not_written", "fields": {}}
+            )
         fields = {"error": type(error).__name__, **report_fields(report)}
         log.error(report.failure_reason, extra={"event": "build_failed", "fields": fields})
 
@@ -207,5 +212,14 @@ class _Failing:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            # Whatever file it was: a full disk, a missing right, a broken medium.
+            place = f" ({error.filename})" if error.filename else ""
+            translated = CacheRootError(
+                f"{error.strerror or error}{place}; free space or repair the file system, then run doit provision again; "
+                "the last good cache is untouched"
+            )
+            self._session.failed(translated)
+            raise translated from error
         if error is not None:
             self._session.failed(error)

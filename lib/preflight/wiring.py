@@ -443,7 +443,7 @@ class _Assembly:
         )
         sealed = seal_step(job, layout, tiles.metadata, self.surroundings.clock, self.journal)
         sample = sample_step(layout, tiles.pixels, image_codec, recalibrate=self.options.recalibrate)
-        index = index_step(job, layout, descriptors.store, index_factory, index_identity())
+        index = index_step(job, layout, descriptors.store, index_factory, index_identity(), self.digests, self.journal)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)
         return (
             Stage("tiles", (), (sealed, sample)),

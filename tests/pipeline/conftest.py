@@ -303,22 +303,17 @@ def fresh(unbuilt, copy_of):
     return copy_of(unbuilt)
 
 
-@pytest.fixture
-def empty(room, numbers):
-    """empty(area, zooms): a new place with a mission and no tiles."""
-    made = []
+@pytest.fixture(scope="session")
+def place_in():
+    """place_in(folder, area, zooms): a new place with a mission and no tiles."""
 
-    def make(area, zooms):
-        place = Place(room / f"new-{next(numbers)}")
-        place.folder.mkdir()
-        made.append(place)
+    def make(folder, area, zooms):
+        place = Place(folder)
+        folder.mkdir()
         fill(place, [], area, zooms)
         return place
 
-    yield make
-    for place in made:
-        assert place.servers() == []
-        shutil.rmtree(place.folder)
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def _assert_no_op(place, done):
     assert done.status == 0, done.said
     assert done.ran == []
     assert [line["level"] for line in done.events if line["level"] in {"WARN", "ERROR"}] == []
-    assert not {line["logger"] for line in done.events} & {"preflight.engines", "preflight.batcher"}
+    assert not {line["logger"] for line in done.events} & {"preflight.engines", "preflight.descriptors"}
     report = place.report
     assert report["outcome"] == "idempotent_no_op"
     assert (report["engines_built"], report["engines_reused"], report["descriptors_generated"]) == (0, 1, 0)
@@ -63,7 +63,7 @@ def _touch_all(place):
 
 def _delete(name):
     def delete(place):
-        (found,) = [path for path in place.work.glob(name)]
+        (found,) = place.work.glob(name)
         found.unlink()
         for suffix in ("-wal", "-shm"):
             found.with_name(found.name + suffix).unlink(missing_ok=True)
@@ -198,7 +198,9 @@ def test_recalibrate_draws_the_sample_again(built):
 
 def test_old_generations_go(built):
     for number in range(4):
-        built.edit(lambda mission, number=number: mission.update(flight_id=f"2f3d1c9e-5d3b-4c57-8e86-00000000000{number}"))
+        built.edit(
+            lambda mission, number=number: mission.update(flight_id=f"2f3d1c9e-5d3b-4c57-8e86-00000000000{number}")
+        )
         assert built.provision().status == 0
     assert [path.name[:6] for path in sorted((built.cache / "gen").iterdir())] == ["000003", "000004", "000005"]
     assert built.current.readlink().name.startswith("000005")

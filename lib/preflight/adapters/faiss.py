@@ -84,13 +84,27 @@ class FaissIndexFactory:
                 return
         raise IndexBuildError(f"The index of {target} was given {len(ids)} ids, but not as many vectors.")
 
+    def retune(self, source: Path, ef_search: int, target: Path) -> None:
+        """Write the index of `source` with another ef_search to `target`: the bytes a fresh build would give.
+
+        Raises:
+            IndexBuildError: `source` is no index of this factory, or `target` cannot be written.
+        """
+        library = self._library()
+        index = self._read(library, source)
+        library.downcast_index(index.index).hnsw.efSearch = ef_search
+        _write(library, index, target)
+
     def open(self, path: Path) -> DescriptorIndex:
         """Memory-map an index file: its vectors are read when a search needs them.
 
         Raises:
             IndexBuildError: absent, truncated, or no index with ids.
         """
-        library = self._library()
+        return _FaissIndex(self._read(self._library(), path), path)
+
+    @staticmethod
+    def _read(library: Any, path: Path) -> Any:  # noqa: ANN401 - FAISS ships no types
         try:
             index = library.read_index(str(path), library.IO_FLAG_MMAP_IFC)
         except (RuntimeError, OSError, MemoryError) as error:
@@ -100,7 +114,7 @@ class FaissIndexFactory:
         if not isinstance(index, library.IndexIDMap2):
             raise IndexBuildError(f"{path} holds a {type(index).__name__}, not an index with tile ids (IndexIDMap2).")
         _check_end(index, path)
-        return _FaissIndex(index, path)
+        return index
 
     def _library(self) -> Any:  # noqa: ANN401 - FAISS ships no types
         if self._machine not in _LEVELS:

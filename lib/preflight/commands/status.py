@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from io import StringIO
 
-from preflight.report.table import size_text
+from preflight.report.table import plain_text, size_text
 from preflight.store.generations import Generation, Generations
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
@@ -73,7 +72,6 @@ def status_json(layout: CacheLayout, mission: str, found: list[GenerationStatus]
 def status_text(layout: CacheLayout, mission: str, found: list[GenerationStatus], *, width: int) -> str:
     """For people."""
     from rich import box  # noqa: PLC0415 - only this command's output needs it
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     head = f"mission    {mission}\ncache root {layout.root}\n"
@@ -88,6 +86,4 @@ def status_text(layout: CacheLayout, mission: str, found: list[GenerationStatus]
         table.add_row(
             item.name, item.mark, f"{item.tiles:,}", item.flight_id or "none", signer, until, size_text(item.size)
         )
-    sink = StringIO()
-    Console(file=sink, width=width, highlight=False, no_color=True).print(table)
-    return head + "\n".join(line.rstrip() for line in sink.getvalue().strip("\n").splitlines())
+    return head + plain_text(table, width=width).strip("\n")

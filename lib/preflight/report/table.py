@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from preflight.journal import StageNote
 from preflight.records import BuildReport
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 OUTCOMES = {
     "success": "built and published",
@@ -41,7 +45,6 @@ def closing_table(
 ) -> str:
     """The table as text, `width` columns at most."""
     from rich import box  # noqa: PLC0415 - only a run that ends needs it
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=box.SIMPLE, show_header=True, pad_edge=False)
@@ -51,13 +54,24 @@ def closing_table(
     for name, note in stages.items():
         table.add_row(name, note.deed, f"{note.seconds:.2f}")
     rows = Table(box=None, show_header=False, pad_edge=False)
+    rows.add_column()
+    rows.add_column(overflow="fold")
     for label, text in _lines(report, facts, seconds, next_command):
         rows.add_row(label, text)
-    console = Console(file=StringIO(), width=width, highlight=False, no_color=True)
-    console.print(table)
-    console.print(rows)
-    assert isinstance(console.file, StringIO)  # noqa: S101 - made three lines above
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return plain_text(table, rows, width=width)
+
+
+def plain_text(*tables: Table, width: int) -> str:
+    """Tables as text without control codes or markup, whatever the terminal or FORCE_COLOR says."""
+    from rich.console import Console  # noqa: PLC0415 - see closing_table
+
+    sink = StringIO()
+    console = Console(
+        file=sink, width=width, color_system=None, force_terminal=False, highlight=False, markup=False, emoji=False
+    )
+    for table in tables:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
 def _lines(

@@ -20,7 +20,7 @@ from preflight.store.atomic import atomic_write, remove_file
 from preflight.store.layout import CacheLayout
 from preflight.tileset import Inventory, read_header
 from preflight.trace.digests import DigestCache
-from preflight.trace.record import canonical_json, record_of
+from preflight.trace.record import canonical_json, read_record, record_of, record_path
 from preflight.trace.rule import Step
 
 if TYPE_CHECKING:
@@ -107,9 +107,10 @@ class DescriptorStage:
         """Embed the missing tiles and write the set; returns the segments it lies in."""
         inventory = Inventory.open(self._layout.inventory)
         store = self.store()
+        recorded = self._recorded()
         for path in store.segments():
-            # The name carries the start of the content's hash: a segment that was edited is embedded again.
-            if not self._digests.known(path) and not store.check(path):
+            # Damaged, it is embedded again. What no record vouches for is checked by its own hash.
+            if self._digests.sha256(path) != recorded.get(path) and not store.check(path):
                 remove_file(path)
         store.forget()
         missing = [
@@ -121,6 +122,11 @@ class DescriptorStage:
             self._embed(inventory, store, missing, total)
         atomic_write(self._layout.descriptor_set, self._describe(inventory, store).encode())
         return store.segments()
+
+    def _recorded(self) -> dict[Path, str]:
+        """The segments of the last finished run and their digests."""
+        record = read_record(record_path(self._layout.descriptor_set))
+        return {} if record is None else {self._layout.descriptors / name: sha256 for name, sha256 in record.outputs.items()}
 
     def _embed(
         self,

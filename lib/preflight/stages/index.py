@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from preflight.descriptor_store import DescriptorStore
 from preflight.errors import IndexBuildError
+from preflight.journal import Journal
 from preflight.mission import Job
 from preflight.ports import DescriptorIndexFactory
 from preflight.stages.descriptors import DescriptorSet, blocks_of, keys_of
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.layout import CacheLayout
 from preflight.tileset import Inventory
-from preflight.trace.digests import hash_file
+from preflight.trace.digests import DigestCache, hash_file
+from preflight.trace.record import read_record, record_path
 from preflight.trace.rule import Step
 from takeoff.layout import sidecar_bytes
 from takeoff.names import sidecar_name
@@ -32,6 +34,8 @@ def index_step(
     store: Callable[[], DescriptorStore],
     factory: Callable[[], DescriptorIndexFactory],
     identity: Mapping[str, str],
+    digests: DigestCache,
+    journal: Journal,
 ) -> Step:
     """The index and its sidecar. identity: what decides its bytes beside vectors and parameters, known without FAISS."""
     parameters = job.index_parameters
@@ -57,20 +61,30 @@ def index_step(
             raise IndexBuildError(
                 f"FAISS says it is {library.identity()}, {dict(identity)} was expected; repair the installation"
             )
-        descriptors = DescriptorSet.read(layout.descriptor_set)
-        inventory = Inventory.open(layout.inventory)
-        chunks = store().gather(blocks_of(inventory), keys_of(inventory))
         with atomic_path(layout.index) as temporary:
-            library.build(
-                inventory.rows["id"].copy(),
-                _proved(chunks, descriptors.matrix_sha256),
-                descriptors.dim,
-                parameters,
-                temporary,
-            )
+            if retunable():
+                library.retune(layout.index, parameters.ef_search, temporary)
+            else:
+                fresh(library, temporary)
+                journal.counts["indexes_built"] += 1
             digest = hash_file(temporary)
         atomic_write(sidecar, sidecar_bytes(digest))
         return ()
+
+    def retunable() -> bool:
+        """Whether the index that lies there, unharmed, differs in nothing but ef_search."""
+        record = read_record(record_path(layout.index))
+        if record is None or record.version != INDEX_VERSION or not layout.index.is_file():
+            return False
+        differing = {name for name, value in components().items() if record.components.get(name) != value}
+        return differing == {"ef_search"} and digests.sha256(layout.index) == record.outputs.get(layout.index.name)
+
+    def fresh(library: DescriptorIndexFactory, target: Path) -> None:
+        descriptors = DescriptorSet.read(layout.descriptor_set)
+        inventory = Inventory.open(layout.inventory)
+        chunks = store().gather(blocks_of(inventory), keys_of(inventory))
+        vectors = _proved(chunks, descriptors.matrix_sha256)
+        library.build(inventory.rows["id"].copy(), vectors, descriptors.dim, parameters, target)
 
     reads = (layout.inventory, layout.descriptor_set)
     return Step("index", INDEX_VERSION, reads, components, (layout.index, sidecar), build)

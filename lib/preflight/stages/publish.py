@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -76,35 +77,43 @@ class Publisher:
         """
         content = self._layout.manifest.read_bytes()
         manifest = format_.decode(content)
-        digest = self._digests.sha256(self._layout.manifest)
-        sources = self._builder.artifacts()
-        small = {
-            **determined_files(manifest, digest),
-            MANIFEST: content,
-            ENVELOPE: self._layout.envelope.read_bytes(),
-        }
-        staging = self._generations.stage(
-            {name: (sources[name], sha256) for name, sha256 in manifest.subjects.items()}, small
-        )
+        current = self._generations.current()
+        if current is not None and self.doubt() is None:
+            # Flipped by a run that ended before its receipt was written.
+            self._after(current, manifest, self._row(manifest, content))
+        else:
+            self.publish(content, self._layout.envelope.read_bytes(), self._builder.artifacts())
+        return ()
+
+    def publish(self, content: bytes, envelope: bytes, sources: Mapping[str, Path]) -> Generation:
+        """Make a signed manifest and its artifacts current; sources: artifact name -> where its bytes lie.
+
+        Raises as `build`.
+        """
+        manifest = format_.decode(content)
+        row = self._row(manifest, content)
+        small = {**determined_files(manifest, row.manifest_sha256), MANIFEST: content, ENVELOPE: envelope}
+        artifacts = {name: (sources[name], sha256) for name, sha256 in manifest.subjects.items()}
+        staging = self._generations.stage(artifacts, small)
         try:
             coverage_walk(staging, expected_files(manifest))
-            self._verify(staging)
-            row = self._row(manifest, digest)
+            self.verify(staging)
             self._store().record_manifest(row)
             generation = self._generations.publish(staging, manifest.generation, manifest.manifest_hash)
         finally:
             if staging.exists():
                 atomic.remove_tree(staging)
         self._after(generation, manifest, row)
-        return ()
+        return generation
 
-    def _verify(self, staging: Path) -> None:
-        command = [sys.executable, "-I", "-m", "takeoff", str(staging), "--trust", str(self._job.trust)]
+    def verify(self, place: Path) -> None:
+        """Let the shipped verifier judge a cache in a process of its own. Raises ManifestCoverageError."""
+        command = [sys.executable, "-I", "-m", "takeoff", str(place), "--trust", str(self._job.trust)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stdout + done.stderr).strip()
             raise ManifestCoverageError(
-                f"the verifier refuses the new cache before it is published (status {done.returncode}): {said}; "
+                f"the verifier refuses {place.name} before it is published (status {done.returncode}): {said}; "
                 "the last good cache is untouched"
             )
 
@@ -113,14 +122,15 @@ class Publisher:
         published = self._builder.published()
         if published is None:
             return None
-        return replace(self._row(published.manifest, published.sha256), status="active")
+        current = self._layout.current / MANIFEST
+        return replace(self._row(published.manifest, current.read_bytes()), status="active")
 
-    def _row(self, manifest: format_.Manifest, digest: str) -> ManifestRow:
+    def _row(self, manifest: format_.Manifest, content: bytes) -> ManifestRow:
         return ManifestRow(
             cache_root=str(self._layout.root),
             generation=manifest.generation,
             manifest_hash=manifest.manifest_hash,
-            manifest_sha256=digest,
+            manifest_sha256=hashlib.sha256(content).hexdigest(),
             flight_id=manifest.identity.flight_id,
             signer=self._builder.signer_fingerprint(),
             issued_at=datetime.fromtimestamp(manifest.issued_at, timezone.utc),

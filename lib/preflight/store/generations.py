@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,36 +76,51 @@ class Generations:
     def stage(self, artifacts: Mapping[str, tuple[Path, str]], small: Mapping[str, bytes]) -> Path:
         """Assemble a generation in staging/: artifacts (name -> source in work/, SHA-256) and small files by content.
 
-        A file equal to the current generation's is a link to it; anything else is copied and hashed on the way. Nothing in
-        staging shares an inode with work/.
+        A file equal to the current or previous generation's is a link to it; anything else is copied and hashed on the way.
+        Nothing in staging shares an inode with work/. What was staged when it fails is removed.
 
         Raises:
             ManifestWriteError: a source is not what the manifest says it is.
             CacheRootError: the file system refuses.
         """
         staging = self._layout.staging / uuid.uuid4().hex
-        current = self.current()
+        published = [generation.path for generation in (self.current(), self.previous()) if generation is not None]
         try:
-            staging.mkdir(parents=True)
-            for name, (source, digest) in artifacts.items():
-                self._place(staging / name, source, digest, None if current is None else current.path / name)
-            for name, content in small.items():
-                atomic.atomic_write(staging / name, content, mode=FILE_MODE)
-            for directory in sorted({path.parent for path in staging.rglob("*")} | {staging}, reverse=True):
-                atomic.fsync_directory(directory)
-            atomic.fsync_directory(self._layout.staging)
-        except OSError as error:
-            raise CacheRootError(
-                f"{staging}: {error.strerror}; free space or repair the file system of {self._layout.root}, "
-                "then run doit provision again (the last good cache is untouched)"
-            ) from error
+            self._assemble(staging, artifacts, small, published)
+        except BaseException as error:
+            if staging.exists():
+                atomic.remove_tree(staging)
+            if isinstance(error, OSError):
+                raise CacheRootError(
+                    f"{staging}: {error.strerror}; free space or repair the file system of {self._layout.root}, "
+                    "then run doit provision again (the last good cache is untouched)"
+                ) from error
+            raise
         return staging
 
-    def _place(self, target: Path, source: Path, digest: str, published: Path | None) -> None:
+    def _assemble(
+        self,
+        staging: Path,
+        artifacts: Mapping[str, tuple[Path, str]],
+        small: Mapping[str, bytes],
+        published: Sequence[Path],
+    ) -> None:
+        staging.mkdir(parents=True)
+        for name, (source, digest) in artifacts.items():
+            self._place(staging / name, source, digest, [path / name for path in published])
+        for name, content in small.items():
+            atomic.atomic_write(staging / name, content, mode=FILE_MODE)
+        for directory in sorted({path.parent for path in staging.rglob("*")} | {staging}, reverse=True):
+            atomic.fsync_directory(directory)
+        atomic.fsync_directory(self._layout.staging)
+
+    def _place(self, target: Path, source: Path, digest: str, published: Sequence[Path]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if published is not None and published.is_file() and self._digests.sha256(published) == digest:
-            atomic.link_or_copy(published, target, mode=FILE_MODE)
-        elif atomic.copy_hashed(source, target, mode=FILE_MODE) != digest:
+        for candidate in published:
+            if candidate.is_file() and self._digests.sha256(candidate) == digest:
+                atomic.link_or_copy(candidate, target, mode=FILE_MODE)
+                return
+        if atomic.copy_hashed(source, target, mode=FILE_MODE) != digest:
             raise ManifestWriteError(f"{source} changed after the manifest was signed; run doit provision again")
 
     def publish(self, staging: Path, number: int, content: str) -> Generation:
@@ -115,6 +130,8 @@ class Generations:
         try:
             self._layout.generations.mkdir(exist_ok=True)
             atomic.fsync_directory(self._layout.root)
+            if old is not None and old.path == path:
+                raise CacheRootError(f"{path} is current already and is never replaced; run doit provision again")
             if path.exists():
                 # Renamed by a run that was killed before the flip: never pointed at by anyone.
                 atomic.remove_tree(path)
@@ -143,7 +160,10 @@ class Generations:
         """Remove what killed runs left: half-assembled generations and temporary files. Needs the lock."""
         if self._layout.staging.is_dir():
             for path in self._layout.staging.iterdir():
-                atomic.remove_tree(path)
+                if path.is_dir() and not path.is_symlink():
+                    atomic.remove_tree(path)
+                else:
+                    atomic.remove_file(path)
         if self._layout.work.is_dir():
             atomic.sweep_temporaries(self._layout.work)
         for path in self._layout.root.glob(f"{atomic.TEMPORARY_PREFIX}*"):

@@ -38,17 +38,23 @@ class BuildLock:
                 f"cache root {self._path.parent} cannot be written ({error.strerror}); "
                 "make it writable or set cache_root in the mission to a folder that is"
             ) from error
+        text = json.dumps({"pid": self._pid, "host": self._host, "since": now.isoformat(timespec="seconds")})
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, text.encode(), 0)
         except BlockingIOError as error:
             holder = _describe(os.pread(handle, 4096, 0))
             os.close(handle)
             raise BuildLockHeldError(
                 f"another build holds {self._path}: {holder}; wait for it to end, or stop that process"
             ) from error
-        text = json.dumps({"pid": self._pid, "host": self._host, "since": now.isoformat(timespec="seconds")})
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, text.encode(), 0)
+        except OSError as error:
+            os.close(handle)
+            raise CacheRootError(
+                f"{self._path} cannot be locked ({error.strerror}); free space there, "
+                "or set cache_root in the mission to a folder on another file system"
+            ) from error
         self._handle = handle
 
     def release(self) -> None:

@@ -74,9 +74,9 @@ class DigestCache:
         return self._hash(path, before)
 
     def _hash(self, path: Path, before: Signature) -> str:
-        if 0 <= self._wall_ns() - before[4] < SETTLE_NS:
-            self._sleep(SETTLE_NS / 1e9)
         while True:
+            if 0 <= self._wall_ns() - before[4] < SETTLE_NS:
+                self._sleep(SETTLE_NS / 1e9)
             digest = hash_file(path)
             self.hashed_files += 1
             self.hashed_bytes += before[2]
@@ -158,7 +158,7 @@ def _read(database: Path | None) -> dict[Signature, str]:
     if database is None or not database.is_file():
         return {}
     try:
-        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)
+        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
         try:
             rows = connection.execute("SELECT device, inode, size, mtime_ns, ctime_ns, sha256 FROM digests").fetchall()
         finally:

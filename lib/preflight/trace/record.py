@@ -59,7 +59,9 @@ def read_record(path: Path) -> BuildRecord | None:
         record = BuildRecord(
             value["step"], value["version"], value["action_key"], dict(value["components"]), dict(value["outputs"])
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not all(isinstance(digest, str) for digest in record.outputs.values()):
         return None
     if record.action_key != action_key(record.step, record.version, record.components):
         return None

@@ -75,12 +75,14 @@ class Tracer:
     @staticmethod
     def _differences(record: BuildRecord, step: Step, components: Mapping[str, str]) -> list[str]:
         reasons = []
+        if record.step != step.name:
+            reasons.append(f"step: {record.step} → {step.name}")
         if record.version != step.version:
             reasons.append(f"stage version: {record.version} → {step.version}")
         for name in sorted(record.components.keys() | components.keys()):
-            old, new = record.components.get(name, "none"), components.get(name, "none")
+            old, new = record.components.get(name), components.get(name)
             if old != new:
-                reasons.append(f"{name}: {old} → {new}")
+                reasons.append(f"{name}: {'none' if old is None else old} → {'none' if new is None else new}")
         return reasons
 
     def _damaged(self, record: BuildRecord, step: Step) -> list[str]:

@@ -1,0 +1,332 @@
+"""Each fault: one clear sentence, status 1, no traceback, and `current` as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import datetime, timezone
+from hashlib import sha256
+
+import pytest
+
+from preflight.adapters import weight_free_vpr
+from preflight.geometry import tile_center
+from preflight.records import TileRow
+
+
+def config(mission):
+    return mission["components"]["c10_provisioning"]
+
+
+@pytest.fixture
+def refuses(built, python_outside):
+    """refuses(parts...): provision is refused, says all the parts, and leaves the cache as it was."""
+    link = built.current.readlink()
+    names = sorted(path.name for path in (built.cache / "gen").iterdir())
+
+    def check(*parts, prefix=()):
+        done = python_outside([*prefix, *built.command("provision")])
+        assert done.status == 1, done.said
+        for part in parts:
+            assert part in done.sentences
+        assert "Traceback" not in done.said
+        assert "Error:" not in done.said
+        assert built.current.readlink() == link
+        assert sorted(path.name for path in (built.cache / "gen").iterdir()) == names
+        assert built.takeoff().status == 0
+        assert built.servers() == []
+        return done
+
+    return check
+
+
+def test_no_tiles_in_the_area(built, refuses):
+    box = {"lat_min": 0.348, "lon_min": 32.589, "lat_max": 0.349, "lon_max": 32.590}
+    built.edit(lambda mission: mission.update(area={"bbox": box}))
+    refuses("none of the 6 tiles", "area lat 0.348", "zoom 17, 18", "C11 TileDownloader", "doit import")
+    assert built.report["outcome"] == "failure"
+    assert "TileDownloader" in built.report["failure_reason"]
+
+
+def test_more_missing_than_allowed(built, refuses):
+    def widen(mission):
+        # One more row of tiles in the north: 8 at zoom 18, and at zoom 17 the 4 that hold them.
+        mission["area"]["bbox"]["lat_max"] += 0.0005
+        mission["area"]["allow_missing"] = 0.1
+
+    built.edit(widen)
+    refuses("12 of 92 tiles", "area lat 45.99", "zoom 17, 18", "C11 TileDownloader", "doit import")
+
+
+def test_as_many_missing_as_allowed(built):
+    def widen(mission):
+        mission["area"]["bbox"]["lat_max"] += 0.0005
+        mission["area"]["allow_missing"] = 0.2
+
+    built.edit(widen)
+    done = built.provision_json()
+    assert done.status == 0, done.said
+    corpus = built.manifest["predicate"]["identity"]["corpus"]
+    assert corpus["missing"] == 12
+    assert corpus["tile_count"] == 80
+    assert built.report["descriptors_generated"] == 0
+    assert built.doit("verify").status == 0
+
+
+def test_every_fault_of_a_mission_is_shown_at_once(built, refuses):
+    def spoil(mission):
+        mission["calibration"] = "no-such-camera.json"
+        mission["zoom_levels"] = [17, "eighteen"]
+        mission["colour"] = "blue"
+        config(mission)["index"] = {"m": 0, "efsearch": 3}
+
+    built.edit(spoil)
+    index = "components.c10_provisioning.index"
+    refuses(str(built.mission), "zoom_levels[1]", "colour: unknown key", f"{index}.m", f"{index}.efsearch: unknown key")
+    built.edit(lambda mission: mission.update(zoom_levels=[17, 18], colour=None))
+    built.edit(lambda mission: (mission.pop("colour"), config(mission).pop("index")))
+    built.edit(lambda mission: config(mission)["backbones"][0].update(onnx_path="gone.onnx"))
+    refuses("calibration", "no-such-camera.json", "backbones[0].onnx_path", "gone.onnx")
+
+
+def test_a_mission_that_is_no_yaml(built, refuses):
+    built.mission.write_text("version: 1\ncache_root: [\n")
+    refuses("line ", str(built.mission))
+
+
+def test_a_mission_that_is_not_there(built, refuses):
+    built.mission.unlink()
+    refuses(str(built.mission), "not there")
+
+
+@pytest.mark.parametrize(
+    "task", ["tiles", "engine", "descriptors", "index", "selftest", "manifest", "publish", "verify"]
+)
+def test_every_task_refuses_a_broken_mission(room, python_outside, unbuilt, task):
+    broken = room / "broken.yaml"
+    broken.write_text("version: 2\n")
+    done = python_outside([*unbuilt.command(task)[:-1], f"mission={broken}"])
+    assert done.status == 1
+    assert "version" in done.sentences
+    assert "Traceback" not in done.said
+
+
+@pytest.mark.parametrize("content", ["version: 2\n", "{{{", None])
+def test_list_works_beside_a_broken_mission(room, python_outside, unbuilt, content):
+    broken = room / "broken.yaml"
+    broken.unlink(missing_ok=True)
+    if content is not None:
+        broken.write_text(content)
+    for arguments in (["list"], ["list", "--all", "--deps"], ["help"], ["help", "test"]):
+        done = python_outside([*unbuilt.command(*arguments)[:-1], f"mission={broken}"])
+        assert done.status == 0, done.said
+        assert "Traceback" not in done.said
+    status = python_outside([*unbuilt.command("status")[:-1], f"mission={broken}"])
+    assert status.status == 1
+    assert "Traceback" not in status.said
+
+
+def test_a_tile_whose_bytes_are_not_those_recorded(built, refuses):
+    _embed_again(built)
+    path = next(iter(sorted((built.folder / "tiles" / "objects").rglob("*.jpg"))))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    other = path.with_name("other")
+    other.write_bytes(content)
+    other.replace(path)
+    refuses("tile 1", path.name, "small-landscape", "doit import")
+
+
+def test_a_tile_file_that_is_gone(built, refuses):
+    _embed_again(built)
+    path = next(iter(sorted((built.folder / "tiles" / "objects").rglob("*.jpg"))))
+    path.unlink()
+    refuses("tile 1", path.name, "doit import")
+
+
+def _embed_again(place):
+    place.edit(lambda mission: config(mission).update(descriptors={"batch_size": 8}))
+
+
+def test_a_truncated_image_recorded_with_its_own_hash(built, refuses, landscape_tiles):
+    tile = landscape_tiles[0]
+    content = tile.content[: len(tile.content) // 2]
+    digest = sha256(content).hexdigest()
+    tiles = built.tiles()
+    try:
+        path = tiles.pixels().put(content, digest, ".jpg")
+        row = TileRow(
+            tile.zoom,
+            tile.x,
+            tile.y,
+            *tile_center(tile.zoom, tile.x, tile.y),
+            "small-landscape",
+            digest,
+            path,
+            datetime.now(timezone.utc),
+        )
+        assert tiles.metadata().upsert([row], replace=True) == 1
+    finally:
+        tiles.close()
+    refuses(f"tile {tile.zoom}/{tile.x}/{tile.y}", "small-landscape", "doit import")
+
+
+def test_truncated_images_are_not_imported(built, landscape_tiles, tmp_path):
+    tile = landscape_tiles[0]
+    folder = tmp_path / str(tile.zoom) / str(tile.x)
+    folder.mkdir(parents=True)
+    (folder / f"{tile.y}.jpg").write_bytes(tile.content[:-200])
+    done = built.doit("import", str(tmp_path), "--source=small-landscape", "--update")
+    assert done.status == 1
+    assert f"{tile.zoom}/{tile.x}/{tile.y}" in done.sentences
+    assert "Traceback" not in done.said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["import"],
+        ["import", "demo", "demo"],
+        ["import", "no-such-folder"],
+        ["import", ".", "--captured-at=yesterday"],
+        ["import", "demo", "--captured-at=2026-05-01"],
+        ["import", "demo", "--sauce=x"],
+    ],
+    ids=["nothing", "two", "absent", "date", "demo", "option"],
+)
+def test_imports_that_cannot_be(fresh, arguments):
+    done = fresh.doit(*arguments)
+    assert done.status == 1
+    assert "doit import failed: " in done.err
+    assert "Traceback" not in done.said
+
+
+def _own_model(place, **changes):
+    weight_free_vpr.write(place.folder / "own.onnx")
+    place.edit(lambda mission: config(mission)["backbones"][0].update(onnx_path="own.onnx", **changes))
+
+
+def test_an_onnx_that_does_not_load(built, refuses):
+    _own_model(built)
+    (built.folder / "own.onnx").write_bytes(b"this is no protobuf" * 10)
+    refuses("own.onnx", "engine:weight_free_vpr")
+
+
+def test_a_truncated_onnx(built, refuses):
+    _own_model(built)
+    path = built.folder / "own.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+    refuses("own.onnx", "engine:weight_free_vpr")
+
+
+def test_another_input_name(built, refuses):
+    _own_model(built, input_name="picture")
+    refuses("own.onnx", "picture", "image", "engine:weight_free_vpr")
+
+
+def test_another_input_shape(built, refuses):
+    _own_model(built, expected_input_shape=[1, 3, 192, 192])
+    refuses("own.onnx", "192", "224", "engine:weight_free_vpr")
+
+
+def test_the_same_model_as_a_file_builds(built):
+    _own_model(built)
+    assert built.provision().status == 0
+    assert built.doit("verify").status == 0
+
+
+def test_a_precision_the_runtime_does_not_have(built, refuses):
+    built.edit(lambda mission: config(mission)["backbones"][0].update(precision="int8"))
+    refuses("int8", "engine:weight_free_vpr")
+
+
+def test_a_file_where_the_cache_root_should_be(built, refuses):
+    (built.folder / "blocked").write_text("a file")
+    built.edit(lambda mission: mission.update(cache_root="blocked"))
+    refuses("blocked", "cannot be written", "cache_root")
+    built.edit(lambda mission: mission.update(cache_root="blocked/deeper"))
+    refuses("blocked/deeper", "cannot be written", "cache_root")
+
+
+def test_a_cache_root_that_may_not_be_written(built, refuses):
+    built.cache.chmod(0o555)
+    (built.cache / ".c10.lock").chmod(0o444)
+    prefix = []
+    if os.geteuid() == 0:
+        # Root writes everywhere; without this capability the modes hold for it, too.
+        if shutil.which("setpriv") is None:
+            pytest.skip("as root, this needs setpriv")
+        prefix = ["setpriv", "--bounding-set", "-dac_override"]
+    try:
+        refuses(str(built.cache), "cannot be written", prefix=prefix)
+    finally:
+        built.cache.chmod(0o755)
+
+
+def test_a_database_that_is_not_there(built, refuses):
+    url = "postgresql://pilot:hush-hush@127.0.0.1:1/tiles"
+    built.edit(lambda mission: mission["tile_store"].update(database=url))
+    done = refuses("127.0.0.1", "port 1", "tile_store.database")
+    assert "hush-hush" not in done.said
+    verified = built.doit("verify", "mode=operator")
+    assert verified.status != 0
+    assert "Traceback" not in verified.said
+    # The airborne mode needs none.
+    assert built.doit("verify").status == 0
+
+
+def test_an_unknown_variable(built, refuses, python_outside):
+    command = [*built.command("provision")[:-1], f"misson={built.mission}"]
+    done = python_outside(command)
+    assert done.status == 1
+    assert "misson" in done.sentences
+    assert "mission=" in done.sentences
+    assert "Traceback" not in done.said
+    for task in ("verify", "tiles"):
+        done = built.doit(task, "repiar=1")
+        assert done.status == 1
+        assert "repiar" in done.sentences
+
+
+@pytest.mark.parametrize(
+    ("task", "variable"), [("verify", "mode=nonsense"), ("provision", "repair=yes"), ("provision", "log=xml")]
+)
+def test_a_variable_with_a_wrong_value(built, task, variable):
+    link = built.current.readlink()
+    done = built.doit(task, variable)
+    assert done.status == 1
+    assert variable in done.sentences
+    assert "Traceback" not in done.said
+    assert built.current.readlink() == link
+
+
+def test_a_margin_that_is_not_reached_signs_nothing(built, refuses):
+    built.edit(lambda mission: config(mission)["selftest"].update(margin_over_thumbnail=1.0))
+    refuses("margin_over_thumbnail", "nothing is signed", "manifest failed")
+
+
+def test_a_key_that_may_not_sign(built, refuses):
+    def change(mission):
+        config(mission)["manifest"].update(signing_mode="operator", allowed_operator_fingerprints=["0" * 64])
+
+    built.edit(change)
+    refuses("allowed_operator_fingerprints")
+
+
+def test_a_key_that_is_gone(built, refuses):
+    shutil.rmtree(built.folder / "keys")
+    refuses("dev.pem")
+
+
+def test_a_trust_directory_that_does_not_hold_the_key(built, refuses):
+    """The shipped verifier refuses what would be published, before it is."""
+    for path in (built.folder / "trust").iterdir():
+        if path.name != "allow_dev":
+            path.unlink()
+    built.edit(lambda mission: mission.update(flight_id=None))
+    link = built.current.readlink()
+    done = built.provision()
+    assert done.status == 1
+    assert "Traceback" not in done.said
+    assert built.current.readlink() == link
+    assert not any((built.cache / "staging").iterdir())

@@ -1,0 +1,86 @@
+"""log=json: one JSON object a line, with SPEC.md's levels and events."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+
+def levels(done, event):
+    return {line["level"] for line in done.event(event)}
+
+
+def test_a_build_says_what_the_specification_asks(first):
+    place, done = first
+    assert done.err == ""
+    for line in done.events:
+        assert {"time", "level", "event", "message", "logger"} <= line.keys()
+        assert line["level"] in {"DEBUG", "INFO", "WARN", "ERROR"}
+        assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+    (miss,) = done.event("engine_cache_miss")
+    assert miss["level"] == "WARN"
+    assert {"model", "sm", "jp", "trt", "precision"} <= miss.keys()
+    assert (miss["model"], miss["precision"]) == ("weight_free_vpr", "fp32")
+    assert levels(done, "build_start") == levels(done, "build_end") == {"INFO"}
+    (end,) = done.event("build_end")
+    assert {name: end[name] for name in place.report} == place.report
+    (key,) = done.event("dev_key_made")
+    assert key["level"] == "WARN"
+    assert not [line for line in done.events if line["level"] == "ERROR"]
+
+
+def test_progress_of_the_descriptors_is_told_in_tenths(first):
+    _, done = first
+    found = [line for line in done.events if line["logger"] == "preflight.descriptors" and line["level"] == "DEBUG"]
+    assert 5 <= len(found) <= 10
+    assert "80" in found[-1]["message"]
+
+
+def test_a_build_with_nothing_to_do(built):
+    done = built.provision_json()
+    assert [line["event"] for line in done.events] == ["build_start", "build_end"]
+    assert done.event("build_end")[0]["outcome"] == "idempotent_no_op"
+
+
+def test_a_failing_build(built):
+    (built.folder / "camera.json").unlink()
+    done = built.provision_json()
+    assert done.status == 1
+    (line,) = [line for line in done.events if line["level"] == "ERROR"]
+    assert line["error"] == "MissionError"
+    assert "camera.json" in line["message"]
+
+
+def test_a_build_that_fails_in_a_stage(built):
+    built.edit(lambda mission: mission["area"]["bbox"].update(lat_max=46.003))
+    done = built.provision_json()
+    assert done.status == 1
+    (line,) = [line for line in done.events if line["level"] == "ERROR"]
+    assert line["error"] == "CoverageError"
+    assert line["outcome"] == "failure"
+    assert line["failure_reason"] == built.report["failure_reason"] == line["message"]
+    assert built.report["outcome"] == "failure"
+
+
+def test_an_unknown_variable(unbuilt):
+    done = unbuilt.provision_json("misson=x")
+    assert done.status == 1
+    assert {line["level"] for line in done.events} == {"ERROR"}
+    assert {line["error"] for line in done.events} == {"CommandLineError"}
+
+
+def test_commands(fresh, built):
+    done = fresh.doit("import", "no-such-folder", "log=json")
+    assert done.status == 1
+    (line,) = done.events
+    assert (line["level"], line["error"]) == ("ERROR", "ImportSourceError")
+    assert done.err == ""
+    assert len(built.doit("verify", "log=json").events) == 1
+    assert len(built.doit("status", "log=json").events) == 1
+
+
+def test_people_are_spared_json_and_debug(fresh):
+    done = fresh.provision()
+    assert done.status == 0
+    assert not any(line.startswith("{") for line in done.out.splitlines())
+    for part in ("recall@1", "manifest", "valid until", "built and published", "doit verify", "80", "development key"):
+        assert part in done.out, part

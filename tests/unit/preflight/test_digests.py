@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+
+import pytest
+
+from preflight.trace import digests
+from preflight.trace.digests import CHUNK, SETTLE_NS, DigestCache, hash_file, signature
+
+LONG_AGO_NS = 10**9
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+class Waiting:
+    """A clock and a sleep of the test's own: what was slept is what the clock moves on."""
+
+    def __init__(self, now):
+        self.now = now
+        self.slept = []
+
+    def wall_ns(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.now += int(seconds * 1e9)
+
+
+@pytest.fixture
+def database(tmp_path):
+    return tmp_path / "work" / "digests.db"
+
+
+@pytest.fixture
+def open_cache(database):
+    """A cache as a later run opens it, long after every file was written."""
+
+    def run(**more):
+        return DigestCache(database, **{"wall_ns": lambda: 1 << 62, **more})
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    return path
+
+
+def test_hash_file_reads_every_byte(tmp_path):
+    for size in (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK):
+        content = os.urandom(size)
+        (tmp_path / "x").write_bytes(content)
+        assert hash_file(tmp_path / "x") == sha256(content)
+
+
+def test_a_missing_file_raises(open_cache, tmp_path):
+    for ask in (open_cache().sha256, open_cache().known, hash_file, signature):
+        with pytest.raises(FileNotFoundError):
+            ask(tmp_path / "none")
+
+
+def test_a_file_is_hashed_once_in_a_run_and_not_again_in_the_next(open_cache, file):
+    cache = open_cache()
+    assert cache.sha256(file) == cache.sha256(file) == sha256(b"one")
+    assert (cache.hashed_files, cache.hashed_bytes) == (1, 3)
+    cache.flush()
+    later = open_cache()
+    assert later.known(file)
+    assert later.sha256(file) == sha256(b"one")
+    assert later.hashed_files == 0
+
+
+def test_an_edit_of_equal_size_and_restored_mtime_is_seen(open_cache, file):
+    cache = open_cache()
+    cache.sha256(file)
+    cache.flush()
+    before = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    later = open_cache()
+    assert not later.known(file)
+    assert later.sha256(file) == sha256(b"two")
+
+
+def test_another_file_in_its_place_is_seen(open_cache, file, tmp_path):
+    cache = open_cache()
+    cache.sha256(file)
+    other = tmp_path / "other"
+    other.write_bytes(b"two")
+    other.replace(file)
+    assert cache.sha256(file) == sha256(b"two")
+
+
+def test_a_touched_file_is_hashed_once_more_and_then_never_again(open_cache, file):
+    first = open_cache()
+    first.sha256(file)
+    first.flush()
+    os.utime(file, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    second = open_cache()
+    second.sha256(file)
+    second.flush()
+    third = open_cache()
+    third.sha256(file)
+    assert (second.hashed_files, third.hashed_files) == (1, 0)
+
+
+def test_a_moved_or_linked_file_under_another_name_is_the_same_file(open_cache, file, tmp_path):
+    cache = open_cache()
+    cache.sha256(file)
+    (tmp_path / "link").symlink_to(file)
+    cache.sha256(tmp_path / "link")
+    assert cache.hashed_files == 1
+
+
+def test_reading_alone_writes_nothing(open_cache, database, file):
+    cache = open_cache()
+    cache.known(file)
+    cache.flush()
+    assert not database.parent.exists()
+
+
+def test_a_cache_without_a_database_keeps_nothing(file):
+    cache = DigestCache(None, wall_ns=lambda: 1 << 62)
+    assert cache.sha256(file) == sha256(b"one")
+    cache.flush()
+    assert cache.known(file)
+
+
+def test_a_deleted_database_costs_one_more_hashing(open_cache, database, file):
+    cache = open_cache()
+    cache.sha256(file)
+    cache.flush()
+    database.unlink()
+    later = open_cache()
+    assert later.sha256(file) == sha256(b"one")
+    assert later.hashed_files == 1
+    later.flush()
+    assert open_cache().known(file)
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "half", "a page of zeros", "other table", "cut"])
+def test_a_damaged_database_costs_one_more_hashing_and_is_made_anew(open_cache, database, file, damage):
+    cache = open_cache()
+    cache.sha256(file)
+    cache.flush()
+    content = database.read_bytes()
+    if damage == "other table":
+        database.unlink()
+        connection = sqlite3.connect(database)
+        connection.execute("CREATE TABLE other (a)")
+        connection.close()
+    else:
+        database.write_bytes(
+            {
+                "text": b"this is no database" * 100,
+                "empty": b"",
+                "half": content[: len(content) // 2],
+                "a page of zeros": content[:100] + bytes(4096) + content[4196:],
+                "cut": content[:50],
+            }[damage]
+        )
+    later = open_cache()
+    assert later.sha256(file) == sha256(b"one")
+    assert later.hashed_files == 1
+    later.flush()
+    last = open_cache()
+    assert last.sha256(file) == sha256(b"one")
+    assert last.hashed_files == 0
+
+
+def test_a_database_that_cannot_be_written_is_an_os_error(database, file):
+    database.mkdir(parents=True)
+    cache = DigestCache(database, wall_ns=lambda: 1 << 62)
+    cache.sha256(file)
+    with pytest.raises(OSError, match="digests.db"):
+        cache.flush()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "100%25", "a b"])
+def test_a_folder_with_signs_of_a_url_in_its_name_keeps_the_cache(tmp_path, file, name):
+    database = tmp_path / name / "digests.db"
+    cache = DigestCache(database, wall_ns=lambda: 1 << 62)
+    cache.sha256(file)
+    cache.flush()
+    assert DigestCache(database).known(file)
+
+
+def test_distrust_reads_every_file_once_more_and_keeps_what_it_reads(open_cache, file):
+    cache = open_cache()
+    cache.sha256(file)
+    cache.flush()
+    repairing = open_cache()
+    repairing.distrust()
+    assert not repairing.known(file)
+    assert repairing.sha256(file) == repairing.sha256(file) == sha256(b"one")
+    assert repairing.hashed_files == 1
+    assert repairing.known(file)
+    repairing.flush()
+    assert repairing.sha256(file) == sha256(b"one")
+    assert repairing.hashed_files == 1
+
+
+def test_distrust_finds_a_change_that_left_the_signature_as_it_was(open_cache, database, file):
+    """As a disk that flips a bit would."""
+    cache = open_cache()
+    cache.adopt(file, sha256(b"what was there before"))
+    cache.flush()
+    assert open_cache().sha256(file) == sha256(b"what was there before")
+    repairing = open_cache()
+    repairing.distrust()
+    assert repairing.sha256(file) == sha256(b"one")
+    repairing.flush()
+    assert open_cache().sha256(file) == sha256(b"one")
+
+
+def test_an_adopted_digest_is_believed_while_the_file_stays(open_cache, file):
+    cache = open_cache()
+    cache.adopt(file, "f" * 64)
+    assert cache.sha256(file) == "f" * 64
+    assert cache.hashed_files == 0
+    file.write_bytes(b"other")
+    assert cache.sha256(file) == sha256(b"other")
+
+
+def test_a_file_changed_while_it_is_hashed_is_hashed_again(monkeypatch, file):
+    contents = [b"two", b"three"]
+
+    def hash_and_change(path):
+        digest = hash_file(path)
+        if contents:
+            path.write_bytes(contents.pop(0))
+        return digest
+
+    monkeypatch.setattr(digests, "hash_file", hash_and_change)
+    waiting = Waiting(1 << 62)
+    cache = DigestCache(None, wall_ns=waiting.wall_ns, sleep=waiting.sleep)
+    assert cache.sha256(file) == sha256(b"three")
+    assert cache.hashed_files == 3
+
+
+@pytest.mark.parametrize(("age_ns", "sleeps"), [(0, 1), (SETTLE_NS - 1, 1), (SETTLE_NS, 0), (10**12, 0), (-1, 0)])
+def test_a_file_just_written_is_given_a_clock_tick_before_it_is_hashed(file, age_ns, sleeps):
+    waiting = Waiting(file.stat().st_ctime_ns + age_ns)
+    cache = DigestCache(None, wall_ns=waiting.wall_ns, sleep=waiting.sleep)
+    assert cache.sha256(file) == sha256(b"one")
+    assert waiting.slept == [SETTLE_NS / 1e9] * sleeps
+
+
+def test_an_edit_within_the_same_tick_after_a_change_during_hashing_is_waited_for(monkeypatch, file):
+    """The second hashing, too, starts only when the tick of the change it follows has passed."""
+    waiting = Waiting(1 << 62)
+
+    def hash_and_change(path):
+        digest = hash_file(path)
+        if waiting.now == 1 << 62:
+            path.write_bytes(b"two")
+            waiting.now = path.stat().st_ctime_ns
+        return digest
+
+    monkeypatch.setattr(digests, "hash_file", hash_and_change)
+    cache = DigestCache(None, wall_ns=waiting.wall_ns, sleep=waiting.sleep)
+    assert cache.sha256(file) == sha256(b"two")
+    assert waiting.slept == [SETTLE_NS / 1e9]
+
+
+def test_huge_device_and_inode_numbers_are_kept(monkeypatch, open_cache, file):
+    huge = ((1 << 64) - 1, (1 << 63) + 5, 3, 1, 1)
+    monkeypatch.setattr(digests, "signature", lambda path: huge)
+    cache = open_cache()
+    cache.sha256(file)
+    cache.flush()
+    assert open_cache().known(file)

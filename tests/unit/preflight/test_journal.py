@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import logging
+
+from preflight.journal import Journal, StageNote
+
+
+def test_a_stage_that_was_built_stays_built_when_it_is_judged_again():
+    journal = Journal()
+    journal.stage("index", "built", 2.0)
+    journal.stage("index", "reused", 0.1)
+    assert journal.stages == {"index": StageNote("built", 2.0)}
+    assert journal.built
+
+
+def test_a_reused_stage_that_is_built_after_all_is_built():
+    journal = Journal()
+    journal.stage("index", "reused", 0.1)
+    assert not journal.built
+    journal.stage("index", "built", 2.0)
+    assert journal.stages == {"index": StageNote("built", 2.0)}
+    assert journal.built
+
+
+def test_stages_keep_the_order_they_ended_in():
+    journal = Journal()
+    for name in ("tiles", "engine:a", "index"):
+        journal.stage(name, "reused", 0.0)
+    assert list(journal.stages) == ["tiles", "engine:a", "index"]
+
+
+def test_a_warning_is_kept_and_logged_with_its_event_and_fields():
+    seen = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            seen.append(record)
+
+    log = logging.getLogger("preflight")
+    handler = Keep()
+    log.addHandler(handler)
+    try:
+        journal = Journal()
+        journal.warn("dev_key_made", "made a key", fingerprint="ab")
+    finally:
+        log.removeHandler(handler)
+    assert journal.warnings == ["made a key"]
+    (record,) = seen
+    assert (record.levelno, record.event, record.fields) == (logging.WARNING, "dev_key_made", {"fingerprint": "ab"})
+
+
+def test_what_was_never_counted_is_zero():
+    assert Journal().counts["engines_built"] == 0

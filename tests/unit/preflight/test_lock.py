@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from datetime import datetime, timezone
+
+import pytest
+
+from preflight.errors import BuildLockHeldError, CacheRootError
+from preflight.store.lock import BuildLock
+
+NOW = datetime(2026, 5, 1, 12, 30, 5, 700_000, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache" / ".c10.lock"
+
+
+@pytest.fixture
+def make(path):
+    made = []
+
+    def run(pid=4711, host="field-1"):
+        made.append(BuildLock(path, pid=pid, host=host))
+        return made[-1]
+
+    yield run
+    for lock in made:
+        lock.release()
+
+
+def test_the_lock_is_taken_with_the_holder_written_into_it(make, path):
+    lock = make()
+    assert not lock.held
+    lock.acquire(NOW)
+    assert lock.held
+    assert json.loads(path.read_text()) == {"pid": 4711, "host": "field-1", "since": "2026-05-01T12:30:05+00:00"}
+
+
+def test_a_second_taker_is_told_who_holds_it(make):
+    make().acquire(NOW)
+    second = make(pid=1, host="field-2")
+    with pytest.raises(BuildLockHeldError) as error:
+        second.acquire(NOW)
+    assert "pid 4711 on field-1 since 2026-05-01T12:30:05+00:00" in str(error.value)
+    assert not second.held
+
+
+def test_a_released_lock_is_free_and_its_file_stays(make, path):
+    first, second = make(), make(pid=2)
+    first.acquire(NOW)
+    inode = path.stat().st_ino
+    first.release()
+    first.release()
+    assert (first.held, path.stat().st_ino) == (False, inode)
+    second.acquire(NOW)
+    assert json.loads(path.read_text())["pid"] == 2
+
+
+def test_a_longer_text_of_an_earlier_holder_leaves_nothing_behind(make, path):
+    path.parent.mkdir()
+    path.write_text("x" * 500)
+    make().acquire(NOW)
+    assert json.loads(path.read_text())["pid"] == 4711
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"pid": 1}', b"7"])
+def test_an_unreadable_text_still_says_that_the_lock_is_held(make, path, text):
+    make().acquire(NOW)
+    path.write_bytes(text)
+    with pytest.raises(BuildLockHeldError, match="a process that has not written its name yet"):
+        make().acquire(NOW)
+
+
+def test_the_lock_is_not_handed_to_child_processes(make, path):
+    lock = make()
+    lock.acquire(NOW)
+    assert lock._handle is not None
+    assert not os.get_inheritable(lock._handle)
+
+
+def test_a_root_that_is_a_file_is_refused(make, path):
+    path.parent.write_text("")
+    with pytest.raises(CacheRootError, match="cannot be written"):
+        make().acquire(NOW)
+
+
+@pytest.mark.parametrize("call", ["pwrite", "ftruncate"])
+def test_a_full_disk_is_said_and_the_lock_given_back(make, monkeypatch, call):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(CacheRootError, match="No space left on device"):
+            make().acquire(NOW)
+    make().acquire(NOW)
+
+
+def test_a_file_system_without_locks_is_said(make, monkeypatch):
+    import fcntl
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(CacheRootError, match="No locks available"):
+        make().acquire(NOW)

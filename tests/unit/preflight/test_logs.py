@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from preflight.report.logs import log_to
+
+
+@pytest.fixture
+def out():
+    """A stream that `preflight` logs to, and everything put back after."""
+    logger = logging.getLogger("preflight")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    yield io.StringIO()
+    logger.handlers, level, logger.propagate = before[0], before[1], before[2]
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def log():
+    return logging.getLogger("preflight")
+
+
+def lines(out):
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_each_line_is_one_json_object_with_time_level_event_and_fields(out, log):
+    log_to(lambda: out, as_json=True)
+    log.info("build\nstarted", extra={"event": "build_start", "fields": {"cache_root": Path("/c"), "n": 1}})
+    log.debug("plain %s", "text")
+    first, second = lines(out)
+    assert first.keys() == {"time", "level", "logger", "event", "message", "cache_root", "n"}
+    assert (first["level"], first["event"], first["message"]) == ("INFO", "build_start", "build\nstarted")
+    assert (first["cache_root"], first["n"], first["logger"]) == ("/c", 1, "preflight")
+    assert (second["level"], second["event"], second["message"]) == ("DEBUG", "message", "plain text")
+
+
+def test_the_time_is_utc_with_milliseconds(out, log):
+    log_to(lambda: out, as_json=True)
+    record = log.makeRecord("preflight", logging.INFO, "f", 1, "x", (), None)
+    record.created = 1_777_777_777.25
+    log.handle(record)
+    (line,) = lines(out)
+    assert line["time"] == "2026-05-03T03:09:37.250+00:00"
+    assert datetime.fromisoformat(line["time"]).tzinfo == timezone.utc
+
+
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [
+        (logging.DEBUG, "DEBUG"),
+        (logging.INFO, "INFO"),
+        (logging.WARNING, "WARN"),
+        (logging.ERROR, "ERROR"),
+        (logging.CRITICAL, "ERROR"),
+    ],
+)
+def test_levels_are_those_of_the_specification(out, log, level, name):
+    log_to(lambda: out, as_json=True)
+    log.log(level, "x")
+    assert lines(out)[0]["level"] == name
+
+
+def test_a_traceback_stays_in_its_line(out, log):
+    log_to(lambda: out, as_json=True)
+    try:
+        raise ValueError("no")
+    except ValueError:
+        log.exception("failed")
+    (line,) = lines(out)
+    assert line["traceback"].endswith("ValueError: no")
+
+
+def test_text_of_any_script_is_kept(out, log):
+    log_to(lambda: out, as_json=True)
+    log.info("→ Київ")
+    assert lines(out)[0]["message"] == "→ Київ"
+
+
+def test_people_see_warnings_alone(out, log):
+    log_to(lambda: out, as_json=False)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        log.log(level, logging.getLevelName(level))
+    logging.getLogger("preflight.deep.inside").warning("another")
+    assert out.getvalue() == "   warning: WARNING\n   warning: another\n"
+
+
+def test_the_stream_is_asked_for_at_every_line(log, out):
+    """doit swaps sys.stdout while a task runs."""
+    other = io.StringIO()
+    streams = [out, other]
+    log_to(lambda: streams.pop(0), as_json=True)
+    log.info("one")
+    log.info("two")
+    assert (lines(out)[0]["message"], lines(other)[0]["message"]) == ("one", "two")
+
+
+def test_a_second_call_takes_the_place_of_the_first(log, out):
+    log_to(lambda: out, as_json=False)
+    log_to(lambda: out, as_json=True)
+    log.warning("once")
+    assert len(lines(out)) == 1
+
+
+def test_other_loggers_are_left_alone(out):
+    before = list(logging.getLogger().handlers)
+    log_to(lambda: out, as_json=True)
+    assert logging.getLogger().handlers == before
+    logging.getLogger("elsewhere").error("not ours")
+    assert out.getvalue() == ""

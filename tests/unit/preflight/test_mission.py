@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import copy
+import json
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from preflight.errors import MissionError
+from preflight.mission import load_mission
+from preflight.records import BoundingBox, IndexParameters, Origin
+
+ROOT = Path(__file__).parents[3]
+AT = "components.c10_provisioning"
+BACKBONE = {
+    "model_name": "weight_free_vpr",
+    "role": "descriptor",
+    "onnx_path": "builtin:weight_free_vpr",
+    "input_name": "image",
+    "expected_input_shape": [1, 3, 224, 224],
+}
+MISSION = {
+    "version": 1,
+    "cache_root": "cache",
+    "tile_store": {"root": "tiles"},
+    "area": {"bbox": {"lat_min": 0.346, "lon_min": 32.588, "lat_max": 0.352, "lon_max": 32.6}},
+    "zoom_levels": [20, 19],
+    "sector_class": "active_conflict",
+    "calibration": "camera.json",
+    "trust": "trust",
+    "takeoff_origin": {"lat": 0.348, "lon": 32.59, "alt": 1190},
+    "flight_id": "0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10",
+    "components": {
+        "c10_provisioning": {
+            "backbones": [BACKBONE],
+            "manifest": {"signing_mode": "dev", "signing_key": "keys/dev.pem"},
+        }
+    },
+}
+
+
+@pytest.fixture
+def value():
+    return copy.deepcopy(MISSION)
+
+
+@pytest.fixture
+def load(tmp_path):
+    (tmp_path / "camera.json").write_text("{}")
+
+    def run(value, environment=None):
+        path = tmp_path / "mission.yaml"
+        path.write_text(json.dumps(value))
+        return load_mission(path, environment or {})
+
+    return run
+
+
+@pytest.fixture
+def problems(load):
+    """What a mission is refused for; fails the test when it is not."""
+
+    def run(value, environment=None):
+        with pytest.raises(MissionError) as refusal:
+            load(value, environment)
+        return refusal.value.problems
+
+    return run
+
+
+def config(value):
+    return value["components"]["c10_provisioning"]
+
+
+def test_a_mission_is_read_with_paths_beside_the_file_and_defaults_filled_in(load, value, tmp_path):
+    mission = load(value)
+    job = mission.job
+    assert mission.source == tmp_path / "mission.yaml"
+    assert (mission.tile_root, mission.database, mission.demo) == (tmp_path / "tiles", "embedded", False)
+    assert job.cache_root == tmp_path / "cache"
+    assert job.calibration == tmp_path / "camera.json"
+    assert (job.trust, job.signing_key) == (tmp_path / "trust", tmp_path / "keys" / "dev.pem")
+    assert job.area.box == BoundingBox(0.346, 32.588, 0.352, 32.6)
+    assert (job.area_file, job.allow_missing) == (None, 0.0)
+    assert job.zoom_levels == (19, 20)
+    assert job.takeoff_origin == Origin(0.348, 32.59, 1190.0)
+    assert job.flight_id == UUID("0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10")
+    assert job.descriptor.inputs == {"image": (1, 3, 224, 224)}
+    assert job.descriptor.precision == "fp32"
+    assert job.index_parameters == IndexParameters()
+    assert job.max_tile_age == timedelta(days=30)
+    assert job.config.descriptors.batch_size == 64
+    assert job.config.provisioner.keep_generations == 3
+
+
+def test_the_sector_class_decides_how_old_a_tile_may_be(load, value):
+    value["sector_class"] = "stable_rear"
+    assert load(value).job.max_tile_age == timedelta(days=365)
+
+
+def test_origin_and_flight_may_be_left_out_or_null(load, value):
+    value["takeoff_origin"] = None
+    del value["flight_id"]
+    job = load(value).job
+    assert (job.takeoff_origin, job.flight_id) == (None, None)
+
+
+def test_paths_may_lead_out_of_the_folder_and_are_made_plain(load, value, tmp_path):
+    value["cache_root"] = "../elsewhere/./cache"
+    value["trust"] = "/srv/trust"
+    job = load(value).job
+    assert job.cache_root == tmp_path.parent / "elsewhere" / "cache"
+    assert job.trust == Path("/srv/trust")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(MissionError, match="cannot be read") as refusal:
+        load_mission(tmp_path / "none.yaml", {})
+    assert refusal.value.source == str(tmp_path / "none.yaml")
+
+
+def test_a_folder_is_no_mission(tmp_path):
+    with pytest.raises(MissionError, match="cannot be read"):
+        load_mission(tmp_path, {})
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    path = tmp_path / "mission.yaml"
+    path.write_text("")
+    with pytest.raises(MissionError, match="a mapping is needed, this is empty"):
+        load_mission(path, {})
+
+
+def test_every_problem_is_told_at_once_each_with_its_path(problems, value):
+    value["misson"] = 1
+    value["area"]["bbox"]["lat_min"] = "north"
+    value["zoom_levels"][1] = 23
+    del value["trust"]
+    config(value)["index"] = {"m": 1}
+    config(value)["backbones"].append({"model_name": "Ultra VPR"})
+    found = problems(value)
+    assert [problem.split(":")[0] for problem in found] == [
+        "misson",
+        "area.bbox.lat_min",
+        "zoom_levels[1]",
+        "trust",
+        f"{AT}.backbones[1].model_name",
+        f"{AT}.backbones[1].onnx_path",
+        f"{AT}.index.m",
+    ]
+    assert "unknown key; known here: area, cache_root" in found[0]
+    assert "is missing" in found[3]
+
+
+def test_every_problem_of_the_whole_is_told_at_once(problems, value, tmp_path):
+    value["zoom_levels"] = [19, 19]
+    value["calibration"] = "camera.yaml"
+    value["trust"] = "cache/trust"
+    value["tile_store"] = {"root": "cache/tiles", "database": "mysql://host"}
+    config(value)["runtime"] = "tensorrt"
+    config(value)["descriptors"] = {"overlap": 0.5}
+    config(value)["manifest"]["signing_mode"] = "operator"
+    config(value)["backbones"].append({**BACKBONE, "onnx_path": "none.onnx"})
+    found = "\n".join(problems(value))
+    for text in (
+        "zoom_levels: a zoom is named twice",
+        f"calibration: {tmp_path}/camera.yaml is not a file",
+        "trust: lies inside cache_root",
+        "tile_store.root: overlaps cache_root",
+        "tile_store.database: is neither",
+        f"{AT}.backbones: 2 have role `descriptor`; exactly one must",
+        f"{AT}.backbones: model_name weight_free_vpr is given twice",
+        f"{AT}.descriptors.overlap: only 0",
+        f"{AT}.runtime: tensorrt is not in this version",
+        f"{AT}.manifest.allowed_operator_fingerprints: is empty",
+        f"{AT}.backbones[1].onnx_path: {tmp_path}/none.onnx is not a file",
+    ):
+        assert text in found
+
+
+def test_the_message_names_the_file_and_holds_a_line_a_problem(load, value, tmp_path):
+    del value["trust"]
+    value["extra"] = 1
+    with pytest.raises(MissionError) as refusal:
+        load(value)
+    lines = str(refusal.value).splitlines()
+    assert lines[0] == f"{tmp_path / 'mission.yaml'} is refused:"
+    assert [line.partition(":")[0] for line in lines[1:]] == ["  - extra", "  - trust"]
+
+
+@pytest.mark.parametrize("trust", ["cache", "cache/trust", "cache/a/b", "x/../cache/trust"])
+def test_trust_inside_the_cache_root_is_refused(problems, value, trust):
+    value["trust"] = trust
+    assert any(problem.startswith("trust: lies inside cache_root") for problem in problems(value))
+
+
+@pytest.mark.parametrize("root", ["cache", "cache/tiles", "."])
+def test_a_tile_store_that_overlaps_the_cache_root_is_refused(problems, value, root):
+    value["tile_store"]["root"] = root
+    assert any(problem.startswith("tile_store.root: overlaps") for problem in problems(value))
+
+
+def test_a_sibling_whose_name_starts_like_the_cache_root_is_no_overlap(load, value, tmp_path):
+    value["tile_store"]["root"] = "cache-tiles"
+    value["trust"] = "cache-trust"
+    assert load(value).tile_root == tmp_path / "cache-tiles"
+
+
+@pytest.mark.parametrize("roles", [["auxiliary"], ["descriptor", "descriptor"]])
+def test_exactly_one_backbone_describes(problems, value, roles):
+    config(value)["backbones"] = [
+        {**BACKBONE, "model_name": f"model_{number}", "role": role} for number, role in enumerate(roles)
+    ]
+    count = roles.count("descriptor")
+    assert problems(value) == (f"{AT}.backbones: {count} have role `descriptor`; exactly one must",)
+
+
+def test_no_backbones_at_all_are_refused(problems, value):
+    config(value)["backbones"] = []
+    assert problems(value)[0].startswith(f"{AT}.backbones: expected `array` of length >= 1")
+
+
+def test_a_backbone_gives_its_inputs_one_way(problems, value):
+    first = config(value)["backbones"][0]
+    for change in (
+        {"inputs": {"image": [1, 3, 224, 224]}},
+        {"input_name": None},
+        {"expected_input_shape": None},
+        {"input_name": None, "expected_input_shape": None},
+    ):
+        config(value)["backbones"] = [{**first, **change}]
+        assert problems(value) == (
+            f"{AT}.backbones[0]: give either input_name with expected_input_shape, or inputs",
+        )
+
+
+def test_an_auxiliary_backbone_may_take_several_inputs(load, value, tmp_path):
+    (tmp_path / "lightglue.onnx").write_bytes(b"")
+    config(value)["backbones"].append(
+        {"model_name": "light_glue", "onnx_path": "lightglue.onnx", "inputs": {"a": [1, 2], "b": [1, 64, 2]}}
+    )
+    spec = load(value).job.backbones[1]
+    assert (spec.role, spec.inputs) == ("auxiliary", {"a": (1, 2), "b": (1, 64, 2)})
+    assert spec.onnx_path == tmp_path / "lightglue.onnx"
+
+
+@pytest.mark.parametrize("shape", [[1, 1, 224, 224], [3, 224, 224], [1, 3, 224]])
+def test_a_descriptor_backbone_takes_one_image(problems, value, shape):
+    config(value)["backbones"][0]["expected_input_shape"] = shape
+    assert problems(value)[0].startswith(f"{AT}.backbones[0].expected_input_shape: a descriptor backbone takes one")
+
+
+def test_a_wrong_shape_in_inputs_is_told_with_the_inputs_name(problems, value):
+    config(value)["backbones"][0] = {**BACKBONE, "inputs": {"image": [1, 3, "x", 224]}}
+    assert problems(value)[0].startswith(f"{AT}.backbones[0].inputs.image[2]: ")
+
+
+def test_an_unknown_builtin_is_refused(problems, value):
+    config(value)["backbones"][0]["onnx_path"] = "builtin:dinov2"
+    assert problems(value) == (
+        f"{AT}.backbones[0].onnx_path: builtin:dinov2 is unknown; the only built-in is builtin:weight_free_vpr",
+    )
+
+
+def test_a_channel_is_not_divided_by_zero(problems, value):
+    config(value)["backbones"][0]["preprocessing"] = {"std": [1, 0, 1]}
+    assert problems(value) == (f"{AT}.backbones[0].preprocessing.std: a channel is divided by 0",)
+
+
+def test_operator_mode_needs_a_fingerprint(load, value):
+    config(value)["manifest"] = {
+        "signing_mode": "operator",
+        "signing_key": "key.pem",
+        "allowed_operator_fingerprints": ["a" * 64],
+    }
+    assert load(value).job.config.manifest.allowed_operator_fingerprints == ("a" * 64,)
+    config(value)["manifest"]["allowed_operator_fingerprints"] = ["A" * 64]
+
+
+def test_an_area_is_a_box_or_a_polygon(problems, value):
+    for area in ({}, {"bbox": value["area"]["bbox"], "polygon": "area.geojson"}):
+        value["area"] = area
+        assert problems(value) == ("area: give exactly one of bbox and polygon",)
+
+
+def test_a_box_upside_down_is_refused_at_its_path(problems, value):
+    value["area"]["bbox"].update(lat_min=1.0, lat_max=0.0)
+    found = problems(value)
+    assert all(problem.startswith("area.bbox: ") for problem in found)
+    assert found
+
+
+RING = [[32.588, 0.346], [32.6, 0.346], [32.6, 0.352], [32.588, 0.346]]
+
+
+def test_a_polygon_is_read_from_its_file(load, value, tmp_path):
+    (tmp_path / "area.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [RING]}))
+    value["area"] = {"polygon": "area.geojson", "allow_missing": 0.25}
+    job = load(value).job
+    assert job.area_file == tmp_path / "area.geojson"
+    assert (len(job.area.polygons), job.allow_missing) == (1, 0.25)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b"\xff\xfe", b'{"type": "Point", "coordinates": [1, 2]}', b"[" * 100_000]
+)
+def test_a_polygon_file_that_is_missing_or_broken_is_refused_at_its_path(problems, value, tmp_path, content):
+    if content is not None:
+        (tmp_path / "area.geojson").write_bytes(content)
+    value["area"] = {"polygon": "area.geojson"}
+    found = problems(value)
+    assert found
+    assert all(problem.startswith("area.polygon: ") for problem in found)
+
+
+def test_a_polygon_problem_comes_with_all_the_others(problems, value):
+    value["area"] = {"polygon": "none.geojson"}
+    value["calibration"] = "none.json"
+    assert [problem.split(":")[0] for problem in problems(value)] == ["area.polygon", "calibration"]
+
+
+@pytest.mark.parametrize("name", ["cache_root", "calibration", "trust"])
+def test_a_path_no_file_system_takes_is_a_problem_and_no_crash(problems, value, name):
+    value[name] = "a\0b"
+    assert any(problem.startswith(f"{name}: ") for problem in problems(value))
+
+
+def test_a_path_too_long_for_the_file_system_is_a_problem_and_no_crash(problems, value):
+    value["calibration"] = "x" * 5000
+    assert problems(value)[0].startswith("calibration: ")
+
+
+def test_a_polygon_path_no_file_system_takes_is_a_problem_and_no_crash(problems, value):
+    value["area"] = {"polygon": "a\0b"}
+    assert problems(value)[0].startswith("area.polygon: ")
+
+
+def test_an_infinite_number_is_refused(tmp_path, value):
+    (tmp_path / "camera.json").write_text("{}")
+    path = tmp_path / "mission.yaml"
+    path.write_text(json.dumps(value).replace('"alt": 1190', '"alt": 1.0e999'))
+    with pytest.raises(MissionError) as refusal:
+        load_mission(path, {})
+    assert refusal.value.problems[0].startswith("takeoff_origin.alt: ")
+
+
+def test_the_environment_is_put_in(load, value, tmp_path):
+    value["cache_root"] = "${ROOT}/${NAME}"
+    value["tile_store"]["database"] = "postgresql://${USER_1}@host/tiles"
+    mission = load(value, {"ROOT": "/srv", "NAME": "cache", "USER_1": "c6"})
+    assert mission.job.cache_root == Path("/srv/cache")
+    assert mission.database == "postgresql://c6@host/tiles"
+
+
+def test_what_the_environment_lacks_is_told_with_every_path(problems, value):
+    value["cache_root"] = "${NOWHERE}/cache"
+    config(value)["backbones"][0]["onnx_path"] = "${MODELS}/a.onnx"
+    assert problems(value) == (
+        "cache_root: the environment has no NOWHERE",
+        f"{AT}.backbones[0].onnx_path: the environment has no MODELS",
+    )
+
+
+def test_a_value_put_in_is_not_expanded_again(load, value, tmp_path):
+    value["cache_root"] = "${A}"
+    assert load(value, {"A": "${B}", "B": "x"}).job.cache_root == tmp_path / "${B}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cache_templates").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_template_is_a_mission(path, tmp_path):
+    """Loaded where an operator would have put it; what it needs from the environment or beside it is in its comments."""
+    for file in path.parent.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    try:
+        load_mission(tmp_path / path.name, {})
+    except MissionError as error:
+        # A template names the operator's own models and files: only their absence may be said of it.
+        assert path.name != "demo.yaml", error
+        assert all("is not a file" in problem for problem in error.problems), error

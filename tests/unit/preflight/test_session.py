@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+from datetime import datetime, timezone
+
+import pytest
+
+from preflight.errors import BuildLockHeldError, CacheRootError, CoverageError, InputChangedError, PreflightError
+from preflight.journal import Journal
+from preflight.records import BuildReport
+from preflight.session import Hooks, Session, Stage
+from preflight.store import atomic
+from preflight.store.generations import Generations
+from preflight.store.layout import CacheLayout
+from preflight.store.lock import BuildLock
+from preflight.trace.digests import DigestCache
+from preflight.trace.rule import Step, Tracer
+
+NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
+HASH = "ab" * 32
+
+
+class Line:
+    """Runs over one cache root: `engine:m` copies source to a, `index` makes b from a."""
+
+    def __init__(self, folder):
+        self.layout = CacheLayout(folder / "cache")
+        self.source = folder / "source"
+        self.source.write_bytes(b"one")
+        self.a, self.b = self.layout.work / "a", self.layout.work / "b"
+        self.ran, self.closed = [], 0
+        self.prepare = lambda: None
+        self.fail = None
+        self.sessions = []
+
+    def step(self, name, source, target, digests):
+        def build():
+            self.ran.append(name)
+            if self.fail is not None:
+                raise self.fail
+            atomic.atomic_write(target, source.read_bytes().upper())
+            return ()
+
+        return Step(name, 1, (source,), lambda: {"source": digests.sha256(source)}, (target,), build)
+
+    def open(self, *, repair=False):
+        digests = DigestCache(self.layout.digests, wall_ns=lambda: 1 << 62)
+
+        def close():
+            self.closed += 1
+
+        ticks = iter(range(10_000))
+        session = Session(
+            layout=self.layout,
+            stages=(
+                Stage("engine:m", (), (self.step("compile", self.source, self.a, digests),)),
+                Stage("index", ("engine:m",), (self.step("index", self.a, self.b, digests),)),
+            ),
+            tracer=Tracer(digests, atomic.atomic_write),
+            generations=Generations(self.layout, digests),
+            lock=BuildLock(self.layout.lock, pid=os.getpid(), host="h"),
+            journal=Journal(),
+            clock=lambda: NOW,
+            hooks=Hooks(lambda: self.prepare(), close, lambda: HASH),
+            repair=repair,
+            monotonic=lambda: float(next(ticks)),
+        )
+        self.sessions.append(session)
+        return session
+
+    def report(self):
+        return json.loads(self.layout.report.read_bytes())
+
+
+@pytest.fixture
+def line(tmp_path):
+    line = Line(tmp_path)
+    yield line
+    for session in line.sessions:
+        session.close()
+
+
+@pytest.fixture
+def events():
+    """(level, event, fields) of everything logged."""
+    seen = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            seen.append((record.levelname, record.event, record.fields))
+
+    logger = logging.getLogger("preflight")
+    level = logger.level
+    handler = Keep()
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield seen
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def test_a_build_runs_its_stages_in_order_and_reports_success(line):
+    report = line.open().build()
+    assert line.ran == ["compile", "index"]
+    assert report == BuildReport(0, 0, 0, HASH, "success")
+    assert line.report()["outcome"] == "success"
+    assert line.b.read_bytes() == b"ONE"
+
+
+def test_a_second_build_has_nothing_to_do_and_counts_the_reused_engine(line):
+    line.open().build()
+    line.ran.clear()
+    report = line.open().build()
+    assert line.ran == []
+    assert report == BuildReport(0, 1, 0, HASH, "idempotent_no_op")
+    assert line.report()["outcome"] == "idempotent_no_op"
+
+
+def test_an_engine_judged_twice_counts_once(line):
+    line.open().build()
+    session = line.open()
+    session.begin()
+    assert session.judge("engine:m")
+    assert session.judge("engine:m")
+    assert session.finish().engines_reused == 1
+
+
+def test_a_stage_is_built_where_its_inputs_changed_alone(line):
+    line.open().build()
+    line.ran.clear()
+    line.source.write_bytes(b"One")
+    report = line.open().build()
+    assert line.ran == ["compile"]
+    assert report.outcome == "success"
+
+
+def test_log_events_and_levels_of_a_success(line, events):
+    line.open().build()
+    assert [event[:2] for event in events] == [
+        ("INFO", "build_start"),
+        ("DEBUG", "step_runs"),
+        ("DEBUG", "step_runs"),
+        ("INFO", "build_end"),
+    ]
+    assert events[0][2] == {"cache_root": str(line.layout.root)}
+    assert events[1][2] == {"step": "compile", "why": ["never built here"]}
+    assert events[-1][2] == {
+        "engines_built": 0,
+        "engines_reused": 0,
+        "descriptors_generated": 0,
+        "manifest_hash": HASH,
+        "outcome": "success",
+        "failure_reason": None,
+    }
+
+
+def test_a_failure_is_reported_logged_and_raised(line, events):
+    line.fail = CoverageError("12 tiles are missing")
+    session = line.open()
+    with pytest.raises(CoverageError):
+        session.build()
+    assert line.report() == {
+        "engines_built": 0,
+        "engines_reused": 0,
+        "descriptors_generated": 0,
+        "manifest_hash": None,
+        "outcome": "failure",
+        "failure_reason": "12 tiles are missing",
+    }
+    assert events[-1][:2] == ("ERROR", "build_failed")
+    assert events[-1][2] == {"error": "CoverageError", **line.report()}
+    assert [event[1] for event in events].count("build_failed") == 1
+    assert session.last_failure is line.fail
+    assert line.closed == 1
+
+
+def test_what_was_built_before_a_failure_is_not_built_again(line):
+    session = line.open()
+    session.begin()
+    session.run("engine:m")
+    line.fail = CoverageError("no")
+    with pytest.raises(CoverageError):
+        session.run("index")
+    session.close()
+    line.fail = None
+    line.open().build()
+    assert line.ran == ["compile", "index", "index"]
+
+
+def test_a_fault_of_ours_is_reported_with_its_type_and_goes_on(line):
+    line.fail = ZeroDivisionError("division by zero")
+    with pytest.raises(ZeroDivisionError):
+        line.open().build()
+    assert line.report()["failure_reason"] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("stop", [SystemExit(143), KeyboardInterrupt()])
+def test_a_stop_by_a_signal_is_reported_as_one(line, stop):
+    line.fail = stop
+    with pytest.raises(type(stop)):
+        line.open().build()
+    assert line.report()["failure_reason"] == "stopped by a signal; run doit provision again to go on"
+
+
+def test_a_full_disk_is_one_sentence(line):
+    line.fail = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(line.a))
+    with pytest.raises(CacheRootError, match="No space left on device") as error:
+        line.open().build()
+    assert str(line.a) in str(error.value)
+    assert line.report()["failure_reason"] == str(error.value)
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_failure(line, events, monkeypatch):
+    line.fail = CoverageError("12 tiles are missing")
+    session = line.open()
+    session.begin()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic, "atomic_write", full)
+    with pytest.raises(CoverageError, match="12 tiles"):
+        session.run("engine:m")
+    assert events[-1][2]["failure_reason"] == "12 tiles are missing"
+
+
+def test_an_input_edited_while_a_stage_runs_fails_it(line):
+    line.layout.work.mkdir(parents=True)
+    real = line.step
+
+    def editing(name, source, target, digests):
+        step = real(name, source, target, digests)
+
+        def build():
+            step.build()
+            line.source.write_bytes(b"edited")
+            return ()
+
+        return Step(step.name, 1, step.reads, step.components, step.outputs, build)
+
+    line.step = editing
+    with pytest.raises(InputChangedError, match=str(line.source)):
+        line.open().build()
+    assert "was edited while compile ran" in line.report()["failure_reason"]
+
+
+def test_a_held_lock_stops_the_run_before_anything_is_written(line, events):
+    holder = BuildLock(line.layout.lock, pid=7, host="other")
+    holder.acquire(NOW)
+    line.prepare = lambda: pytest.fail("prepared without the lock")
+    before = sorted(line.layout.root.rglob("*"))
+    session = line.open()
+    try:
+        with pytest.raises(BuildLockHeldError, match="pid 7 on other"):
+            session.build()
+    finally:
+        text = line.layout.lock.read_text()
+        holder.release()
+    assert sorted(line.layout.root.rglob("*")) == before
+    assert json.loads(text)["pid"] == 7
+    assert line.ran == []
+    assert [event[:2] for event in events] == [("ERROR", "build_failed")]
+    assert line.closed == 1
+
+
+def test_a_failure_in_prepare_is_reported(line):
+    def prepare():
+        raise PreflightError("no database")
+
+    line.prepare = prepare
+    with pytest.raises(PreflightError):
+        line.open().build()
+    assert line.report()["failure_reason"] == "no database"
+    assert line.ran == []
+
+
+def test_begin_sweeps_what_a_killed_run_left(line):
+    left = [line.layout.staging / "x" / "file", line.layout.work / f"{atomic.TEMPORARY_PREFIX}y"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    session = line.open()
+    session.begin()
+    assert not any(path.exists() for path in left)
+
+
+def test_close_frees_the_lock_and_may_be_called_twice(line):
+    session = line.open()
+    session.begin()
+    session.close()
+    session.close()
+    other = BuildLock(line.layout.lock, pid=1, host="h")
+    other.acquire(NOW)
+    other.release()
+
+
+def test_close_frees_the_lock_although_closing_the_rest_fails(line):
+    session = line.open()
+    session.begin()
+
+    def broken():
+        raise PreflightError("the server would not stop")
+
+    object.__setattr__(session._hooks, "close", broken)
+    with pytest.raises(PreflightError, match="would not stop"):
+        session.close()
+    other = BuildLock(line.layout.lock, pid=1, host="h")
+    other.acquire(NOW)
+    other.release()
+    object.__setattr__(session._hooks, "close", lambda: None)
+
+
+def test_close_keeps_what_was_learnt(line):
+    line.open().build()
+    line.source.touch()
+    line.open().build()
+    session = line.open()
+    session.begin()
+    assert session.judge("engine:m")
+    assert session.digests.hashed_files == 0
+
+
+def test_closing_a_run_that_never_began_writes_nothing(line):
+    line.open().close()
+    assert not line.layout.root.exists()
+
+
+def edit_behind_the_cache(line):
+    """Other bytes under the digest the cache knows: as a flipped bit on the disk."""
+    digests = DigestCache(line.layout.digests, wall_ns=lambda: 1 << 62)
+    line.b.chmod(0o644)
+    with line.b.open("r+b") as file:
+        file.write(b"BAD")
+    digests.adopt(line.b, hashlib.sha256(b"ONE").hexdigest())
+    digests.flush()
+
+
+@pytest.mark.parametrize("asked", ["repair", "refused"])
+def test_repair_and_a_refused_cache_have_everything_read_again(line, asked):
+    line.open().build()
+    edit_behind_the_cache(line)
+    assert line.open().build().outcome == "idempotent_no_op"
+    if asked == "refused":
+        line.layout.refused.write_text("{}")
+    line.ran.clear()
+    assert line.open(repair=asked == "repair").build().outcome == "success"
+    assert line.ran == ["index"]
+    assert line.b.read_bytes() == b"ONE"
+
+
+def test_an_input_that_cannot_be_judged_makes_the_stage_run_and_say_why(line):
+    line.open().build()
+    line.source.unlink()
+    line.source.mkdir()
+    session = line.open()
+    session.begin()
+    assert not session.judge("engine:m")
+    with pytest.raises(CacheRootError, match="source"):
+        session.run("engine:m")
+
+
+def test_seconds_run_from_begin(line):
+    session = line.open()
+    assert session.seconds == 0.0
+    session.begin()
+    assert session.seconds > 0
