@@ -7,10 +7,15 @@ is something to read or write: `doit list` beside a cache root that is not there
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from doit.dependency import DatabaseException, SqliteDB
+
+T = TypeVar("T")
 
 
 class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
@@ -30,12 +35,32 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
             try:
                 self._connection = self._open()
             except (DatabaseException, sqlite3.DatabaseError):
-                for suffix in ("", "-wal", "-shm"):
-                    Path(f"{self.name}{suffix}").unlink(missing_ok=True)
-                self._connection = self._open()
-        return self._connection
+                self._start_anew()
+        return self._connection  # type: ignore[return-value]  # opened above
+
+    def _start_anew(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.name}{suffix}").unlink(missing_ok=True)
+        self._connection = self._open()
+
+    def _tried(self, act: Callable[[], T], lost: T) -> T:
+        """What `act` returns; `lost` when the row or the file is damaged (the file is then made anew)."""
+        try:
+            return act()
+        except ValueError:
+            return lost
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            self._start_anew()
+            return lost
 
     def _open(self) -> sqlite3.Connection:
+        with closing(sqlite3.connect(self.name)) as probe:
+            # doit's own opening would leave its connection to a damaged file open.
+            probe.execute("select count(*) from sqlite_master").fetchone()
         connection: sqlite3.Connection = self._sqlite3(self.name)
         connection.execute("PRAGMA busy_timeout=10000")
         connection.execute("PRAGMA journal_mode=WAL")
@@ -46,12 +71,13 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         return self._connection is not None or Path(self.name).is_file()
 
     def _get_task_data(self, task_id: str) -> dict[str, Any]:
-        data: dict[str, Any] = super()._get_task_data(task_id) if self._known() else {}
-        return data
+        if not self._known():
+            return {}
+        return self._tried(partial(super()._get_task_data, task_id), {})
 
     def in_(self, task_id: str) -> bool:
         """Is anything known of the task?"""
-        return task_id in self._cache or (self._known() and bool(super().in_(task_id)))
+        return task_id in self._cache or (self._known() and self._tried(partial(super().in_, task_id), False))
 
     def set(self, task_id: str, dependency: str, value: Any) -> None:  # noqa: ANN401 - doit's signature
         """Keep a value; the last one doit sets for a finished task commits them all."""
@@ -61,14 +87,20 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
 
     def _save(self, task_id: str) -> None:
         data = self.codec.encode(self._cache[task_id])
-        with self._conn:
-            self._conn.execute("insert or replace into doit values (?, ?)", (task_id, data))
+
+        def write() -> bool:
+            with self._conn:
+                self._conn.execute("insert or replace into doit values (?, ?)", (task_id, data))
+            return True
+
+        if not self._tried(write, False):
+            write()
         self._dirty.discard(task_id)
 
     def remove(self, task_id: str) -> None:
         """Forget a task. Touches the file only if it knows the task."""
         self._dirty.discard(task_id)
-        if self._known() and super().in_(task_id):
+        if self._known() and self._tried(partial(super().in_, task_id), False):
             with self._conn:
                 self._conn.execute("delete from doit where task_id=?", (task_id,))
         self._cache.pop(task_id, None)

@@ -53,7 +53,8 @@ class Context:
         if chosen:
             return self._folder / chosen
         here = self._folder / HERE
-        return here if here.exists() else DEMO
+        # Also a link whose target is gone: that is the operator's mission, not a reason to build the demo.
+        return here if here.exists() or here.is_symlink() else DEMO
 
     @property
     def uses_demo(self) -> bool:
@@ -71,10 +72,15 @@ class Context:
     def session(self) -> Session:
         """The one run over the mission's cache root. Raises PreflightError."""
         if self._session is None:
-            variables = self.variables
-            options = wiring.Options(repair=variables.repair, recalibrate=variables.recalibrate)
-            self._session = wiring.open_mission(self.mission(), wiring.Surroundings.real(), options)
+            self._session = self.assembly().session()
         return self._session
+
+    @lru_cache(maxsize=1)  # noqa: B019 - one Context a process
+    def assembly(self) -> wiring.Assembly:
+        """The parts of the run. Raises PreflightError."""
+        variables = self.variables
+        options = wiring.Options(repair=variables.repair, recalibrate=variables.recalibrate, wait=variables.wait)
+        return wiring.assemble(self.mission(), wiring.Surroundings.real(), options)
 
     def stages(self) -> tuple[Stage, ...]:
         """The mission's stages; none when it is refused (the tasks then say why)."""

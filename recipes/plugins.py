@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getopt
+import re
 import shutil
 import sys
 from datetime import datetime, timezone
@@ -12,8 +13,13 @@ from typing import Any, ClassVar
 from doit.cmd_base import Command
 
 from preflight import wiring
+from preflight.commands.collect import collect
+from preflight.commands.explain import explain, plan_json, plan_text, why_json, why_text
+from preflight.commands.reproduce import reproduce, reproduce_json, reproduce_text
+from preflight.commands.rollback import roll_back
 from preflight.commands.status import read_status, status_json, status_text
-from preflight.errors import CommandLineError, PreflightError
+from preflight.errors import CommandLineError, ManifestCoverageError, PreflightError
+from preflight.report.table import size_text
 from preflight.store.layout import CacheLayout
 from recipes.context import Context, context, stop_on_signals
 
@@ -118,7 +124,7 @@ class Status(_Command):
     doc_description = "Nothing is hashed here: `doit verify` says whether the current cache is intact."
     cmd_options: ClassVar[list[dict[str, Any]]] = []
 
-    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:  # noqa: ARG002 - doit's signature
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
         """Print the generations."""
         mission = run.mission()
         layout = CacheLayout(mission.job.cache_root)
@@ -138,3 +144,130 @@ def _moment(text: str) -> datetime | None:
     except ValueError as error:
         raise CommandLineError(f"--captured-at={text} is no date; write 2026-05-01 or 2026-05-01T12:00Z") from error
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+
+
+class Plan(_Command):
+    """The dry run."""
+
+    name = "plan"
+    doc_purpose = "show what provision would do, write and take; changes nothing"
+    doc_usage = ""
+    doc_description = (
+        "Takes no lock. A stage that may be cut off early is skipped when what is before it builds equal bytes."
+    )
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Print the plan."""
+        run.announce_demo()
+        assembly = run.assembly()
+        try:
+            plan = assembly.planner(run.session()).plan()
+        finally:
+            assembly.tiles.close()
+        print(plan_json(plan) if run.log_json else plan_text(plan, width=_width()))  # noqa: T201 - the command's output
+
+
+class Why(_Command):
+    """Reasons."""
+
+    name = "why"
+    doc_purpose = "show why a task would be built, or was built last"
+    doc_usage = "TASK"
+    doc_description = "TASK is a stage: tiles, engine:MODEL, descriptors, index, selftest, manifest or publish."
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Print each step's reasons, old → new."""
+        if len(arguments) != 1:
+            raise CommandLineError("give one TASK, such as engine:weight_free_vpr or index")
+        assembly = run.assembly()
+        try:
+            found = explain(run.session(), arguments[0])
+        finally:
+            assembly.tiles.close()
+        print(why_json(found) if run.log_json else why_text(found))  # noqa: T201 - the command's output
+
+
+class Reproduce(_Command):
+    """Build again elsewhere."""
+
+    name = "reproduce"
+    doc_purpose = "build the mission again with nothing reused and compare every byte with current"
+    doc_usage = ""
+    doc_description = "The fresh build lies beside the cache root while it is compared, and is removed."
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Print a line a file; a difference is an error."""
+        stop_on_signals()
+        found = reproduce(run.mission(), wiring.Surroundings.real())
+        print(reproduce_json(found) if run.log_json else reproduce_text(found))  # noqa: T201 - the command's output
+        if not all(item.equal for item in found):
+            raise ManifestCoverageError("the mission does not build what current holds; doit plan says what changed")
+
+
+class Rollback(_Command):
+    """Go back."""
+
+    name = "rollback"
+    doc_purpose = "publish the previous content again, as a new signed generation"
+    doc_usage = ""
+    doc_description = "The verifier judges it first. The next provision moves forward again."
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Roll back under the lock."""
+        stop_on_signals()
+        session = run.session()
+        try:
+            session.hold()
+            generation = roll_back(run.assembly())
+        finally:
+            session.close()
+        run.say(
+            "rolled_back",
+            f"{generation.path.name} is current: the previous content, signed anew; "
+            "the next doit provision moves forward to the mission's own again",
+            generation=generation.path.name,
+        )
+
+
+class Collect(_Command):
+    """Remove what nothing refers to."""
+
+    name = "gc"
+    doc_purpose = "remove work files and generations that nothing refers to"
+    doc_usage = ""
+    doc_description = (
+        "Kept: the newest generations, current, previous, and what the mission's newest build records name."
+    )
+    cmd_options: ClassVar[list[dict[str, Any]]] = [
+        _option("max-size", "remove only the oldest, until the cache root has this size, such as 20GB"),
+        _option("dry-run", "only say what would go", bool),
+    ]
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Collect under the lock."""
+        limit = _size(options["max_size"])
+        session = run.session()
+        try:
+            session.hold()
+            removed = collect(run.assembly(), session, limit, dry_run=options["dry_run"])
+        finally:
+            session.close()
+        for item in removed if not run.log_json else ():
+            print(f"{size_text(item.size):>10}  {item.path}")  # noqa: T201 - the command's output
+        deed = "would be removed" if options["dry_run"] else "removed"
+        size = sum(item.size for item in removed)
+        run.say("collected", f"{len(removed)} {deed}, {size_text(size)}", count=len(removed), bytes=size)
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size((110, 24)).columns, 140)
+
+
+def _size(text: str) -> int | None:
+    """Bytes of 500MB, 20GB or a plain number; powers of 1000. Raises CommandLineError."""
+    if not text:
+        return None
+    match = re.fullmatch(r"([0-9]+)(kB|MB|GB|)", text)
+    if match is None:
+        raise CommandLineError(f"--max-size={text} is no size; write 20GB, 500MB or a number of bytes")
+    return int(match[1]) * {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}[match[2]]

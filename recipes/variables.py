@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from preflight.errors import CommandLineError
 
-KNOWN = ("mission", "mode", "cache", "log", "repair", "recalibrate")
+KNOWN = ("mission", "mode", "cache", "log", "repair", "recalibrate", "wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Variables:
     log_json: bool = False
     repair: bool = False
     recalibrate: bool = False
+    wait: float = 0.0
 
 
 def parse(given: Mapping[str, str]) -> Variables:
@@ -30,17 +32,20 @@ def parse(given: Mapping[str, str]) -> Variables:
         for name in sorted(given.keys() - set(KNOWN))
     ]
     flags = {name: _flag(given, name, problems) for name in ("repair", "recalibrate")}
+    paths = {name: _path(given, name, problems) for name in ("mission", "cache")}
     if given.get("mode", "airborne") not in {"airborne", "operator"}:
         problems.append(f"mode={given['mode']}: only airborne and operator are known")
     if given.get("log", "text") not in {"json", "text"}:
         problems.append(f"log={given['log']}: only json and text are known")
+    wait = _seconds(given, problems)
     if problems:
         raise CommandLineError("; ".join(problems))
     return Variables(
-        mission=_path(given.get("mission")),
+        mission=paths["mission"],
         mode=given.get("mode", "airborne"),
-        cache=_path(given.get("cache")),
+        cache=paths["cache"],
         log_json=given.get("log") == "json",
+        wait=wait,
         **flags,
     )
 
@@ -52,5 +57,17 @@ def _flag(given: Mapping[str, str], name: str, problems: list[str]) -> bool:
     return value == "1"
 
 
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
+def _seconds(given: Mapping[str, str], problems: list[str]) -> float:
+    text = given.get("wait", "0")
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        problems.append(f"wait={text}: give a whole number of seconds")
+        return 0.0
+    return float(text)
+
+
+def _path(given: Mapping[str, str], name: str, problems: list[str]) -> Path | None:
+    if name not in given:
+        return None
+    if not given[name]:
+        problems.append(f"{name}=: a path is missing")
+    return Path(given[name])

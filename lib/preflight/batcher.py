@@ -157,7 +157,10 @@ class DescriptorBatcher:
             ) from error
         self._retries_left -= 1
         self._batch //= 2
-        self._logger.warning(f"Out of memory: going on with batches of {self._batch} tiles.")
+        self._logger.warning(
+            f"Out of memory: going on with batches of {self._batch} tiles.",
+            extra={"event": "out_of_memory", "fields": {"batch_size": self._batch}},
+        )
 
     def _descriptors(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         import numpy as np  # noqa: PLC0415 - heavy
@@ -187,7 +190,8 @@ class DescriptorBatcher:
             return
         percent = min(done * 10 // total, 10) * 10
         self._logger.debug(
-            f"Descriptors: {percent} % ({done} of {total}).", extra={"done": done, "total": total, "percent": percent}
+            f"Descriptors: {percent} % ({done} of {total}).",
+            extra={"event": "descriptor_progress", "fields": {"done": done, "total": total, "percent": percent}},
         )
         if self._progress is not None:
             self._progress(done, total)

@@ -92,7 +92,9 @@ def _check_arguments(source: str, captured_at: datetime | None) -> None:
         # The aggregate over the tile set separates its fields by bars and its rows by line ends.
         raise ImportSourceError(f"{source!r} cannot name a source: use printable characters without `|`")
     if captured_at is not None and captured_at.tzinfo is None:
-        raise ImportSourceError(f"captured_at {captured_at} has no time zone: write it in UTC, such as 2025-06-01T12:00Z")
+        raise ImportSourceError(
+            f"captured_at {captured_at} has no time zone: write it in UTC, such as 2025-06-01T12:00Z"
+        )
 
 
 def _store(

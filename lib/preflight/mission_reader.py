@@ -54,13 +54,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - upstream's signature
         event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
+        mark: Any = event.start_mark  # the stubs know of a C reader's mark, too
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not used in mission files", event.start_mark
-            )
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not used in mission files", mark)
         if getattr(event, "tag", None) is not None:
             # `!!int 012` would bring back what the scalars below leave out.
-            raise yaml.composer.ComposerError(None, None, "tags (!name) are not used in mission files", event.start_mark)
+            raise yaml.composer.ComposerError(None, None, "tags (!name) are not used in mission files", mark)
         return super().compose_node(parent, index)
 
 

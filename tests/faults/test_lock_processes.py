@@ -110,4 +110,6 @@ def test_a_root_that_cannot_be_written_is_said_in_one_sentence(tmp_path_factory)
         place.chmod(0o755)
         shutil.rmtree(place)
     assert done.returncode == 7, done.stderr
-    assert done.stdout.startswith(f"cache root {place / 'cache'} cannot be written (Permission denied); make it writable")
+    assert done.stdout.startswith(
+        f"cache root {place / 'cache'} cannot be written (Permission denied); make it writable"
+    )

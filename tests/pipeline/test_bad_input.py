@@ -18,26 +18,36 @@ def config(mission):
     return mission["components"]["c10_provisioning"]
 
 
-@pytest.fixture
-def refuses(built, python_outside):
-    """refuses(parts...): provision is refused, says all the parts, and leaves the cache as it was."""
-    link = built.current.readlink()
-    names = sorted(path.name for path in (built.cache / "gen").iterdir())
+def refusing(place, python_outside):
+    link = place.current.readlink()
+    names = sorted(path.name for path in (place.cache / "gen").iterdir())
 
     def check(*parts, prefix=()):
-        done = python_outside([*prefix, *built.command("provision")])
+        done = python_outside([*prefix, *place.command("provision")])
         assert done.status == 1, done.said
         for part in parts:
             assert part in done.sentences
         assert "Traceback" not in done.said
         assert "Error:" not in done.said
-        assert built.current.readlink() == link
-        assert sorted(path.name for path in (built.cache / "gen").iterdir()) == names
-        assert built.takeoff().status == 0
-        assert built.servers() == []
+        assert place.current.readlink() == link
+        assert sorted(path.name for path in (place.cache / "gen").iterdir()) == names
+        assert place.takeoff().status == 0
+        assert place.servers() == []
         return done
 
     return check
+
+
+@pytest.fixture
+def refuses(built, python_outside):
+    """refuses(parts...): provision is refused, says all the parts, and leaves the cache as it was."""
+    return refusing(built, python_outside)
+
+
+@pytest.fixture
+def whole_refuses(whole, python_outside):
+    """The same for a copy with a tile store of its own."""
+    return refusing(whole, python_outside)
 
 
 def test_no_tiles_in_the_area(built, refuses):
@@ -126,33 +136,33 @@ def test_list_works_beside_a_broken_mission(room, python_outside, unbuilt, conte
     assert "Traceback" not in status.said
 
 
-def test_a_tile_whose_bytes_are_not_those_recorded(built, refuses):
-    _embed_again(built)
-    path = next(iter(sorted((built.folder / "tiles" / "objects").rglob("*.jpg"))))
+def test_a_tile_whose_bytes_are_not_those_recorded(whole, whole_refuses):
+    _embed_again(whole)
+    path = next(iter(sorted((whole.folder / "tiles" / "objects").rglob("*.jpg"))))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     other = path.with_name("other")
     other.write_bytes(content)
     other.replace(path)
-    refuses("tile 1", path.name, "small-landscape", "doit import")
+    whole_refuses("tile 1", path.name, "small-landscape", "doit import")
 
 
-def test_a_tile_file_that_is_gone(built, refuses):
-    _embed_again(built)
-    path = next(iter(sorted((built.folder / "tiles" / "objects").rglob("*.jpg"))))
+def test_a_tile_file_that_is_gone(whole, whole_refuses):
+    _embed_again(whole)
+    path = next(iter(sorted((whole.folder / "tiles" / "objects").rglob("*.jpg"))))
     path.unlink()
-    refuses("tile 1", path.name, "doit import")
+    whole_refuses("tile 1", path.name, "doit import")
 
 
 def _embed_again(place):
     place.edit(lambda mission: config(mission).update(descriptors={"batch_size": 8}))
 
 
-def test_a_truncated_image_recorded_with_its_own_hash(built, refuses, landscape_tiles):
+def test_a_truncated_image_recorded_with_its_own_hash(whole, whole_refuses, landscape_tiles):
     tile = landscape_tiles[0]
     content = tile.content[: len(tile.content) // 2]
     digest = sha256(content).hexdigest()
-    tiles = built.tiles()
+    tiles = whole.tiles()
     try:
         path = tiles.pixels().put(content, digest, ".jpg")
         row = TileRow(
@@ -168,15 +178,15 @@ def test_a_truncated_image_recorded_with_its_own_hash(built, refuses, landscape_
         assert tiles.metadata().upsert([row], replace=True) == 1
     finally:
         tiles.close()
-    refuses(f"tile {tile.zoom}/{tile.x}/{tile.y}", "small-landscape", "doit import")
+    whole_refuses(f"tile {tile.zoom}/{tile.x}/{tile.y}", "small-landscape", "doit import")
 
 
-def test_truncated_images_are_not_imported(built, landscape_tiles, tmp_path):
+def test_truncated_images_are_not_imported(whole, landscape_tiles, tmp_path):
     tile = landscape_tiles[0]
     folder = tmp_path / str(tile.zoom) / str(tile.x)
     folder.mkdir(parents=True)
     (folder / f"{tile.y}.jpg").write_bytes(tile.content[:-200])
-    done = built.doit("import", str(tmp_path), "--source=small-landscape", "--update")
+    done = whole.doit("import", str(tmp_path), "--source=small-landscape", "--update")
     assert done.status == 1
     assert f"{tile.zoom}/{tile.x}/{tile.y}" in done.sentences
     assert "Traceback" not in done.said

@@ -88,7 +88,7 @@ def test_a_killed_rebuild_leaves_the_good_cache(built):
     assert built.servers() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_asked_to_stop_stops_its_server_and_keeps_what_is_done(fresh, number):
     process = fresh.start("provision")
     wait_for(process, lambda: any(fresh.work.glob("engines/*.engine.record.json")))

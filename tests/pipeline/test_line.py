@@ -89,16 +89,16 @@ def _recopied(place):
     [_touch_all, _delete("doit.db"), _delete("digests.db"), _comment, _recopied],
     ids=["touched", "doit.db", "digests.db", "comment", "recopied"],
 )
-def test_what_does_not_matter_rebuilds_nothing(built, change):
-    change(built)
-    _assert_no_op(built, built.provision_json())
+def test_what_does_not_matter_rebuilds_nothing(whole, change):
+    change(whole)
+    _assert_no_op(whole, whole.provision_json())
 
 
-def test_a_moved_tree_rebuilds_nothing_and_its_manifests_row_follows(built):
-    before = built.folder
+def test_a_moved_tree_rebuilds_nothing_and_its_manifests_row_follows(whole):
+    before = whole.folder
     after = before.with_name(before.name + "-moved")
     before.rename(after)
-    moved = type(built)(after)
+    moved = type(whole)(after)
     try:
         _assert_no_op(moved, moved.provision_json())
         tiles = moved.tiles()
@@ -129,41 +129,41 @@ def _shared(place, name):
     return (place.current / name).stat().st_ino == (place.cache / "previous" / name).stat().st_ino
 
 
-def test_one_replaced_tile_is_one_inference(built, landscape_tiles, tmp_path):
+def test_one_replaced_tile_is_one_inference(whole, landscape_tiles, tmp_path):
     (tile,) = [tile for tile in landscape_tiles if tile.zoom == 17][:1]
     other = next(iter(landscape.generate(99, columns=2, rows=2)))
     folder = tmp_path / "patch" / str(tile.zoom) / str(tile.x)
     folder.mkdir(parents=True)
     (folder / f"{tile.y}.jpg").write_bytes(other.content)
-    refused = built.doit("import", str(tmp_path / "patch"), "--source=small-landscape")
+    refused = whole.doit("import", str(tmp_path / "patch"), "--source=small-landscape")
     assert refused.status == 1
     assert "other bytes" in refused.sentences
     assert "Traceback" not in refused.said
-    _assert_no_op(built, built.provision_json())
+    _assert_no_op(whole, whole.provision_json())
 
-    imported = built.doit("import", str(tmp_path / "patch"), "--source=small-landscape", "--update")
+    imported = whole.doit("import", str(tmp_path / "patch"), "--source=small-landscape", "--update")
     assert imported.status == 0, imported.said
     assert "1 replaced" in imported.sentences
-    done = built.provision_json()
+    done = whole.provision_json()
     assert done.status == 0, done.said
     # The sample keeps its tiles, so the gate is not asked again.
     assert done.ran == ["tiles", "descriptors", "index", "selftest", "manifest", "publish"]
-    report = built.report
+    report = whole.report
     assert (report["engines_built"], report["engines_reused"], report["descriptors_generated"]) == (0, 1, 1)
-    assert built.takeoff().status == 0
+    assert whole.takeoff().status == 0
 
 
-def test_tiles_of_another_place_change_nothing(built, tmp_path):
+def test_tiles_of_another_place_change_nothing(whole, tmp_path):
     tile = next(iter(landscape.generate(99, columns=2, rows=2)))
     folder = tmp_path / "elsewhere" / "18" / "5"
     folder.mkdir(parents=True)
     (folder / "5.jpg").write_bytes(tile.content)
-    assert built.doit("import", str(tmp_path / "elsewhere"), "--source=small-landscape").status == 0
-    done = built.provision_json()
+    assert whole.doit("import", str(tmp_path / "elsewhere"), "--source=small-landscape").status == 0
+    done = whole.provision_json()
     assert done.status == 0
     # The rows are read again; what they seal is equal, so nothing follows.
     assert done.ran == ["tiles"]
-    assert built.manifest["predicate"]["generation"] == 1
+    assert whole.manifest["predicate"]["generation"] == 1
 
 
 def test_another_index_embeds_nothing(built):

@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
@@ -130,15 +131,15 @@ def test_missing_tiles_are_a_report_of_failure(built, provisioner_of, request_of
     assert built.servers() == []
 
 
-def test_other_failures_are_raised_after_the_report_was_written(built, provisioner_of, request_of):
-    path = next(iter(sorted((built.folder / "tiles" / "objects").rglob("*.jpg"))))
+def test_other_failures_are_raised_after_the_report_was_written(whole, provisioner_of, request_of):
+    path = next(iter(sorted((whole.folder / "tiles" / "objects").rglob("*.jpg"))))
     path.unlink()
-    for segment in built.work.rglob("*.seg"):
+    for segment in whole.work.rglob("*.seg"):
         segment.unlink()
     with pytest.raises(TileContentError):
-        provisioner_of(built).build_cache_artifacts(request_of(built))
-    assert built.report["outcome"] == "failure"
-    assert path.name in built.report["failure_reason"]
+        provisioner_of(whole).build_cache_artifacts(request_of(whole))
+    assert whole.report["outcome"] == "failure"
+    assert path.name in whole.report["failure_reason"]
 
 
 def test_a_held_lock_is_raised_and_compiling_needs_none(built, provisioner_of, request_of, tmp_path):
@@ -269,12 +270,13 @@ def test_the_operator_mode_needs_a_tile_store(built, job_of):
         tiles.close()
 
 
-def test_a_replayed_clock_signs_with_its_own_time(fresh, job_of, surroundings, request_of):
-    """Nothing asks the wall clock behind the clock that was handed over."""
-    job = job_of(fresh)
+def test_a_replayed_clock_signs_with_its_own_time(built, job_of, surroundings, request_of):
+    """Nothing asks the wall clock behind the clock handed over; two builds in one second are valid and in order."""
+    job = job_of(built)
     moment = wiring.wall_clock().replace(microsecond=0)
-    tiles = fresh.tiles()
-    try:
+    tiles = built.tiles()
+    issued = []
+    for flight in (None, UUID(int=1), UUID(int=2)):
         provisioner = wiring.build_cache_provisioner(
             job.config,
             tiles=tiles,
@@ -283,11 +285,13 @@ def test_a_replayed_clock_signs_with_its_own_time(fresh, job_of, surroundings, r
             surroundings=replace(surroundings, clock=lambda: moment),
             backbones=job.backbones,
         )
-        assert provisioner.build_cache_artifacts(request_of(fresh)).outcome == "success"
-    finally:
-        tiles.close()
-    assert fresh.manifest["predicate"]["issued_at"] == int(moment.timestamp())
-    assert json.loads((fresh.cache / ".c10.lock").read_text())["since"] == moment.isoformat()
+        assert provisioner.build_cache_artifacts(replace(request_of(built), flight_id=flight)).outcome == "success"
+        predicate = built.manifest["predicate"]
+        assert predicate["valid_from"] == int(moment.timestamp())
+        issued.append(predicate["issued_at"])
+    assert issued == sorted(set(issued))
+    assert issued[0] - int(moment.timestamp()) <= 30
+    assert json.loads((built.cache / ".c10.lock").read_text())["since"] == moment.isoformat()
 
 
 def test_the_loggers_of_the_host_program_are_left_alone(built, provisioner_of, request_of):

@@ -153,7 +153,10 @@ def test_a_mapping_or_list_replaced_by_a_scalar_is_refused_at_its_path(load, dat
 
 
 @settings(max_examples=30, deadline=None)
-@given(path=st.sampled_from([path for path in leaves(MISSION) if isinstance(path[-1], str)]), name=st.text("xyz", min_size=3))
+@given(
+    path=st.sampled_from([path for path in leaves(MISSION) if isinstance(path[-1], str)]),
+    name=st.text("xyz", min_size=3),
+)
 def test_an_unknown_key_beside_any_leaf_is_refused_at_its_path(load, path, name):
     value = copy.deepcopy(MISSION)
     at_path(value, path[:-1])[name] = 1

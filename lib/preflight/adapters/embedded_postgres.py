@@ -216,7 +216,14 @@ def _make_cluster(bin_folder: Path, home: Path, user: ServerUser) -> None:
         if left_over.exists():
             shutil.rmtree(left_over)
     # 1 MB segments of the log: the first start writes 16 MB less.
-    options = ["--wal-segsize=1", "--locale=C", "--encoding=UTF8", "--auth=peer", f"--username={_ROLE}", "--no-instructions"]
+    options = [
+        "--wal-segsize=1",
+        "--locale=C",
+        "--encoding=UTF8",
+        "--auth=peer",
+        f"--username={_ROLE}",
+        "--no-instructions",
+    ]
     result = run_as([str(bin_folder / "initdb"), "-D", str(partial), *options], user)
     if result.returncode:
         raise DatabaseError(f"initdb failed in {home}: {(result.stderr or result.stdout).strip()[-1000:]}")

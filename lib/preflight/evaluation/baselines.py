@@ -50,9 +50,7 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return spread
 
 
-def _top(
-    scores: NDArray[np.float64], ids: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _top(scores: NDArray[np.float64], ids: NDArray[np.int64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     order = np.lexsort((ids, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
 

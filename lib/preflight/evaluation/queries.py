@@ -131,9 +131,7 @@ def _circle_is_there(u: float, v: float, radius: float, around: set[tuple[int, i
     return all((math.floor(x), math.floor(y)) in around for x, y in rim)
 
 
-def _mosaic(
-    home: tuple[int, int, int], around: set[tuple[int, int]], open_rgb: OpenRgb
-) -> NDArray[np.uint8]:
+def _mosaic(home: tuple[int, int, int], around: set[tuple[int, int]], open_rgb: OpenRgb) -> NDArray[np.uint8]:
     """(3 * side, 3 * side, 3): the home tile in the middle, black where there is no tile."""
     zoom, x, y = home
     canvas: NDArray[np.uint8] | None = None

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preflight.batcher import DescriptorBatcher
-from preflight.descriptor_store import Block, DescriptorStore
+from preflight.descriptor_store import Block, DescriptorStore, block_of
 from preflight.journal import Journal
 from preflight.mission import Job
 from preflight.ports import Engine, ImageCodec, TilePixelStore
+from preflight.records import TileRow
 from preflight.stages.engines import EngineCompiler, descriptor_dim, image_size, preprocessing_text
 from preflight.stages.reading import read_tile
 from preflight.store.atomic import atomic_write, remove_file
@@ -103,6 +104,20 @@ class DescriptorStage:
         space = hashlib.sha256(canonical_json(parts)).hexdigest()
         return DescriptorStore(self._layout.descriptors, space, int(parts["dim"]), atomic_write)
 
+    def count_missing(self, rows: Iterable[TileRow]) -> int:
+        """How many of these tiles would be embedded now. Raises FileNotFoundError before the engine was built."""
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        store = self.store()
+        blocks: dict[Block, set[bytes]] = {}
+        for row in rows:
+            blocks.setdefault(block_of(row.zoom, row.x, row.y), set()).add(bytes.fromhex(row.sha256))
+        missing = 0
+        for block, keys in blocks.items():
+            table = np.frombuffer(b"".join(sorted(keys)), np.uint8).reshape(-1, 32)
+            missing += int((~store.lookup(block, table)).sum())
+        return missing
+
     def build(self) -> Iterable[Path]:
         """Embed the missing tiles and write the set; returns the segments it lies in."""
         inventory = Inventory.open(self._layout.inventory)
@@ -126,7 +141,11 @@ class DescriptorStage:
     def _recorded(self) -> dict[Path, str]:
         """The segments of the last finished run and their digests."""
         record = read_record(record_path(self._layout.descriptor_set))
-        return {} if record is None else {self._layout.descriptors / name: sha256 for name, sha256 in record.outputs.items()}
+        return (
+            {}
+            if record is None
+            else {self._layout.descriptors / name: sha256 for name, sha256 in record.outputs.items()}
+        )
 
     def _embed(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,12 @@ from takeoff.errors import ManifestFormatError
 from takeoff.layout import determined_files
 from takeoff.names import ENVELOPE, MANIFEST
 
+log = logging.getLogger("preflight.manifest")
+
 CORPUS_VERSION = 1
 MANIFEST_VERSION = 1
 DAY = 86400
+MOVED_ON = "current holds other content, rolled back or another mission's: moving forward to this mission's own"
 
 INDEX_NAME = "descriptors.faiss"
 INVENTORY_NAME = "tiles.inventory"
@@ -158,7 +162,7 @@ class ManifestBuilder:
                 f"parity {spec.model_name}": self._digests.sha256(parity_path(spec, self._layout))
                 for spec in self._job.backbones
             },
-            "identity": format_.identity_hash(self.identity()),
+            **_flat(self.identity()),
             "signer": self._signer().fingerprint,
             "signing_mode": section.signing_mode,
             "valid_for_days": str(section.valid_for_days),
@@ -181,7 +185,7 @@ class ManifestBuilder:
         if published is None:
             return f"the manifest of {current.path.name} cannot be read"
         if published.sha256 != self._digests.sha256(self._layout.manifest):
-            return None if manifest.generation > current.number else "its number is taken"
+            return None if manifest.generation > current.number else MOVED_ON
         small = determined_files(manifest, published.sha256)
         expected = {
             **manifest.subjects,
@@ -200,6 +204,8 @@ class ManifestBuilder:
             SigningKeyError: the key may not sign.
         """
         self._check_gate()
+        if self._layout.manifest.exists() and self.doubt() == MOVED_ON:
+            log.warning(MOVED_ON, extra={"event": "moving_forward", "fields": {}})
         try:
             content = format_.encode(self._statement())
         except ManifestFormatError as error:
@@ -212,10 +218,11 @@ class ManifestBuilder:
     def _statement(self) -> format_.Manifest:
         identity = self.identity()
         published = self.published()
-        issued = int(self._clock().timestamp())
+        now = issued = int(self._clock().timestamp())
         if published is not None:
-            # Strictly increasing for a cache root: the aircraft's floor compares it.
-            issued = max(issued, published.manifest.issued_at + 1)
+            # Strictly increasing for a cache root: the aircraft's floor compares it. It may so run ahead of the clock by a
+            # second for each build within the same one; the validity must not, or the verifier would refuse what is new.
+            issued = max(now, published.manifest.issued_at + 1)
         section, host = self._job.config.manifest, self._compiler.host
         artifacts = self.artifacts()
         return format_.Manifest(
@@ -223,8 +230,8 @@ class ManifestBuilder:
             manifest_hash=format_.identity_hash(identity),
             generation=self._generations.next_number(),
             issued_at=issued,
-            valid_from=issued,
-            valid_until=issued + section.valid_for_days * DAY,
+            valid_from=now,
+            valid_until=now + section.valid_for_days * DAY,
             signing_mode=section.signing_mode,
             identity=identity,
             sizes={name: path.stat().st_size for name, path in artifacts.items()},
@@ -305,6 +312,21 @@ def manifest_step(builder: ManifestBuilder, layout: CacheLayout) -> Step:
         builder.build,
         builder.doubt,
     )
+
+
+def _flat(identity: format_.Identity) -> dict[str, str]:
+    """The identity field by field, so that `doit why manifest` names what changed."""
+    corpus = {f"corpus {name}": value for name, value in identity.corpus._asdict().items()}
+    keys = {f"action key of {name}": value for name, value in identity.action_keys.items()}
+    models = {f"model {model.model_name}": list(model) for model in identity.models}
+    rest = {
+        "calibration": identity.calibration_sha256,
+        "sector_class": identity.sector_class,
+        "takeoff_origin": identity.takeoff_origin,
+        "flight_id": identity.flight_id,
+    }
+    merged = {**corpus, **keys, **models, **rest}
+    return {name: value if isinstance(value, str) else canonical_json(value).decode() for name, value in merged.items()}
 
 
 def _target(host: HostCapabilities) -> format_.Target:

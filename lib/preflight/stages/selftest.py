@@ -75,6 +75,7 @@ class SelftestStage:
     def build(self) -> Iterable[Path]:
         """Measure and write selftest.json."""
         from preflight.selftest import evaluate  # noqa: PLC0415 - loads numpy
+
         inventory = Inventory.open(self._layout.inventory)
         images = self._images()
         rows = {place: number for number, place in enumerate(_places(inventory))}

@@ -148,10 +148,14 @@ class Generations:
         for name, digest in digests.items():
             self._digests.adopt(generation.path / name, digest)
 
-    def prune(self, keep: int) -> list[Generation]:
-        """Remove the oldest generations beyond `keep`; never the current or the previous one."""
+    def surplus(self, keep: int) -> list[Generation]:
+        """The oldest generations beyond `keep`; never the current or the previous one."""
         protected = {generation.path for generation in (self.current(), self.previous()) if generation is not None}
-        removed = [generation for generation in self.all()[:-keep] if generation.path not in protected]
+        return [generation for generation in self.all()[:-keep] if generation.path not in protected]
+
+    def prune(self, keep: int) -> list[Generation]:
+        """Remove the surplus."""
+        removed = self.surplus(keep)
         for generation in removed:
             atomic.remove_tree(generation.path)
         return removed

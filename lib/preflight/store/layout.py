@@ -49,6 +49,16 @@ class CacheLayout:
         return self.work / "build_report.json"
 
     @property
+    def history(self) -> Path:
+        """The newest build of each step, for `doit why`."""
+        return self.work / "history"
+
+    @property
+    def rates(self) -> Path:
+        """Seconds each stage took, for `doit plan`."""
+        return self.work / "rates.json"
+
+    @property
     def refused(self) -> Path:
         """Written by a failed verification, read by the next provision."""
         return self.work / "refused.json"

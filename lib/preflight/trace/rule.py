@@ -6,13 +6,14 @@ digest recorded, and nothing else puts it in doubt. Times, doit's database and t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from preflight.errors import InputChangedError
 from preflight.trace.digests import DigestCache, Signature, signature
-from preflight.trace.record import BuildRecord, action_key, read_record, record_path
+from preflight.trace.record import BuildRecord, action_key, canonical_json, read_record, record_path
 
 
 def _no_doubt() -> str | None:
@@ -44,46 +45,94 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """One component of an action key that is not what it was. None: it was not there, or is no more."""
+
+    component: str
+    old: str | None
+    new: str | None
+
+    def __str__(self) -> str:
+        old, new = ("none" if value is None else value for value in (self.old, self.new))
+        return f"{self.component}: {old} → {new}"
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a step is current, and if not, why: one reason a difference, old value → new value."""
+    """Whether a step is current, and if not, why: one reason a difference. changes: those that are components."""
 
     current: bool
     reasons: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LastBuild:
+    """The newest build of a step, wherever its artifact lay, and why it ran."""
+
+    record: BuildRecord
+    reasons: tuple[str, ...]
 
 
 class Tracer:
-    """Judges and runs steps. `write` is the atomic write every record goes through."""
+    """Judges and runs steps.
 
-    def __init__(self, digests: DigestCache, write: Callable[[Path, bytes], object]) -> None:
+    write: the atomic write every record goes through. history: the folder of each step's newest build, which only explains;
+    None keeps none.
+    """
+
+    def __init__(
+        self, digests: DigestCache, write: Callable[[Path, bytes], object], history: Path | None = None
+    ) -> None:
         self.digests = digests
         self._write = write
+        self._history = history
 
     def judge(self, step: Step) -> Verdict:
         """Is the step current? Reads stat signatures, and hashes only files never seen as they are."""
         record = read_record(step.record_path)
-        if record is None:
+        last = None if record is not None else self.last_build(step)
+        if record is None and last is None:
             return Verdict(False, ("never built here",))
         try:
             components = dict(step.components())
         except FileNotFoundError as error:
             return Verdict(False, (f"{error.filename} is not there",))
-        reasons = [*self._differences(record, step, components), *self._damaged(record, step)]
+        if record is None:
+            # Another artifact of the same step lies here, such as an engine of another precision.
+            changes = () if last is None else self._changes(last.record, step, components)
+            return Verdict(False, tuple(map(str, changes)) or ("its artifact or record is not there",), changes)
+        changes = self._changes(record, step, components)
+        reasons = [*map(str, changes), *self._damaged(record, step)]
         if not reasons and (doubt := step.doubt()) is not None:
             reasons.append(doubt)
-        return Verdict(not reasons, tuple(reasons))
+        return Verdict(not reasons, tuple(reasons), changes)
+
+    def last_build(self, step: Step) -> LastBuild | None:
+        """The newest build of the step; None when none is remembered."""
+        if self._history is None:
+            return None
+        path = self._history_path(step)
+        record = read_record(path)
+        if record is None:
+            return None
+        return LastBuild(record, tuple(json.loads(path.read_bytes()).get("reasons", ())))
+
+    def _history_path(self, step: Step) -> Path:
+        return (self._history or Path()) / f"{step.name.replace(':', '-')}.json"
 
     @staticmethod
-    def _differences(record: BuildRecord, step: Step, components: Mapping[str, str]) -> list[str]:
-        reasons = []
+    def _changes(record: BuildRecord, step: Step, components: Mapping[str, str]) -> tuple[Change, ...]:
+        found = []
         if record.step != step.name:
-            reasons.append(f"step: {record.step} → {step.name}")
+            found.append(Change("step", record.step, step.name))
         if record.version != step.version:
-            reasons.append(f"stage version: {record.version} → {step.version}")
+            found.append(Change("stage version", str(record.version), str(step.version)))
         for name in sorted(record.components.keys() | components.keys()):
             old, new = record.components.get(name), components.get(name)
             if old != new:
-                reasons.append(f"{name}: {'none' if old is None else old} → {'none' if new is None else new}")
-        return reasons
+                found.append(Change(name, old, new))
+        return tuple(found)
 
     def _damaged(self, record: BuildRecord, step: Step) -> list[str]:
         home = step.record_path.parent
@@ -97,8 +146,8 @@ class Tracer:
                 reasons.append(f"output {path.name} is missing")
         return reasons
 
-    def run(self, step: Step) -> None:
-        """Build the step and write its record. Raises what the build raises, or InputChangedError."""
+    def run(self, step: Step, reasons: tuple[str, ...] = ()) -> None:
+        """Build the step and write its record; `reasons` are remembered. Raises what the build raises, or InputChangedError."""
         before = {path: signature(path) for path in step.reads}
         components = dict(step.components())
         extra = step.build()
@@ -109,6 +158,10 @@ class Tracer:
             step.name, step.version, action_key(step.name, step.version, components), components, outputs
         )
         self._write(step.record_path, record.encode())
+        if self._history is not None:
+            self._write(
+                self._history_path(step), canonical_json({**json.loads(record.encode()), "reasons": list(reasons)})
+            )
         self.digests.flush()
 
     @staticmethod

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -196,7 +197,7 @@ def test_a_symlink_is_made_and_turned_in_one_step(tmp_path):
     link = tmp_path / "current"
     replace_symlink(link, "gen/1")
     replace_symlink(link, "gen/2")
-    assert os.readlink(link) == "gen/2"
+    assert link.readlink() == Path("gen/2")
     assert names(tmp_path) == ["current"]
 
 
@@ -265,7 +266,7 @@ def test_every_write_is_synced_before_it_is_renamed_and_its_folder_after(target,
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(atomicwrites, "_proper_fsync", fsync)
     monkeypatch.setattr(os, "rename", named("rename", real_rename))
-    monkeypatch.setattr(atomic.Path, "replace", named("rename", lambda a, b: real_replace(a, b)))
+    monkeypatch.setattr(atomic.Path, "replace", named("rename", real_replace))
     atomic_write(target, b"new")
     assert said == ["sync file", "rename", "sync folder"]
     said.clear()

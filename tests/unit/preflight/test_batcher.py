@@ -153,8 +153,9 @@ def test_progress_is_told_each_tenth(caplog):
     tenths = [done * 10 // 100 for done, _ in told]
     assert tenths == list(range(1, 11))
     assert told[-1] == (100, 100)
-    assert [(r.levelname, r.done, r.total, r.percent) for r in caplog.records] == [
-        ("DEBUG", done, 100, tenth * 10) for (done, _), tenth in zip(told, tenths, strict=True)
+    assert [(r.levelname, r.event, r.fields) for r in caplog.records] == [
+        ("DEBUG", "descriptor_progress", {"done": done, "total": 100, "percent": tenth * 10})
+        for (done, _), tenth in zip(told, tenths, strict=True)
     ]
 
 

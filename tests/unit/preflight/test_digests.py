@@ -179,7 +179,7 @@ def test_a_database_that_cannot_be_written_is_an_os_error(database, file):
     database.mkdir(parents=True)
     cache = DigestCache(database, wall_ns=lambda: 1 << 62)
     cache.sha256(file)
-    with pytest.raises(OSError, match="digests.db"):
+    with pytest.raises(OSError, match=r"digests\.db"):
         cache.flush()
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_the_first_generation_is_published(root):
     assert root.generations.current() == made
     assert root.generations.previous() is None
     assert files(made) == {"engines/a": b"one", "manifest.json": b"{'a': b'one'}"}
-    assert os.readlink(root.layout.current) == "gen/000001-0123456789ab"
+    assert root.layout.current.readlink() == Path("gen/000001-0123456789ab")
     assert list(root.layout.staging.iterdir()) == []
 
 

@@ -108,3 +108,52 @@ def test_a_file_system_without_locks_is_said(make, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(CacheRootError, match="No locks available"):
         make().acquire(NOW)
+
+
+class Time:
+    """A clock that moves by what is slept; `then` happens at the given sleep."""
+
+    def __init__(self, at=0, then=lambda: None):
+        self.now, self.slept, self.at, self.then = 100.0, 0, at, then
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.slept += 1
+        if self.slept == self.at:
+            self.then()
+
+
+def test_a_taker_that_waits_has_the_lock_when_its_holder_ends(make, path):
+    first, second = make(), make(pid=2)
+    first.acquire(NOW)
+    time = Time(at=10, then=first.release)
+    second.acquire(NOW, wait=60, monotonic=time.monotonic, sleep=time.sleep)
+    assert (second.held, time.slept) == (True, 10)
+    # Written when it was taken, not when it was asked for.
+    assert json.loads(path.read_text()) == {"pid": 2, "host": "field-1", "since": "2026-05-01T12:30:07+00:00"}
+
+
+def test_a_taker_waits_no_longer_than_it_said(make):
+    make().acquire(NOW)
+    time = Time()
+    with pytest.raises(BuildLockHeldError, match="pid 4711"):
+        make(pid=2).acquire(NOW, wait=3, monotonic=time.monotonic, sleep=time.sleep)
+    assert 3 <= time.now - 100 < 3.5
+
+
+def test_a_taker_that_is_stopped_while_it_waits_holds_nothing(make):
+    first = make()
+    first.acquire(NOW)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    time = Time(at=2, then=stop)
+    second = make(pid=2)
+    with pytest.raises(KeyboardInterrupt):
+        second.acquire(NOW, wait=60, monotonic=time.monotonic, sleep=time.sleep)
+    first.release()
+    make(pid=3).acquire(NOW)

@@ -263,3 +263,54 @@ def test_what_a_run_learnt_is_kept_at_once(built):
     later = DigestCache(Path(built.folder / "work" / "digests.db"))
     assert later.known(built.a)
     assert later.known(built.b)
+
+
+# The history: why each step was built last. It only explains.
+
+
+@pytest.fixture
+def remembering(kitchen):
+    """The kitchen with a history, after one run."""
+    history = kitchen.folder / "work" / "history"
+    kitchen.fresh = lambda: Tracer(
+        DigestCache(kitchen.folder / "work" / "digests.db", wall_ns=lambda: 1 << 62), atomic_write, history
+    )
+    kitchen.tracer = kitchen.fresh()
+    step = kitchen.upper()
+    kitchen.tracer.run(step, kitchen.tracer.judge(step).reasons)
+    return kitchen
+
+
+def test_the_last_build_is_remembered_with_its_reasons(remembering):
+    last = remembering.tracer.last_build(remembering.upper())
+    assert last.reasons == ("never built here",)
+    assert last.record == read_record(remembering.upper().record_path)
+    remembering.parameters = {"case": "lower"}
+    verdict = remembering.tracer.judge(remembering.upper())
+    assert [(change.component, change.old, change.new) for change in verdict.changes] == [("case", "upper", "lower")]
+    remembering.tracer.run(remembering.upper(), verdict.reasons)
+    assert remembering.fresh().last_build(remembering.upper()).reasons == ("case: upper → lower",)
+
+
+def test_an_artifact_under_another_name_is_told_against_the_last_build(remembering):
+    """As an engine of another precision, whose name differs too."""
+    remembering.parameters = {"case": "lower"}
+    remembering.b = remembering.b.with_name("b2")
+    assert remembering.tracer.judge(remembering.upper()).reasons == ("case: upper → lower",)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]"])
+def test_a_lost_or_damaged_history_changes_no_verdict(remembering, damage):
+    (path,) = (remembering.folder / "work" / "history").iterdir()
+    path.write_bytes(damage)
+    assert remembering.tracer.last_build(remembering.upper()) is None
+    assert remembering.tracer.judge(remembering.upper()) == Verdict(True)
+    path.unlink()
+    assert remembering.tracer.judge(remembering.upper()) == Verdict(True)
+    remembering.upper().record_path.unlink()
+    assert remembering.tracer.judge(remembering.upper()).reasons == ("never built here",)
+
+
+def test_a_history_alone_makes_nothing_current(remembering):
+    remembering.upper().record_path.unlink()
+    assert not remembering.tracer.judge(remembering.upper()).current

@@ -65,7 +65,7 @@ class Line:
             lock=BuildLock(self.layout.lock, pid=os.getpid(), host="h"),
             journal=Journal(),
             clock=lambda: NOW,
-            hooks=Hooks(lambda: self.prepare(), close, lambda: HASH),
+            hooks=Hooks(self.prepare, close, lambda: HASH),
             repair=repair,
             monotonic=lambda: float(next(ticks)),
         )
@@ -322,6 +322,22 @@ def test_close_keeps_what_was_learnt(line):
     session.begin()
     assert session.judge("engine:m")
     assert session.digests.hashed_files == 0
+
+
+def test_digests_that_cannot_be_kept_are_a_warning_and_the_lock_is_freed(line, events, monkeypatch):
+    session = line.open()
+    session.begin()
+    session.digests.sha256(line.source)
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(session.digests, "flush", full)
+    session.close()
+    assert events[-1][:2] == ("WARNING", "digests_not_kept")
+    other = BuildLock(line.layout.lock, pid=1, host="h")
+    other.acquire(NOW)
+    other.release()
 
 
 def test_closing_a_run_that_never_began_writes_nothing(line):

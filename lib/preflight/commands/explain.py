@@ -1,0 +1,85 @@
+"""What `doit plan` and `doit why` say, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+
+from preflight.errors import CommandLineError
+from preflight.planning import Plan
+from preflight.report.table import plain_text, size_text
+from preflight.session import Explanation, Session
+
+
+def plan_json(plan: Plan) -> str:
+    """One JSON object on one line."""
+    value = {name: getattr(plan, name) for name in plan.__slots__ if name != "stages"}
+    value["stages"] = [{"name": s.name, "fate": s.fate, "reasons": list(s.reasons)} for s in plan.stages]
+    return json.dumps(value)
+
+
+def plan_text(plan: Plan, *, width: int) -> str:
+    """A table of the stages, and the figures."""
+    from rich import box  # noqa: PLC0415 - only this command's output needs it
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("fate", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for stage in plan.stages:
+        table.add_row(stage.name, stage.fate, "; ".join(_short(reason) for reason in stage.reasons))
+    figures = Table(box=None, show_header=False, pad_edge=False)
+    time = "unknown before the first build" if plan.seconds is None else f"about {plan.seconds:.0f} s"
+    rows = [
+        ("tiles", f"{plan.tiles_present:,} of {plan.tiles_expected:,} there, {plan.tiles_to_embed:,} to embed"),
+        ("writes", f"about {size_text(plan.bytes_needed)}, {size_text(plan.bytes_free)} free"),
+        ("time", "none" if plan.idle else time),
+    ]
+    for label, text in rows:
+        figures.add_row(label, text)
+    return plain_text(table, figures, width=width)
+
+
+def explain(session: Session, task: str) -> list[Explanation]:
+    """The steps of a task. `engine` alone means all of them. Raises CommandLineError for no task of the mission's."""
+    stages = [name for name in session.stages if name == task or name.split(":")[0] == task]
+    if not stages:
+        raise CommandLineError(f"{task} is no stage of this mission; its stages are {', '.join(session.stages)}")
+    return [item for name in stages for item in session.explain(name)]
+
+
+def why_json(found: list[Explanation]) -> str:
+    """One JSON object on one line: full digests, old and new."""
+    return json.dumps(
+        {
+            "steps": [
+                {
+                    "step": item.step,
+                    "current": item.verdict.current,
+                    "reasons": list(item.verdict.reasons),
+                    "changes": [
+                        {"component": change.component, "old": change.old, "new": change.new}
+                        for change in item.verdict.changes
+                    ],
+                    "last_built_because": None if item.last is None else list(item.last.reasons),
+                }
+                for item in found
+            ]
+        }
+    )
+
+
+def why_text(found: list[Explanation]) -> str:
+    """A few lines a step."""
+    lines = []
+    for item in found:
+        lines.append(f"{item.step}: {'up to date' if item.verdict.current else 'will be built'}")
+        lines += [f"    {_short(reason)}" for reason in item.verdict.reasons]
+        if item.last is not None and item.verdict.current:
+            lines += [f"    last built because of {_short(reason)}" for reason in item.last.reasons]
+    return "\n".join(lines)
+
+
+def _short(reason: str) -> str:
+    """Digests cut to 12 digits, as people compare them."""
+    return " ".join(word[:12] if len(word) == 64 and word.isalnum() else word for word in reason.split(" "))

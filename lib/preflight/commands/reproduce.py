@@ -1,0 +1,131 @@
+"""`doit reproduce`: is the current cache what its mission builds, byte by byte, with nothing reused?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from preflight.errors import CacheRootError
+from preflight.mission import Mission
+from preflight.ports import Signer
+from preflight.store.generations import Generations
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache, hash_file
+from preflight.wiring import Assembly, Options, Surroundings, tile_access
+from takeoff import manifest as format_
+from takeoff.layout import determined_files
+from takeoff.names import ENVELOPE, MANIFEST, SUMS
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One file of the cache, as it is and as it was built again."""
+
+    name: str
+    equal: bool
+    note: str
+
+
+def reproduce(mission: Mission, surroundings: Surroundings) -> list[Comparison]:
+    """Build the mission in a fresh root beside the cache root, compare with `current`, remove the fresh root.
+
+    The gates' sample is an input, drawn once: it is taken over. Nothing else is.
+
+    Raises:
+        CacheRootError: there is no current generation.
+        PreflightError: as the stages do.
+    """
+    layout = CacheLayout(mission.job.cache_root)
+    current = Generations(layout, DigestCache(None)).current()
+    if current is None:
+        raise CacheRootError(f"{layout.root} has no current generation to compare with; run doit provision first")
+    with tempfile.TemporaryDirectory(prefix=".reproduce-", dir=layout.root.parent) as folder:
+        job = replace(mission.job, cache_root=Path(folder) / "cache")
+        shutil.copytree(layout.parity_sample.parent, CacheLayout(job.cache_root).parity_sample.parent)
+        tiles = tile_access(mission.tile_root, mission.database)
+        assembly = Assembly(job, tiles, surroundings, Options(), demo=False)
+        session = assembly.session()
+        try:
+            session.begin()
+            for name in session.stages:
+                if name != "publish":
+                    session.run(name)
+            statement = CacheLayout(job.cache_root).manifest.read_bytes()
+            # Both CPU runtimes repeat their bytes; the gate's figure is for those that do not.
+            return compare(current.path, assembly.builder.artifacts(), statement, assembly.signer(), lambda _: None)
+        finally:
+            session.close()
+
+
+def compare(
+    current: Path,
+    artifacts: Mapping[str, Path],
+    statement: bytes,
+    signer: Signer,
+    parity_of: Callable[[str], str | None],
+) -> list[Comparison]:
+    """Compare a published cache with what was built again.
+
+    artifacts: name -> the fresh file. statement: the fresh manifest, which is compared after it was given the current one's
+    number and times. parity_of: for an engine whose bytes no build repeats, what its parity gate found; None for any other.
+    """
+    published = format_.decode((current / MANIFEST).read_bytes())
+    found = [
+        _artifact(name, current / name, artifacts.get(name), parity_of(name)) for name in sorted(published.subjects)
+    ]
+    found += [
+        Comparison(name, False, "built now, not in the current cache")
+        for name in sorted(artifacts.keys() - published.subjects.keys())
+    ]
+    if any(item.note.startswith("by parity") for item in found):
+        # Other engine bytes, other manifest: what can be compared has been.
+        return found
+    return [*found, *_signed(current, published, statement, signer)]
+
+
+def _artifact(name: str, old: Path, new: Path | None, parity: str | None) -> Comparison:
+    if new is None or not new.is_file():
+        return Comparison(name, False, "not built by this mission")
+    if hash_file(old) == hash_file(new):
+        return Comparison(name, True, "byte by byte")
+    if parity is not None:
+        return Comparison(name, True, f"by parity, since no build repeats its bytes: cosine {parity}")
+    return Comparison(name, False, "bytes differ")
+
+
+def _signed(current: Path, published: format_.Manifest, statement: bytes, signer: Signer) -> Iterator[Comparison]:
+    fresh = format_.decode(statement)._replace(
+        generation=published.generation,
+        issued_at=published.issued_at,
+        valid_from=published.valid_from,
+        valid_until=published.valid_until,
+    )
+    content = format_.encode(fresh)
+    digest = hashlib.sha256(content).hexdigest()
+    expected = {
+        MANIFEST: content,
+        ENVELOPE: signer.sign(content),
+        SUMS: determined_files(fresh, digest)[SUMS],
+    }
+    for name, value in expected.items():
+        equal = (current / name).read_bytes() == value
+        yield Comparison(name, equal, "byte by byte, number and times set equal" if equal else "bytes differ")
+
+
+def reproduce_text(found: list[Comparison]) -> str:
+    """For people: a line a file, then the verdict."""
+    lines = [f"{'equal  ' if item.equal else 'DIFFERS'}  {item.name}  ({item.note})" for item in found]
+    different = sum(not item.equal for item in found)
+    verdict = "reproduced" if not different else f"not reproduced: {different} of {len(found)} files differ"
+    return "\n".join([*lines, verdict])
+
+
+def reproduce_json(found: list[Comparison]) -> str:
+    """For programs: one JSON object on one line."""
+    files = [{"name": item.name, "equal": item.equal, "note": item.note} for item in found]
+    return json.dumps({"reproduced": all(item.equal for item in found), "files": files})

@@ -1,0 +1,132 @@
+"""The transitive dry run: what would be built, how much it would write, how long it would take."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from preflight.area import Cover
+from preflight.estimate import bytes_below, expected_sizes
+from preflight.records import TileRow
+from preflight.session import Session, read_rates
+
+Fate = Literal["up to date", "will run", "may be cut off early"]
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What becomes of one stage, and why."""
+
+    name: str
+    fate: Fate
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole plan. Bytes are estimates for the tiles that are there; seconds None where no rate is known."""
+
+    stages: tuple[StagePlan, ...]
+    tiles_expected: int
+    tiles_present: int
+    tiles_to_embed: int
+    bytes_needed: int
+    bytes_free: int
+    seconds: float | None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing would run."""
+        return all(stage.fate == "up to date" for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Reads what a plan needs. rows: the area's tiles as they are now; missing: how many of them are not embedded."""
+
+    session: Session
+    cover: Callable[[], Cover]
+    rows: Callable[[], Iterable[TileRow]]
+    missing: Callable[[Iterable[TileRow]], int]
+    dim: Callable[[], int]
+    m: int
+
+    def plan(self) -> Plan:
+        """Nothing is written and no lock is taken. Raises PreflightError as the ports do."""
+        stages = self._stages()
+        fates = {stage.name: stage.fate for stage in stages}
+        expected, present, to_embed = self._tiles(fates)
+        return Plan(
+            stages=stages,
+            tiles_expected=expected,
+            tiles_present=present,
+            tiles_to_embed=to_embed,
+            bytes_needed=self._bytes(fates, present, to_embed),
+            bytes_free=shutil.disk_usage(_existing(self.session.layout.root)).free,
+            seconds=self._seconds(fates, to_embed),
+        )
+
+    def _stages(self) -> tuple[StagePlan, ...]:
+        moving: set[str] = set()
+        found = []
+        for name, stage in self.session.stages.items():
+            explained = self.session.explain(name)
+            upstream = [other for other in stage.after if other in moving]
+            reasons = tuple(
+                f"{item.step}: {reason}"
+                for item in explained
+                if not item.verdict.current
+                for reason in item.verdict.reasons
+            )
+            fate: Fate = "up to date"
+            if upstream and all(item.recorded for item in explained):
+                fate, reasons = "may be cut off early", (f"after {', '.join(upstream)}",)
+            elif upstream or reasons:
+                fate = "will run"
+            if fate != "up to date":
+                moving.add(name)
+            found.append(StagePlan(name, fate, reasons))
+        return tuple(found)
+
+    def _tiles(self, fates: dict[str, Fate]) -> tuple[int, int, int]:
+        """Tiles expected, present, and to embed."""
+        if fates["tiles"] == fates["descriptors"] == "up to date":
+            coverage = json.loads(self.session.layout.coverage.read_bytes())
+            return coverage["expected"], coverage["present"], 0
+        rows = list(self.rows())
+        try:
+            missing = self.missing(rows)
+        except FileNotFoundError:
+            missing = len(rows)  # no engine yet: everything is to be embedded
+        return len(self.cover()), len(rows), missing
+
+    def _bytes(self, fates: dict[str, Fate], present: int, to_embed: int) -> int:
+        layout = self.session.layout
+        try:
+            dim = self.dim()
+        except FileNotFoundError:
+            dim = 0  # its length is not known before its ONNX file was read
+        sizes = expected_sizes(present, dim, self.m, bytes_below([layout.engines, layout.onnx]))
+        parts = {
+            "tiles": sizes.inventory,
+            "descriptors": to_embed * sizes.descriptors // max(present, 1),
+            "index": sizes.index,
+            "publish": sizes.generation,
+        }
+        return sum(part for name, part in parts.items() if fates[name] != "up to date")
+
+    def _seconds(self, fates: dict[str, Fate], to_embed: int) -> float | None:
+        rates = read_rates(self.session.layout)
+        running = [name for name, fate in fates.items() if fate != "up to date"]
+        if not all(name in rates for name in running):
+            return None
+        units = {"descriptors": to_embed}
+        return sum(rates[name]["seconds"] / rates[name]["units"] * units.get(name, 1) for name in running)
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())

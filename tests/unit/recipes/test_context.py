@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from pathlib import Path
+
+import pytest
+
+from preflight.errors import CommandLineError, MissionError, PreflightError
+from recipes import context as module
+from recipes.context import DEMO, STOPPING, ContentChecker, Context, stop_on_signals
+
+
+@pytest.fixture
+def here(tmp_path):
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _logging_put_back():
+    logger = logging.getLogger("preflight")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    yield
+    logger.handlers, level, logger.propagate = before[0], before[1], before[2]
+    logger.setLevel(level)
+
+
+def touch(*paths):
+    for path in paths:
+        path.write_text("")
+
+
+def test_the_variable_goes_before_the_environment_the_file_here_and_the_demo(here):
+    touch(here / "mission.yaml")
+    run = Context({"mission": "a.yaml"}, {"PREFLIGHT_MISSION": "b.yaml"}, here)
+    assert run.mission_path() == here / "a.yaml"
+    assert not run.uses_demo
+
+
+def test_the_environment_goes_before_the_file_here(here):
+    touch(here / "mission.yaml")
+    assert Context({}, {"PREFLIGHT_MISSION": "b.yaml"}, here).mission_path() == here / "b.yaml"
+
+
+def test_the_file_here_goes_before_the_demo(here):
+    touch(here / "mission.yaml")
+    assert Context({}, {}, here).mission_path() == here / "mission.yaml"
+
+
+def test_without_any_it_is_the_demo(here):
+    run = Context({}, {}, here)
+    assert run.mission_path() == DEMO
+    assert run.uses_demo
+    assert run.mission().demo
+
+
+def test_an_absolute_path_stays_as_it_is(here):
+    assert Context({"mission": "/x/m.yaml"}, {}, here).mission_path() == Path("/x/m.yaml")
+
+
+def test_an_empty_environment_variable_counts_as_none(here):
+    assert Context({}, {"PREFLIGHT_MISSION": ""}, here).mission_path() == DEMO
+
+
+def test_a_broken_link_here_is_no_reason_to_build_the_demo(here):
+    (here / "mission.yaml").symlink_to("gone.yaml")
+    run = Context({}, {}, here)
+    assert not run.uses_demo
+    with pytest.raises(MissionError):
+        run.mission()
+
+
+@pytest.mark.parametrize(
+    ("given", "environment"), [({"mission": "none.yaml"}, {}), ({}, {"PREFLIGHT_MISSION": "none.yaml"})]
+)
+def test_a_mission_that_is_not_there_is_never_replaced_by_the_demo(here, given, environment):
+    run = Context(given, environment, here)
+    with pytest.raises(MissionError, match=f"{here / 'none.yaml'} is refused"):
+        run.mission()
+
+
+def test_a_mission_with_errors_is_a_value_until_it_is_asked_for(here):
+    (here / "mission.yaml").write_text("version: 2")
+    run = Context({}, {}, here)
+    assert run.stages() == ()
+    assert run.doit_database() == ":memory:"
+    for ask in (run.mission, run.session):
+        with pytest.raises(MissionError, match="cache_root: is missing"):
+            ask()
+
+
+def test_an_unknown_variable_is_a_value_until_it_is_asked_for(here):
+    run = Context({"misson": "x"}, {}, here)
+    assert run.stages() == ()
+    assert run.doit_database() == ":memory:"
+    with pytest.raises(CommandLineError):
+        run.mission()
+
+
+def test_the_stages_of_a_mission_are_known_without_writing_anything(here):
+    """The demo, copied to a folder of its own."""
+    for path in DEMO.parent.iterdir():
+        if path.is_file():
+            (here / path.name).write_bytes(path.read_bytes())
+    before = sorted(here.parent.rglob("*"))
+    run = Context({"mission": DEMO.name}, {}, here)
+    names = [stage.name for stage in run.stages()]
+    assert names == ["tiles", "engine:weight_free_vpr", "descriptors", "index", "selftest", "manifest", "publish"]
+    assert run.doit_database() == str(here.parent / "demo" / "cache" / "work" / "doit.db")
+    assert sorted(here.parent.rglob("*")) == before
+    known = set()
+    for stage in run.stages():
+        assert set(stage.after) <= known, "a stage comes after those it needs"
+        known.add(stage.name)
+
+
+def test_log_json_is_known_although_another_variable_is_refused(here):
+    assert Context({"log": "json", "misson": "x"}, {}, here).log_json
+    assert not Context({}, {}, here).log_json
+
+
+def test_an_outcome_is_a_line_for_people_and_a_log_line_for_programs(here, capsys):
+    Context({}, {}, here).say("import_done", "640 tiles", added=640)
+    assert capsys.readouterr().out == "640 tiles\n"
+    run = Context({"log": "json"}, {}, here)
+    run.start_logging()
+    run.say("import_done", "640 tiles", added=640)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["level"], line["event"], line["added"], line["message"]) == ("INFO", "import_done", 640, "640 tiles")
+
+
+def test_a_failure_no_session_logged_is_logged_as_an_error(here, capsys):
+    run = Context({"log": "json"}, {}, here)
+    run.start_logging()
+    run.log_failure(CommandLineError("unknown variable"))
+    line = json.loads(capsys.readouterr().out)
+    assert (line["level"], line["event"], line["error"]) == ("ERROR", "refused", "CommandLineError")
+
+
+def test_the_demo_is_announced_to_people_alone(here, capsys):
+    Context({}, {}, here).announce_demo()
+    assert capsys.readouterr().out == (
+        "No mission file: using cache_templates/demo.yaml (a demonstration, not for flight)\n"
+    )
+    Context({"log": "json"}, {}, here).announce_demo()
+    Context({"mission": "m.yaml"}, {}, here).announce_demo()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_signal_ends_by_its_own_status_and_the_next_ones_are_ignored():
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        stop_on_signals()
+        handler = signal.getsignal(signal.SIGTERM)
+        assert all(signal.getsignal(number) is handler for number in STOPPING)
+        with pytest.raises(SystemExit) as stop:
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.value.code == 128 + signal.SIGTERM
+        assert all(signal.getsignal(number) is signal.SIG_IGN for number in STOPPING)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Broken:
+    """A run whose mission is refused."""
+
+    def session(self):
+        raise PreflightError("refused")
+
+
+def test_files_are_compared_by_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "context", Broken)
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    checker = ContentChecker()
+    assert checker.exists(str(path))
+    assert not checker.exists(str(tmp_path / "none"))
+    state = checker.get_state(str(path), None)
+    assert state == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    path.touch()
+    assert checker.get_state(str(path), state) is None
+    assert not checker.check_modified(str(path), checker.info(str(path)), state)
+    path.write_bytes(b"two")
+    assert checker.check_modified(str(path), checker.info(str(path)), state)
+    with pytest.raises(checker.CheckerError):
+        checker.info(str(tmp_path / "none"))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from doit.exceptions import TaskFailed
+
+from preflight.errors import CommandLineError, MissionError
+from preflight.session import Stage
+from preflight.trace.rule import Step
+from recipes import tasks as module
+from recipes.tasks import LOCK, guarded, lock_task, stage_tasks
+
+
+class Run:
+    """A context over stages, or one whose mission is refused."""
+
+    def __init__(self, stages=(), error=None):
+        self._stages, self.error = stages, error
+        self.said, self.logged = [], []
+
+    def stages(self):
+        return tuple(self._stages)
+
+    def session(self):
+        if self.error is not None:
+            raise self.error
+        return SimpleNamespace(
+            run=lambda name: self.said.append(f"run {name}"),
+            judge=lambda name: self.said.append(f"judge {name}") or True,
+            begin=lambda: self.said.append("begin"),
+            close=lambda: self.said.append("close"),
+        )
+
+    def log_failure(self, error):
+        self.logged.append(error)
+
+    def start_logging(self):
+        self.said.append("logging")
+
+    def announce_demo(self):
+        self.said.append("demo")
+
+
+@pytest.fixture
+def use(monkeypatch):
+    def run(*stages, error=None):
+        made = Run(stages, error)
+        monkeypatch.setattr(module, "context", lambda: made)
+        monkeypatch.setattr(module, "stop_on_signals", lambda: made.said.append("signals"))
+        return made
+
+    return run
+
+
+def step(name, reads, outputs):
+    return Step(name, 1, tuple(map(Path, reads)), dict, tuple(map(Path, outputs)), tuple)
+
+
+def test_a_stage_is_a_task_with_its_files(use):
+    run = use(Stage("index", ("descriptors",), (step("index", ["/d", "/e"], ["/i", "/j"]),)))
+    (task,) = stage_tasks("index", "build the index")
+    assert task["basename"] == "index"
+    assert "name" not in task
+    assert task["file_dep"] == ["/d", "/e"]
+    assert task["targets"] == ["/i", "/j"]
+    assert task["task_dep"] == [LOCK, "descriptors"]
+    assert task["doc"] == "build the index"
+    (current,) = task["uptodate"]
+    assert current() is True
+    (action,) = task["actions"]
+    assert action() is None
+    assert run.said == ["judge index", "run index"]
+
+
+def test_what_one_step_makes_for_the_next_is_no_dependency_of_the_task(use):
+    use(Stage("tiles", (), (step("seal", ["/a"], ["/b"]), step("sample", ["/a", "/b", "/c"], ["/d"]))))
+    (task,) = stage_tasks("tiles", "")
+    assert (task["file_dep"], task["targets"]) == (["/a", "/c"], ["/b", "/d"])
+
+
+def test_engines_are_sub_tasks_one_a_backbone(use):
+    run = use(
+        Stage("engine:a", ("tiles",), (step("a", [], ["/a"]),)),
+        Stage("engine:b", ("tiles",), (step("b", [], ["/b"]),)),
+        Stage("index", (), ()),
+    )
+    made = list(stage_tasks("engine", ""))
+    assert [(task["basename"], task["name"]) for task in made] == [("engine", "a"), ("engine", "b")]
+    for task in made:
+        task["actions"][0]()
+    # Each runs its own stage, not the last of the loop.
+    assert run.said == ["run engine:a", "run engine:b"]
+
+
+def test_beside_a_refused_mission_the_task_is_there_and_says_why(use):
+    run = use(error=MissionError("m.yaml", ("area: is missing",)))
+    (task,) = stage_tasks("index", "build the index")
+    assert (task["basename"], task["doc"], task["task_dep"]) == ("index", "build the index", [LOCK])
+    failed = task["actions"][0]()
+    assert isinstance(failed, TaskFailed)
+    assert "area: is missing" in failed.get_msg()
+    assert run.logged == [run.error]
+
+
+def test_an_operator_error_fails_the_task_with_its_sentence(use):
+    run = use()
+    error = CommandLineError("unknown variable")
+
+    def action():
+        raise error
+
+    failed = guarded(action)()
+    assert isinstance(failed, TaskFailed)
+    assert failed.get_msg().strip() == "unknown variable"
+    assert run.logged == [error]
+
+
+def test_a_fault_of_ours_goes_on(use):
+    use()
+
+    def action():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        guarded(action)()
+
+
+def test_the_lock_is_taken_first_and_everything_given_back_at_the_end(use):
+    run = use()
+    task = lock_task()
+    assert task["actions"][0]() is None
+    assert [*task["uptodate"], *task.get("file_dep", [])] == [False]
+    task["teardown"][0]()
+    assert run.said == ["logging", "demo", "signals", "begin", "close"]
+
+
+def test_the_end_of_a_run_that_never_opened_a_session_is_quiet(use):
+    use(error=MissionError("m.yaml", ("x",)))
+    lock_task()["teardown"][0]()

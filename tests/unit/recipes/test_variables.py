@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from preflight.errors import CommandLineError
+from recipes.variables import KNOWN, Variables, parse
+
+
+def test_nothing_given_is_the_usual_run():
+    assert parse({}) == Variables(None, "airborne", None, False, False, False)
+
+
+def test_every_variable_is_read():
+    given = {"mission": "m.yaml", "mode": "operator", "cache": "c", "log": "json", "repair": "1", "recalibrate": "1"}
+    assert parse(given) == Variables(Path("m.yaml"), "operator", Path("c"), True, True, True)
+    assert set(KNOWN) >= given.keys()
+
+
+def test_zero_and_text_say_the_usual():
+    assert parse({"repair": "0", "recalibrate": "0", "log": "text", "mode": "airborne"}) == Variables()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"misson": "x.yaml"}, "unknown variable misson=x.yaml; known are mission=, mode="),
+        ({"Mission": "x"}, "unknown variable Mission=x"),
+        ({"": "x"}, "unknown variable =x"),
+        ({"mode": "ground"}, "mode=ground: only airborne and operator are known"),
+        ({"mode": ""}, "mode=: only"),
+        ({"log": "xml"}, "log=xml: only json and text are known"),
+        ({"repair": "yes"}, "repair=yes: only 0 and 1 are known"),
+        ({"recalibrate": "01"}, "recalibrate=01: only 0 and 1 are known"),
+        ({"repair": ""}, "repair=: only 0 and 1"),
+    ],
+)
+def test_what_is_not_known_is_refused(given, said):
+    with pytest.raises(CommandLineError) as error:
+        parse(given)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mission", "cache"])
+def test_an_empty_path_is_refused(name):
+    """`mission=$FILE` with FILE unset must not build the demo."""
+    with pytest.raises(CommandLineError, match=f"{name}=: "):
+        parse({name: ""})
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(CommandLineError) as error:
+        parse({"b": "1", "a": "2", "repair": "x", "mode": "y", "log": "z"})
+    text = str(error.value)
+    for part in ("unknown variable a=2", "unknown variable b=1", "repair=x", "mode=y", "log=z"):
+        assert part in text
+    assert "\n" not in text
