@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from typing import Any
 
@@ -27,7 +29,9 @@ def task_verify() -> dict[str, Any]:
         except PreflightError as error:
             given.log_failure(error)
             status, text = 1, "" if given.log_json else f"verify failed: {error}"
-        if text:
+        if text and given.log_json:
+            _log(json.loads(text))
+        elif text:
             print(text)  # noqa: T201 - the verdict
         sys.stdout.flush()
         raise SystemExit(status)
@@ -38,3 +42,14 @@ def task_verify() -> dict[str, Any]:
         "verbosity": 2,
         "doc": "re-hash every artifact of the current cache and refuse on any doubt",
     }
+
+
+def _log(verdict: dict[str, Any]) -> None:
+    """The verdict as one log line: INFO for a pass, ERROR for a refusal."""
+    if verdict["outcome"] == "pass":
+        level, event, message = logging.INFO, "verification_passed", "verification passed"
+    else:
+        found = verdict["fail_reasons"]
+        reasons = "; ".join(": ".join(filter(None, (reason["file"], reason["message"]))) for reason in found)
+        level, event, message = logging.ERROR, "verification_failed", f"takeoff refused: {reasons}"
+    logging.getLogger("preflight").log(level, message, extra={"event": event, "fields": verdict})

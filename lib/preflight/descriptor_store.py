@@ -249,15 +249,32 @@ class DescriptorStore:
         """For each key the number of its segment in the block, -1 for none, and its row there."""
         import numpy as np  # noqa: PLC0415 - heavy
 
-        segments = np.full(len(keys), -1, np.int32)
-        rows = np.zeros(len(keys), np.int64)
-        for number, segment in enumerate(self._scanned().get(block, [])):
-            stored = _as_keys(self._bytes(segment)[_HEADER_SIZE : segment.thumbs_at].reshape(-1, _KEY))
-            places = np.minimum(np.searchsorted(stored, keys), segment.count - 1)
-            hit = (stored[places] == keys) & (segments < 0)
-            segments[hit] = number
-            rows[hit] = places[hit]
-        return segments, rows
+        stored, owners, places = self._merged(block)
+        if not len(stored):
+            return np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int64)
+        at = np.minimum(np.searchsorted(stored, keys), len(stored) - 1)
+        hit = stored[at] == keys
+        return np.where(hit, owners[at], np.int32(-1)), np.where(hit, places[at], np.int64(0))
+
+    def _merged(self, block: Block) -> tuple[NDArray[np.bytes_], NDArray[np.int32], NDArray[np.int64]]:
+        """The keys of all segments of a block, ascending, each with its segment's number and its row there.
+
+        One search among them all, instead of one a segment: a block filled over many runs has many.
+        """
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        segments = self._scanned().get(block, [])
+        if not segments:
+            return np.empty(0, "S32"), np.empty(0, np.int32), np.empty(0, np.int64)
+        parts = [
+            _as_keys(self._bytes(segment)[_HEADER_SIZE : segment.thumbs_at].reshape(-1, _KEY)) for segment in segments
+        ]
+        owners = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+        places = np.concatenate([np.arange(len(part), dtype=np.int64) for part in parts])
+        joined = np.concatenate(parts)
+        # Stable: of a key that lies in two segments the first is taken.
+        order = np.argsort(joined, kind="stable")
+        return joined[order], owners[order], places[order]
 
     def _scanned(self) -> dict[Block, list[_Segment]]:
         if self._known is None:

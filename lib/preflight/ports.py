@@ -63,6 +63,12 @@ class TileMetadataStore(TileHashesByBbox, TilesByBbox, Protocol):
     def revision(self) -> StoreRevision:
         """The state the store is in. O(1)."""
 
+    def changed_since(self, revision: int) -> frozenset[tuple[int, int, int]] | None:
+        """(zoom, x, y) of every tile changed after a revision of this store; None where that is too long ago or too much."""
+
+    def rows_of_tiles(self, tiles: Iterable[tuple[int, int, int]]) -> list[TileRow]:
+        """The rows of a few tiles, all their sources, ordered by (zoom, lat, lon, source)."""
+
     def rows_in_box(self, zoom: int, x_range: tuple[int, int], y_range: tuple[int, int]) -> Iterator[TileRow]:
         """Rows of one zoom with x, y in the closed ranges, streamed, ordered by (lat, lon, source), one snapshot."""
 

@@ -26,6 +26,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from heapq import merge
 from itertools import groupby
 from pathlib import Path
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Block",
+    "Companions",
     "Inventory",
     "SealedHeader",
     "choose_sources",
@@ -61,6 +63,8 @@ _ROW = struct.Struct("<qBIIddH32s")
 _ROW_BYTES = _ROW.size  # 67
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BLOCK_BITS = 8
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+Buffer = bytes | bytearray | memoryview
 
 
 def tile_id(zoom: int, lat: float, lon: float) -> int:
@@ -117,8 +121,10 @@ def choose_sources(rows: Iterable[TileRow], source_order: Sequence[str]) -> Iter
         yield from sorted(best.values(), key=_order)
 
 
-def seal(rows: Iterable[TileRow], out: BinaryIO) -> SealedHeader:
+def seal(rows: Iterable[TileRow], out: BinaryIO, companions: Companions | None = None) -> SealedHeader:
     """Write the inventory of rows sorted by (zoom, lat, lon, source); one packed record a row is held in memory.
+
+    companions: where to keep what `reseal` needs beside the inventory.
 
     Raises:
         TileContentError: two tiles with one id, the id -1, a tile twice, a hash that is none, or a centre outside its
@@ -129,25 +135,75 @@ def seal(rows: Iterable[TileRow], out: BinaryIO) -> SealedHeader:
 
     sources: dict[str, int] = {}
     digest = hashlib.sha256()
-    packed, blob, offsets = bytearray(), bytearray(), array("I", [0])
+    packed, blob, offsets, captured = bytearray(), bytearray(), array("I", [0]), array("q")
     for row in _in_order(rows):
-        packed += _packed(row, sources.setdefault(row.source, len(sources)))
-        digest.update(f"{row.zoom}|{row.lat!r}|{row.lon!r}|{row.source}|{row.sha256}\n".encode())
+        packed += pack_row(row, sources.setdefault(row.source, len(sources)))
+        line = aggregate_line(row)
+        digest.update(line)
         blob += row.path.encode()
         offsets.append(_checked_length(blob))
-    table = np.frombuffer(packed, _row_type())
-    ends = np.array(offsets, "<u4").tobytes()
+        if companions is not None:
+            companions.lines.write(line)
+            captured.append(capture_time(row))
+    if companions is not None:
+        companions.captured.write(np.array(captured, "<i8").tobytes())
+    table = np.frombuffer(packed, row_type())
     _refuse_twins(table)
-    body = hashlib.sha256(packed)
-    body.update(ends)
-    body.update(blob)
+    return write_inventory(out, table, np.array(offsets, "<u4"), [blob], tuple(sources), digest.hexdigest())
+
+
+class Companions(NamedTuple):
+    """Kept beside an inventory in work/, so that a few changed tiles can be sealed anew without reading all rows again.
+
+    lines: the lines of the aggregate. captured: `capture_time` of each row, int64 little-endian. Both in the rows' order.
+    """
+
+    lines: BinaryIO
+    captured: BinaryIO
+
+
+def aggregate_line(row: TileRow) -> bytes:
+    """The row's part of the aggregate."""
+    return f"{row.zoom}|{row.lat!r}|{row.lon!r}|{row.source}|{row.sha256}\n".encode()
+
+
+def capture_time(row: TileRow) -> int:
+    """Microseconds since 1970-01-01 UTC."""
+    return (row.captured_at - _EPOCH) // timedelta(microseconds=1)
+
+
+def write_inventory(
+    out: BinaryIO,
+    table: NDArray[np.void],
+    offsets: NDArray[np.uint32],
+    paths: Sequence[Buffer],
+    sources: Sequence[str],
+    aggregate: str,
+) -> SealedHeader:
+    """Write the file from its parts. sources: by the rows' source number; written by name, so that equal sets are equal bytes.
+
+    Args as the module's format names them; the rows are in order and hold no tile twice.
+    """
+    import numpy as np  # noqa: PLC0415 - see seal
+
+    names = tuple(sorted(sources))
+    if tuple(sources) != names and len(table):
+        table = table.copy()
+        table["source"] = np.array([names.index(name) for name in sources], "<u2")[table["source"]]
+    raw = np.ascontiguousarray(table).view(np.uint8)
+    body = hashlib.sha256(raw.data)
+    body.update(offsets.data)
+    for part in paths:
+        body.update(part)
     zooms = tuple(np.unique(table["zoom"]).tolist())
-    header = SealedHeader(len(table), tuple(sources), zooms, digest.hexdigest(), body.hexdigest(), len(blob))
+    size = sum(memoryview(part).nbytes for part in paths)
+    header = SealedHeader(len(table), names, zooms, aggregate, body.hexdigest(), size)
     encoded = _encode(header)
     out.write(_PREFIX.pack(_MAGIC, _VERSION, len(encoded), hashlib.sha256(encoded).digest()) + encoded)
-    out.write(packed)
-    out.write(ends)
-    out.write(blob)
+    out.write(raw.data)
+    out.write(offsets.data)
+    for part in paths:
+        out.write(part)
     return header
 
 
@@ -189,11 +245,15 @@ class Inventory:
             _refuse(path, "its rows are not those that were sealed")
         split = header.count * _ROW_BYTES
         rest = split + 4 * (header.count + 1)
-        rows = body[:split].view(_row_type())
+        rows = body[:split].view(row_type())
         return cls(header, rows, body[split:rest].view("<u4"), body[rest:])
 
     def __len__(self) -> int:
         return self.header.count
+
+    def path_table(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """The offsets (count + 1) and the bytes of all paths."""
+        return self._offsets, self._blob
 
     def path(self, index: int) -> str:
         """The path of a row's tile, relative to the tile store's root."""
@@ -240,7 +300,8 @@ def _in_order(rows: Iterable[TileRow]) -> Iterator[TileRow]:
         yield row
 
 
-def _row_type() -> np.dtype[np.void]:
+def row_type() -> np.dtype[np.void]:
+    """One packed row."""
     import numpy as np  # noqa: PLC0415 - see Inventory.open
 
     return np.dtype(
@@ -257,7 +318,8 @@ def _row_type() -> np.dtype[np.void]:
     )
 
 
-def _packed(row: TileRow, source: int) -> bytes:
+def pack_row(row: TileRow, source: int) -> bytes:
+    """A row as the file holds it. Raises TileContentError for one that may not be sealed."""
     name = f"tile {row.zoom}/{row.x}/{row.y} of {row.source}"
     number = tile_id(row.zoom, row.lat, row.lon)
     if number == -1:

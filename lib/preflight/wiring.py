@@ -65,7 +65,7 @@ from preflight.stages.index import index_step
 from preflight.stages.manifest import ManifestBuilder, corpus_step, manifest_step
 from preflight.stages.publish import Publisher, reconcile
 from preflight.stages.selftest import SelftestStage
-from preflight.stages.tiles import sample_step, seal_step
+from preflight.stages.tiles import SealStage, sample_step
 from preflight.store.atomic import atomic_write
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
@@ -455,10 +455,11 @@ class Assembly:
             lambda: self.card(job.descriptor),
             descriptors.store,
             index_factory,
+            index_identity(),
             tiles.pixels,
             image_codec,
         )
-        sealed = seal_step(job, layout, tiles.metadata, self.surroundings.clock, self.journal)
+        sealed = SealStage(job, layout, tiles.metadata, self.surroundings.clock, self.digests, self.journal).step()
         sample = sample_step(layout, tiles.pixels, image_codec, recalibrate=self.options.recalibrate)
         index = index_step(job, layout, descriptors.store, index_factory, index_identity(), self.digests, self.journal)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)

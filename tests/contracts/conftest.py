@@ -30,6 +30,14 @@ class MemoryTileStore:
         self._rows = {}
         self._manifests = {}
         self._revision = StoreRevision(secrets.token_hex(8), 0)
+        self._changes = []
+
+    def changed_since(self, revision):
+        return frozenset(tile for at, tile in self._changes if at > revision)
+
+    def rows_of_tiles(self, tiles):
+        wanted = set(tiles)
+        return list(self._sorted(lambda row: (row.zoom, row.x, row.y) in wanted))
 
     def revision(self):
         return self._revision
@@ -70,6 +78,7 @@ class MemoryTileStore:
         if changed:
             self._rows = after
             self._revision = StoreRevision(self._revision.store_id, self._revision.revision + 1)
+            self._changes += [(self._revision.revision, key[:3]) for key in changed]
         return len(changed)
 
     def record_manifest(self, row):

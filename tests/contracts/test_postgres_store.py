@@ -22,6 +22,10 @@ def insert(connection, x, sha="0" * 64):
     )
 
 
+def _writer(conninfo):
+    return closing(psycopg.connect(conninfo, autocommit=True))
+
+
 def test_migrations_run_once_whoever_comes_first(embedded_database):
     failures = []
 
@@ -38,7 +42,7 @@ def test_migrations_run_once_whoever_comes_first(embedded_database):
         thread.join()
     assert failures == []
     with psycopg.connect(embedded_database) as connection:
-        assert connection.execute("SELECT version FROM preflight.schema_migrations").fetchall() == [(1,)]
+        assert connection.execute("SELECT version FROM preflight.schema_migrations").fetchall() == [(1,), (2,)]
         assert connection.execute("SELECT count(*) FROM preflight.store_state").fetchone() == (1,)
 
 
@@ -152,3 +156,31 @@ def test_a_box_is_found_by_an_index(embedded_database):
             plan = str(connection.execute(query, box).fetchall())
             assert "Seq Scan" not in plan
             assert "Index" in plan
+
+
+def test_deleted_and_moved_tiles_are_changes_too(embedded_database):
+    with PostgresTileStore(embedded_database) as store, _writer(embedded_database) as other:
+        other.execute(
+            "INSERT INTO preflight.tiles SELECT 14, 8000, y, 50, 10, 'c11', repeat('0', 64), 'p', now(), now() "
+            "FROM generate_series(5000, 5003) AS y"
+        )
+        before = store.revision().revision
+        other.execute("DELETE FROM preflight.tiles WHERE y = 5001")
+        other.execute("UPDATE preflight.tiles SET y = 5009 WHERE y = 5002")
+        other.execute("UPDATE preflight.tiles SET path = path")
+        assert store.changed_since(before) == {(14, 8000, 5001), (14, 8000, 5002), (14, 8000, 5009)}
+
+
+def test_a_bulk_change_is_too_much_to_know(embedded_database):
+    with PostgresTileStore(embedded_database) as store, _writer(embedded_database) as other:
+        insert(other, 8000)
+        before = store.revision().revision
+        other.execute(
+            "INSERT INTO preflight.tiles SELECT 14, n, 1, 0, 0, 'bulk', repeat('0', 64), 'p', now(), now() "
+            "FROM generate_series(1, 10001) AS n"
+        )
+        assert store.changed_since(before) is None
+        bulk = store.revision().revision
+        assert store.changed_since(bulk) == frozenset()
+        other.execute("TRUNCATE preflight.tiles")
+        assert store.changed_since(bulk) is None

@@ -147,3 +147,20 @@ def test_manifests_are_kept_by_root_and_generation(tile_store):
     flight = replace(manifest(1, "retired"), flight_id="0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10")
     tile_store.record_manifest(flight)
     assert tile_store.manifests("/cache")[0] == flight
+
+
+def test_changes_are_known_since_a_revision(tile_store):
+    tile_store.upsert([row(5, 1, 1), row(5, 2, 2)], replace=False)
+    before = tile_store.revision().revision
+    assert tile_store.changed_since(before) == frozenset()
+    tile_store.upsert([row(5, 1, 1), row(5, 3, 3), row(6, 0, 0, source="b")], replace=False)
+    tile_store.upsert([row(5, 2, 2, digit="9")], replace=True)
+    assert tile_store.changed_since(before) == {(5, 3, 3), (6, 0, 0), (5, 2, 2)}
+    assert tile_store.changed_since(tile_store.revision().revision) == frozenset()
+
+
+def test_rows_of_tiles_have_all_their_sources_in_order(tile_store):
+    kept = [row(5, 2, 2, source="a"), row(5, 2, 2, source="b"), row(6, 1, 1)]
+    tile_store.upsert([*kept, row(5, 1, 1)], replace=False)
+    assert tile_store.rows_of_tiles([(6, 1, 1), (5, 2, 2), (5, 9, 9)]) == by_place(kept)
+    assert tile_store.rows_of_tiles([]) == []

@@ -79,6 +79,13 @@ def test_commands(fresh, built):
     assert len(built.doit("status", "log=json").events) == 1
 
 
+def test_a_refused_cache(built):
+    (built.generation / "corpus.json.sha256").unlink()
+    (line,) = built.doit("verify", "log=json").events
+    assert (line["level"], line["event"]) == ("ERROR", "verification_failed")
+    assert "corpus.json.sha256" in line["message"]
+
+
 def test_people_are_spared_json_and_debug(built):
     built.edit(lambda mission: mission.update(flight_id=None))
     done = built.provision()

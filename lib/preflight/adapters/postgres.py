@@ -37,6 +37,7 @@ _LOCK = 0x70726566  # "pref": the advisory lock under which migrations run
 _CONNECT_TIMEOUT_S = 10
 _FETCH = 2000
 _NAMED = 5
+_MOST_CHANGES = 10_000
 _TILE = "zoom, x, y, source"
 _COLUMNS = "zoom, x, y, lat, lon, source, content_sha256, path, captured_at"
 _INCOMING = """
@@ -102,6 +103,29 @@ class PostgresTileStore:
         """Rows in the store; reads an index of all of them."""
         count: int = self._one("SELECT count(*) FROM preflight.tiles")[0]
         return count
+
+    def changed_since(self, revision: int) -> frozenset[tuple[int, int, int]] | None:
+        """(zoom, x, y) of every tile changed after a revision; None where the log does not go back so far, or says too much."""
+        with self._errors(), self._connection.transaction():
+            if self._one("SELECT logged_from FROM preflight.store_state")[0] > revision:
+                return None
+            found = self._connection.execute(
+                "SELECT DISTINCT zoom, x, y FROM preflight.tile_changes WHERE revision > %s LIMIT %s",
+                (revision, _MOST_CHANGES + 1),
+            ).fetchall()
+        return frozenset(found) if len(found) <= _MOST_CHANGES else None
+
+    def rows_of_tiles(self, tiles: Iterable[tuple[int, int, int]]) -> list[TileRow]:
+        """The rows of a few tiles, all their sources, by (zoom, lat, lon, source)."""
+        columns = [list(column) for column in zip(*tiles, strict=True)] or [[], [], []]
+        with self._errors():
+            found = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM preflight.tiles JOIN "  # noqa: S608 - made of constants
+                "unnest(%s::smallint[], %s::integer[], %s::integer[]) AS wanted (zoom, x, y) USING (zoom, x, y) "
+                "ORDER BY zoom, lat, lon, source",
+                columns,
+            ).fetchall()
+        return [_tile_row(row) for row in found]
 
     def rows_in_box(self, zoom: int, x_range: tuple[int, int], y_range: tuple[int, int]) -> Iterator[TileRow]:
         """Rows of one zoom with x, y in the closed ranges, by (lat, lon, source), from one snapshot."""

@@ -39,12 +39,14 @@ def republish_previous(
         raise CacheRootError("there is no previous generation to go back to; doit status shows what there is")
     publisher.verify(previous.path)
     old = _manifest(previous)
-    issued = max(int(clock().timestamp()), old.issued_at + 1, _manifest(current).issued_at + 1)
+    now = int(clock().timestamp())
+    # It may run ahead of the clock when builds follow within a second; the validity must not, or the verifier would refuse it.
+    issued = max(now, old.issued_at + 1, _manifest(current).issued_at + 1)
     renewed = old._replace(
         generation=generations.next_number(),
         issued_at=issued,
-        valid_from=issued,
-        valid_until=issued + valid_for_days * DAY,
+        valid_from=now,
+        valid_until=now + valid_for_days * DAY,
     )
     content = format_.encode(renewed)
     sources = {name: previous.path / name for name in renewed.subjects}

@@ -43,6 +43,7 @@ class SelftestStage:
         card: Callable[[], BackboneCard],
         store: Callable[[], DescriptorStore],
         index: Callable[[], DescriptorIndexFactory],
+        identity: Mapping[str, str],
         pixels: Callable[[], TilePixelStore],
         images: Callable[[], ImageCodec],
     ) -> None:
@@ -53,6 +54,7 @@ class SelftestStage:
         self._card = card
         self._store = store
         self._index = index
+        self._identity = dict(identity)
         self._pixels = pixels
         self._images = images
 
@@ -61,9 +63,12 @@ class SelftestStage:
         return self._layout.engines / str(self._compiler.name(self._spec))
 
     def components(self) -> Mapping[str, str]:
-        """Of the action key. The engine counts by its action key: its bytes need not be reproducible."""
+        """Of the action key. The index counts by its bytes and what searches it; the engine, whose bytes need not be
+        reproducible, by its action key.
+        """
         return {
-            "index": record_of(self._layout.index).action_key,
+            "index": record_of(self._layout.index).outputs[self._layout.index.name],
+            **self._identity,
             "engine": record_of(self._engine).action_key,
             "tiles": read_header(self._layout.inventory).aggregate,
             "preprocessing": preprocessing_text(self._spec),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timezone
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import BinaryIO
 
-from preflight.area import cover
+from preflight.area import Cover, cover
 from preflight.coverage import CoverageWalk, check
-from preflight.errors import InputChangedError
+from preflight.errors import CoverageError, InputChangedError
 from preflight.journal import Journal
 from preflight.mission import Job
 from preflight.ports import Clock, ImageCodec, TileMetadataStore, TilePixelStore
@@ -17,23 +19,41 @@ from preflight.records import TileRow
 from preflight.stages.reading import read_tile
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, choose_sources, rows_of_cover, seal
-from preflight.trace.record import canonical_json
+from preflight.tileset import Companions, Inventory, SealedHeader, choose_sources, rows_of_cover, seal
+from preflight.trace.digests import DigestCache
+from preflight.trace.record import canonical_json, read_record, record_path
 from preflight.trace.rule import Step
 
-SEAL_VERSION = 1
+SEAL_VERSION = 2
 SAMPLE_VERSION = 1
 SAMPLE_SIZE = 32
 SAMPLE_PIXELS = 256
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-def seal_step(
-    job: Job, layout: CacheLayout, store: Callable[[], TileMetadataStore], clock: Clock, journal: Journal
-) -> Step:
+class SealStage:
     """The inventory of the area's tiles. O(1) to judge: the store's revision stands for its rows."""
 
-    def components() -> Mapping[str, str]:
-        revision = store().revision()
+    def __init__(
+        self,
+        job: Job,
+        layout: CacheLayout,
+        store: Callable[[], TileMetadataStore],
+        clock: Clock,
+        digests: DigestCache,
+        journal: Journal,
+    ) -> None:
+        self._job = job
+        self._layout = layout
+        self._store = store
+        self._clock = clock
+        self._digests = digests
+        self._journal = journal
+        self._outputs = (layout.inventory, layout.coverage, layout.tile_lines, layout.tile_times)
+
+    def components(self) -> Mapping[str, str]:
+        """Of the action key."""
+        job, revision = self._job, self._store().revision()
         return {
             "area": job.area.digest(),
             "zoom_levels": ",".join(map(str, job.zoom_levels)),
@@ -44,51 +64,115 @@ def seal_step(
             "tile_store_revision": str(revision.revision),
         }
 
-    def build() -> Iterable[Path]:
-        metadata = store()
+    def doubt(self) -> str | None:
+        """Tiles grow old although nothing changes."""
+        allowed = self._job.max_tile_age
+        age = self._clock() - _moment(json.loads(self._layout.coverage.read_bytes())["oldest_captured_us"])
+        return f"a tile is {age.days} days old, {allowed.days} are allowed" if age > allowed else None
+
+    def build(self) -> Iterable[Path]:
+        """Seal: only what changed where that is known, else every row of the area.
+
+        Raises:
+            CoverageError: tiles are missing or too old.
+            TileContentError: a row may not be sealed.
+            InputChangedError: the store changed meanwhile.
+        """
+        metadata = self._store()
         before = metadata.revision()
-        tiles = cover(job.area, job.zoom_levels)
-        walk = CoverageWalk(tiles, now=clock(), max_age=job.max_tile_age)
-        ages = _Oldest()
-        rows = ages.through(walk.through(choose_sources(rows_of_cover(metadata, tiles), job.source_order)))
-        with atomic_path(layout.inventory) as temporary:
-            with temporary.open("wb") as out:
-                header = seal(rows, out)
-            report = walk.report()
-            check(report, job.area, job.zoom_levels, allow_missing=job.allow_missing, max_age=job.max_tile_age)
-            if metadata.revision() != before:
-                raise InputChangedError("the tile store changed while its tiles were sealed; run the command again")
-        summary = {
-            "expected": report.expected,
-            "present": report.present,
-            "missing": report.missing,
-            "oldest_captured_at": ages.oldest.isoformat(),
-            "sources": dict(report.sources),
-            "aggregate": header.aggregate,
-        }
-        atomic_write(layout.coverage, canonical_json(summary))
-        journal.counts["tiles_sealed"] = header.count
+        tiles = cover(self._job.area, self._job.zoom_levels)
+        changed = self._changed(metadata)
+        header = None if changed is None else self._patch(metadata, tiles, changed)
+        if header is None:
+            header = self._walk(metadata, tiles)
+        if metadata.revision() != before:
+            raise InputChangedError("the tile store changed while its tiles were sealed; run the command again")
+        _summarise(self._layout, header, len(tiles))
+        self._journal.counts["tiles_sealed"] = header.count
         return ()
 
-    def doubt() -> str | None:
-        oldest = datetime.fromisoformat(json.loads(layout.coverage.read_bytes())["oldest_captured_at"])
-        age = clock() - oldest
-        return f"a tile is {age.days} days old, {job.max_tile_age.days} are allowed" if age > job.max_tile_age else None
+    def _walk(self, metadata: TileMetadataStore, tiles: Cover) -> SealedHeader:
+        job = self._job
+        walk = CoverageWalk(tiles, now=self._clock(), max_age=job.max_tile_age)
+        rows = walk.through(choose_sources(rows_of_cover(metadata, tiles), job.source_order))
+        with _writing(self._layout) as (out, companions):
+            header = seal(rows, out, companions)
+            report = walk.report()
+            check(report, job.area, job.zoom_levels, allow_missing=job.allow_missing, max_age=job.max_tile_age)
+        return header
 
-    reads = () if job.area_file is None else (job.area_file,)
-    return Step("tiles", SEAL_VERSION, reads, components, (layout.inventory, layout.coverage), build, doubt)
+    def _changed(self, metadata: TileMetadataStore) -> frozenset[tuple[int, int, int]] | None:
+        """The tiles changed since the last seal of the same area; None where that cannot be known."""
+        record = read_record(record_path(self._layout.inventory))
+        if record is None or record.version != SEAL_VERSION:
+            return None
+        asked = self.components()
+        if {name for name, value in asked.items() if record.components.get(name) != value} != {"tile_store_revision"}:
+            return None
+        for path in self._outputs:
+            if not path.is_file() or self._digests.sha256(path) != record.outputs.get(path.name):
+                return None
+        return metadata.changed_since(int(record.components["tile_store_revision"]))
+
+    def _patch(
+        self, metadata: TileMetadataStore, tiles: Cover, changed: Iterable[tuple[int, int, int]]
+    ) -> SealedHeader | None:
+        """The last seal with the changed tiles in it; None where the set would be refused: the walk then says why."""
+        from preflight.reseal import SealedFiles, reseal  # noqa: PLC0415 - loads numpy
+
+        job, layout = self._job, self._layout
+        inside = [tile for tile in changed if tile in tiles]
+        latest: dict[tuple[int, int, int], TileRow | None] = dict.fromkeys(inside)
+        for row in choose_sources(metadata.rows_of_tiles(inside), job.source_order):
+            latest[row.zoom, row.x, row.y] = row
+        files = SealedFiles(layout.inventory, layout.tile_lines, layout.tile_times)
+        try:
+            with _writing(layout) as (out, companions):
+                header, oldest_us = reseal(files, latest, out, companions)
+                missing = len(tiles) - header.count
+                old = oldest_us is None or self._clock() - _moment(oldest_us) > job.max_tile_age
+                if old or missing > job.allow_missing * len(tiles):
+                    raise CoverageError("refused by the walk that follows")
+        except CoverageError:
+            return None
+        return header
+
+    def step(self) -> Step:
+        """As the rule judges it."""
+        reads = () if self._job.area_file is None else (self._job.area_file,)
+        return Step("tiles", SEAL_VERSION, reads, self.components, self._outputs, self.build, self.doubt)
 
 
-class _Oldest:
-    """The earliest capture time of the rows that pass."""
+@contextmanager
+def _writing(layout: CacheLayout) -> Iterator[tuple[BinaryIO, Companions]]:
+    """The inventory and its companions, replaced together when the block ends well."""
+    with ExitStack() as stack:
+        paths = (layout.inventory, layout.tile_lines, layout.tile_times)
+        places = [stack.enter_context(atomic_path(path)) for path in paths]
+        with ExitStack() as files:
+            inventory, lines, times = (files.enter_context(place.open("wb")) for place in places)
+            yield inventory, Companions(lines, times)
 
-    def __init__(self) -> None:
-        self.oldest = datetime.max.replace(tzinfo=timezone.utc)
 
-    def through(self, rows: Iterable[TileRow]) -> Iterator[TileRow]:
-        for row in rows:
-            self.oldest = min(self.oldest, row.captured_at)
-            yield row
+def _summarise(layout: CacheLayout, header: SealedHeader, expected: int) -> None:
+    """coverage.json: what the manifest and the table say of the set."""
+    import numpy as np  # noqa: PLC0415 - heavy
+
+    inventory = Inventory.open(layout.inventory)
+    counts = np.bincount(inventory.rows["source"], minlength=len(header.sources)).tolist()
+    summary = {
+        "expected": expected,
+        "present": header.count,
+        "missing": expected - header.count,
+        "oldest_captured_us": int(np.fromfile(layout.tile_times, "<i8").min()),
+        "sources": dict(zip(header.sources, counts, strict=True)),
+        "aggregate": header.aggregate,
+    }
+    atomic_write(layout.coverage, canonical_json(summary))
+
+
+def _moment(microseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=microseconds)
 
 
 def sample_step(

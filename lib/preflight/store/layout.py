@@ -68,6 +68,14 @@ class CacheLayout:
         return self.work / "tiles" / "tiles.inventory"
 
     @property
+    def tile_lines(self) -> Path:
+        return self.work / "tiles" / "tiles.lines"
+
+    @property
+    def tile_times(self) -> Path:
+        return self.work / "tiles" / "tiles.times"
+
+    @property
     def coverage(self) -> Path:
         return self.work / "tiles" / "coverage.json"
 

@@ -1,0 +1,91 @@
+"""ninja and DVC on the same tiles: one rule (one stage) that depends on all tile files and writes one small output.
+
+Each tile is a file of its own here, since both know files and nothing else. The files are hard links to a few hundred
+pictures; the changed tile gets a file of its own. ninja looks at every file (stat); DVC's stage depends on the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from incremental_scene import picture
+
+VERSIONS = ("ninja", "dvc")
+LINKS = 20_000  # of one file; ext4 allows 65,000
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A build tool, prepared: the command, where it runs, and how one tile is changed."""
+
+    name: str
+    command: list[str]
+    folder: Path
+    change: Callable[[int], None]
+
+
+def install(folder: Path) -> Path:
+    """A virtual environment with both, from PyPI; returns its bin."""
+    place = folder / "peers-venv"
+    if not (place / "bin" / "dvc").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        subprocess.run([str(place / "bin" / "pip"), "install", "--quiet", *VERSIONS], check=True)
+    return place / "bin"
+
+
+def versions(bin_folder: Path) -> str:
+    """`ninja 1.13.0, dvc 3.67.1`."""
+    ask = "from importlib.metadata import version as v; print(', '.join(f'{n} {v(n)}' for n in %r))" % (VERSIONS,)
+    return subprocess.run(
+        [str(bin_folder / "python"), "-c", ask], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def lay_tiles(folder: Path, rows: int, distinct: int) -> list[str]:
+    """`rows` files below tiles/, 1000 a folder; their names relative to `folder`."""
+    masters = max(distinct, rows // LINKS + 1)
+    base = folder / "masters"
+    base.mkdir(parents=True)
+    for number in range(masters):
+        (base / str(number)).write_bytes(picture(number))
+    names = []
+    for number in range(rows):
+        name = f"tiles/{number // 1000}/{number}.png"
+        if number % 1000 == 0:
+            (folder / name).parent.mkdir(parents=True)
+        os.link(base / str(number % masters), folder / name)
+        names.append(name)
+    return names
+
+
+def ninja(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
+    """One build statement with all tiles as inputs."""
+    lines = ["rule seal\n  command = touch $out\n", "build sealed: seal"]
+    (folder / "build.ninja").write_text("".join(lines) + "".join(f" $\n {name}" for name in names) + "\n")
+    return Peer("ninja", [str(bin_folder / "ninja")], folder, lambda turn: _change(folder / names[len(names) // 2], turn))
+
+
+def dvc(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
+    """One stage with the folder of tiles as its dependency; no remote, no cache of the output."""
+    program = str(bin_folder / "dvc")
+    shutil.rmtree(folder / ".dvc", ignore_errors=True)
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run([program, "init", "--no-scm", "--quiet"], cwd=folder, check=True, env=environment)
+    (folder / "dvc.yaml").write_text(
+        "stages:\n  seal:\n    cmd: touch sealed.dvc-output\n    deps: [tiles]\n    outs:\n    - sealed.dvc-output: {cache: false}\n"
+    )
+    return Peer(
+        "DVC", [program, "repro", "--quiet"], folder, lambda turn: _change(folder / names[len(names) // 2], 1000 + turn)
+    )
+
+
+def _change(tile: Path, turn: int) -> None:
+    """A new file in the tile's place: its bytes and times are its own, the other links keep theirs."""
+    tile.unlink()
+    tile.write_bytes(picture(2_000_000_000 + turn))

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+import tempfile
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from preflight.errors import TileContentError
+from preflight.geometry import tile_center
+from preflight.records import TileRow
+from preflight.reseal import SealedFiles, reseal
+from preflight.tileset import Companions, seal
+
+THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
+# Few places, so that changes meet what is there.
+PLACES = st.tuples(st.integers(2, 3), st.integers(0, 3), st.integers(0, 3))
+
+
+@st.composite
+def rows(draw):
+    zoom, x, y = draw(PLACES)
+    lat, lon = tile_center(zoom, x, y)
+    source = draw(st.sampled_from(["a", "b", "ä", "zz"]))
+    captured = THEN + timedelta(seconds=draw(st.integers(-5, 5)))
+    return TileRow(
+        zoom,
+        x,
+        y,
+        lat,
+        lon,
+        source,
+        draw(st.binary(min_size=32, max_size=32)).hex(),
+        draw(st.text("pq/é", max_size=3)),
+        captured,
+    )
+
+
+def one_a_tile(found):
+    return {(row.zoom, row.x, row.y): row for row in found}
+
+
+def order(row):
+    return row.zoom, row.lat, row.lon, row.source
+
+
+def sealed(tiles, folder):
+    files = SealedFiles(folder / "tiles.inventory", folder / "tiles.lines", folder / "tiles.times")
+    with files.inventory.open("wb") as out, files.lines.open("wb") as lines, files.captured.open("wb") as times:
+        header = seal(sorted(tiles.values(), key=order), out, Companions(lines, times))
+    return files, header
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(rows(), min_size=1, max_size=12), st.lists(rows(), max_size=5), st.lists(PLACES, max_size=4))
+def test_a_reseal_writes_what_a_seal_would(before, replaced, removed):
+    old = one_a_tile(before)
+    changed = {**dict.fromkeys(removed), **one_a_tile(replaced)}
+    new = {tile: row for tile, row in {**old, **changed}.items() if row is not None}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "old").mkdir()
+        (folder / "new").mkdir()
+        files, _ = sealed(old, folder / "old")
+        expected, header = sealed(new, folder / "new")
+        out, lines, times = io.BytesIO(), io.BytesIO(), io.BytesIO()
+        found, oldest = reseal(files, changed, out, Companions(lines, times))
+        assert found == header
+        assert out.getvalue() == expected.inventory.read_bytes()
+        assert lines.getvalue() == expected.lines.read_bytes()
+        assert times.getvalue() == expected.captured.read_bytes()
+        earliest = min((row.captured_at for row in new.values()), default=None)
+        assert oldest == (None if earliest is None else int(earliest.timestamp() * 1_000_000))
+
+
+def test_companions_that_do_not_fit_are_refused(tmp_path):
+    lat, lon = tile_center(2, 1, 1)
+    files, _ = sealed({(2, 1, 1): TileRow(2, 1, 1, lat, lon, "a", "0" * 64, "p", THEN)}, tmp_path)
+    files.lines.write_bytes(files.lines.read_bytes() * 2)
+    with pytest.raises(TileContentError, match="do not fit"):
+        reseal(files, {}, io.BytesIO(), Companions(io.BytesIO(), io.BytesIO()))
+
+
+def test_two_tiles_with_one_id_are_refused(tmp_path):
+    # A centre inside one tile that another row claims as its own makes the same id.
+    lat, lon = tile_center(2, 1, 1)
+    files, _ = sealed({(2, 1, 1): TileRow(2, 1, 1, lat, lon, "a", "0" * 64, "p", THEN)}, tmp_path)
+    twin = TileRow(2, 1, 1, lat, lon, "b", "1" * 64, "p", THEN)
+    with pytest.raises(TileContentError, match="same id"):
+        # Under another name in `changed`, so that the old row stays.
+        reseal(files, {(2, 0, 0): twin}, io.BytesIO(), Companions(io.BytesIO(), io.BytesIO()))
