@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from preflight.area import Cover
 from preflight.estimate import bytes_below, expected_sizes
 from preflight.records import TileRow
 from preflight.session import Session, read_rates
+from preflight.stages.tiles import Preview
 
 Fate = Literal["up to date", "will run", "may be cut off early"]
 
@@ -46,11 +46,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Planner:
-    """Reads what a plan needs. rows: the area's tiles as they are now; missing: how many of them are not embedded."""
+    """Reads what a plan needs. preview: the area's tiles as they are now; missing: how many of some rows are not embedded."""
 
     session: Session
-    cover: Callable[[], Cover]
-    rows: Callable[[], Iterable[TileRow]]
+    preview: Callable[[], Preview]
     missing: Callable[[Iterable[TileRow]], int]
     dim: Callable[[], int]
     m: int
@@ -97,12 +96,13 @@ class Planner:
         if fates["tiles"] == fates["descriptors"] == "up to date":
             coverage = json.loads(self.session.layout.coverage.read_bytes())
             return coverage["expected"], coverage["present"], 0
-        rows = list(self.rows())
+        preview = self.preview()
+        counted = _Counted(preview.rows)
         try:
-            missing = self.missing(rows)
+            missing = self.missing(counted)
         except FileNotFoundError:
-            missing = len(rows)  # no engine yet: everything is to be embedded
-        return len(self.cover()), len(rows), missing
+            missing = sum(1 for _ in counted)  # no engine yet: everything is to be embedded
+        return preview.expected, counted.count if preview.present is None else preview.present, missing
 
     def _bytes(self, fates: dict[str, Fate], present: int, to_embed: int) -> int:
         layout = self.session.layout
@@ -126,6 +126,19 @@ class Planner:
             return None
         units = {"descriptors": to_embed}
         return sum(rates[name]["seconds"] / rates[name]["units"] * units.get(name, 1) for name in running)
+
+
+class _Counted:
+    """Rows, counted as they pass."""
+
+    def __init__(self, rows: Iterable[TileRow]) -> None:
+        self._rows = iter(rows)
+        self.count = 0
+
+    def __iter__(self) -> Iterator[TileRow]:
+        for row in self._rows:
+            self.count += 1
+            yield row
 
 
 def _existing(path: Path) -> Path:

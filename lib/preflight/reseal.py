@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -31,7 +31,7 @@ from preflight.tileset import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SealedFiles", "reseal"]
+__all__ = ["SealedFiles", "places_of", "reseal"]
 
 Tile = tuple[int, int, int]
 """(zoom, x, y)."""
@@ -72,7 +72,7 @@ def reseal(
     sources = [*sealed.inventory.header.sources]
     sources += sorted({row.source for row in fresh} - set(sources))
     packed = np.frombuffer(b"".join(pack_row(row, sources.index(row.source)) for row in fresh), row_type())
-    pieces = _pieces(sealed.inventory, _dropped(rows, changed), fresh)
+    pieces = _pieces(sealed.inventory, places_of(rows, changed), fresh)
     table = np.concatenate([packed[a:b] if new else rows[a:b] for new, a, b in pieces] or [rows[:0]])
     _refuse_twins(table, packed)
     table, names = _used(table, sources)
@@ -103,10 +103,10 @@ def _order(row: TileRow) -> tuple[int, float, float, str]:
     return row.zoom, row.lat, row.lon, row.source
 
 
-def _dropped(rows: NDArray[np.void], changed: Mapping[Tile, TileRow | None]) -> list[int]:
-    """Where the changed tiles stand in the old table, ascending."""
+def places_of(rows: NDArray[np.void], tiles: Iterable[Tile]) -> list[int]:
+    """Where some tiles stand in an inventory's rows, ascending; those it does not hold are left out."""
     keys = rows["zoom"].astype(np.int64) << 48 | rows["x"].astype(np.int64) << 24 | rows["y"]
-    wanted = np.array([zoom << 48 | x << 24 | y for zoom, x, y in changed], np.int64)
+    wanted = np.array([zoom << 48 | x << 24 | y for zoom, x, y in tiles], np.int64)
     found: list[int] = np.flatnonzero(np.isin(keys, wanted)).tolist()
     return found
 

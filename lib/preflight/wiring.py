@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +70,6 @@ from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
 from preflight.store.lock import BuildLock
 from preflight.tile_access import EMBEDDED, TileAccess
-from preflight.tileset import choose_sources, rows_of_cover
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step, Tracer
 
@@ -413,6 +411,7 @@ class Assembly:
             self.job, self.compiler, self.digests, self.generations, surroundings.clock, self.signer
         )
 
+        self.seal = SealStage(self.job, self.layout, tiles.metadata, surroundings.clock, self.digests, self.journal)
         self.publisher = Publisher(
             self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata, self.journal
         )
@@ -459,12 +458,11 @@ class Assembly:
             tiles.pixels,
             image_codec,
         )
-        sealed = SealStage(job, layout, tiles.metadata, self.surroundings.clock, self.digests, self.journal).step()
         sample = sample_step(layout, tiles.pixels, image_codec, recalibrate=self.options.recalibrate)
         index = index_step(job, layout, descriptors.store, index_factory, index_identity(), self.digests, self.journal)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)
         return (
-            Stage("tiles", (), (sealed, sample)),
+            Stage("tiles", (), (self.seal.step(), sample)),
             *engines,
             Stage("descriptors", (f"engine:{job.descriptor.model_name}",), (descriptors.step(),)),
             Stage("index", ("descriptors",), (index,)),
@@ -479,16 +477,7 @@ class Assembly:
 
     def planner(self, session: Session) -> Planner:
         """Looks ahead without building."""
-        job = self.job
-        tiles_cover = lru_cache(maxsize=1)(lambda: cover(job.area, job.zoom_levels))
-        return Planner(
-            session=session,
-            cover=tiles_cover,
-            rows=lambda: choose_sources(rows_of_cover(self.tiles.metadata(), tiles_cover()), job.source_order),
-            missing=self.descriptors.count_missing,
-            dim=self.dim,
-            m=job.config.index.m,
-        )
+        return Planner(session, self.seal.preview, self.descriptors.count_missing, self.dim, self.job.config.index.m)
 
     def dim(self) -> int:
         """The descriptors' length. Raises FileNotFoundError before the ONNX file was read."""

@@ -89,7 +89,10 @@ class Faults:
                 self.meet("open", _path(path, -1))
         elif event in AUDITED:
             path, folder = (arguments[at] for at in AUDITED[event])
-            self.meet(event.removeprefix("os."), _path(path, folder))
+            path = _path(path, folder)
+            if event == "os.mkdir" and os.path.lexists(path):
+                return  # made to be sure
+            self.meet(event.removeprefix("os."), path)
 
     def install(self):
         import atomicwrites
@@ -550,6 +553,22 @@ def operations(scene):
     assert run.status == 0, run.said
     remove(place)
     return run.met
+
+
+def chosen(calls, seed, more):
+    """A sample of (fault, n): of each kind of call the first, the last and one between, the very last, and `more` others."""
+    draw = random.Random(seed)
+    places = {}
+    for at, call in enumerate(calls, 1):
+        places.setdefault(call, []).append(at)
+    found = [("kill", 1), ("kill", len(calls))]
+    for at in places.values():
+        found += [("ENOSPC", at[0]), ("EIO", at[-1]), ("kill", draw.choice(at))]
+    found += [(draw.choice(KINDS), draw.randint(1, len(calls))) for _ in range(more)]
+    return sorted(set(found), key=lambda fault: (fault[1], fault[0]))
+
+
+KINDS = ("ENOSPC", "EIO", "kill")
 
 
 def attempt(scene, kind, at):

@@ -226,6 +226,8 @@ def parity_step(
         return {
             **model_digests(spec, layout, digests),
             "engine": digests.sha256(engine),
+            # Equal bytes can mean other numbers under another version.
+            "runtime": f"{compiler.runtime.name} {compiler.runtime.version}",
             "sample": digests.sha256(layout.parity_sample),
             "threshold": repr(THRESHOLDS[spec.precision]),
             "preprocessing": preprocessing_text(spec),

@@ -204,7 +204,7 @@ class ManifestBuilder:
             SigningKeyError: the key may not sign.
         """
         self._check_gate()
-        if self._layout.manifest.exists() and self.doubt() == MOVED_ON:
+        if self._moves_on():
             log.warning(MOVED_ON, extra={"event": "moving_forward", "fields": {}})
         try:
             content = format_.encode(self._statement())
@@ -214,6 +214,13 @@ class ManifestBuilder:
         atomic_write(self._layout.manifest, content)
         atomic_write(self._layout.envelope, envelope)
         return ()
+
+    def _moves_on(self) -> bool:
+        """Whether `current` holds something else than what was signed here last. A damaged manifest in work/ says nothing of it."""
+        try:
+            return self.doubt() == MOVED_ON
+        except (FileNotFoundError, ManifestFormatError):
+            return False
 
     def _statement(self) -> format_.Manifest:
         identity = self.identity()

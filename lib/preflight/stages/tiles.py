@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +30,15 @@ SAMPLE_VERSION = 1
 SAMPLE_SIZE = 32
 SAMPLE_PIXELS = 256
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a plan knows of the tiles. present: None until the rows are counted. rows: those that may need embedding."""
+
+    expected: int
+    present: int | None
+    rows: Iterable[TileRow]
 
 
 class SealStage:
@@ -90,6 +100,20 @@ class SealStage:
         _summarise(self._layout, header, len(tiles))
         self._journal.counts["tiles_sealed"] = header.count
         return ()
+
+    def preview(self) -> Preview:
+        """What sealing now would find; nothing is written. Where only a few tiles changed, only they are read."""
+        from preflight.reseal import places_of  # noqa: PLC0415 - loads numpy
+
+        metadata = self._store()
+        tiles = cover(self._job.area, self._job.zoom_levels)
+        changed = self._changed(metadata)
+        if changed is None:
+            return Preview(len(tiles), None, choose_sources(rows_of_cover(metadata, tiles), self._job.source_order))
+        inside = [tile for tile in changed if tile in tiles]
+        rows = list(choose_sources(metadata.rows_of_tiles(inside), self._job.source_order))
+        inventory = Inventory.open(self._layout.inventory)
+        return Preview(len(tiles), len(inventory) - len(places_of(inventory.rows, inside)) + len(rows), rows)
 
     def _walk(self, metadata: TileMetadataStore, tiles: Cover) -> SealedHeader:
         job = self._job

@@ -1,0 +1,52 @@
+"""Provisions killed at random moments, again and again. `benchmarks/kill_campaign.py --kills N` goes on for longer."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+
+SEED = 11
+
+
+def test_forty_kills_of_one_place_lose_nothing(harness, scene):
+    """The campaign itself checks `current`, the lock, that nothing finished is repeated, and that nothing stays behind."""
+    tally = harness.kill_campaign(scene, kills=40, seed=SEED)
+    assert tally.kills == 40
+    assert tally.old
+    assert len(tally.steps) >= 3
+
+
+def test_ten_kills_of_whole_processes_with_a_server_of_their_own(harness, scene):
+    """The server outlives its killed user, is adopted by the next one and stopped by it."""
+    draw = random.Random(SEED)
+    place = scene.copy(own_tiles=True)
+    before = harness.Before.of(place, harness.FIRST, harness.SECOND)
+    kills, number = 0, 0
+    while kills < 10:
+        process = place.start("provision")
+        try:
+            process.wait(draw.uniform(0.2, 2.5))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        status = process.wait()
+        assert status in {0, -9}
+        kills += status != 0
+        which = harness.check_current(place, before)
+        if status == 0:
+            assert which == "new"
+            number += 1
+            old, new = before.flights[1], f"00000000-0000-4000-8000-{number:012x}"
+            before = harness.Before.of(place, old, new)
+            harness.change_flight(place, new)
+    harness.check_next(scene.server, place, before)
+    assert place.servers() == []
+    verified = place.doit("verify")
+    assert verified.status == 0, verified.said
+    access = place.tiles()
+    try:
+        found = {row.generation: row.status for row in access.metadata().manifests(str(place.cache))}
+    finally:
+        access.close()
+    assert [status for status in found.values() if status != "retired"] == ["active"]
+    assert found[place.manifest["predicate"]["generation"]] == "active"
+    harness.remove(place)
