@@ -75,7 +75,9 @@ class Figures:
 def measured(command: list[str], folder: Path, cwd: Path) -> Used:
     """Run a command through measured.py. Ends the benchmark when the command fails."""
     result, output = folder / "measured.json", folder / "measured.out"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFLIGHT_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFLIGHT_", "PYTHON"))}
+    # As for an operator, modules are compiled once; the byte code lies here, not beside the sources.
+    environment = {**kept, "PYTHONPYCACHEPREFIX": str(folder.parent / "byte-code")}
     subprocess.run(
         [sys.executable, "-I", "-S", str(HERE / "measured.py"), str(result), str(output), *command],
         cwd=cwd,

@@ -136,12 +136,17 @@ def stop_on_signals() -> None:
     """End by SystemExit(128 + signal): doit then runs its teardowns, which keep finished work and stop the server."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        for name in STOPPING:
-            signal.signal(name, signal.SIG_IGN)
+        ignore_signals()
         raise SystemExit(128 + number)
 
     for name in STOPPING:
         signal.signal(name, stop)
+
+
+def ignore_signals() -> None:
+    """From now on the run ends by itself."""
+    for name in STOPPING:
+        signal.signal(name, signal.SIG_IGN)
 
 
 class ContentChecker:

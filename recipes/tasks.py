@@ -11,7 +11,7 @@ from doit.exceptions import TaskFailed
 
 from preflight.errors import CommandLineError, PreflightError
 from preflight.session import Stage
-from recipes.context import context, stop_on_signals
+from recipes.context import context, ignore_signals, stop_on_signals
 
 LOCK = "_lock"
 
@@ -44,6 +44,8 @@ def lock_task() -> dict[str, Any]:
         session.begin()
 
     def end() -> None:
+        # It takes milliseconds; half done, it would leave the database server running.
+        ignore_signals()
         try:
             context().session().close()
         except PreflightError:

@@ -11,172 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 from uuid import UUID
-
-import msgspec
 
 from preflight.area import Area, area_from_bbox, area_from_geojson
 from preflight.errors import MissionError
 from preflight.mission_reader import Problems, convert, read_yaml
+from preflight.mission_schema import AreaSection, BackboneSection, MissionFile, ProvisioningConfig
 from preflight.records import BackboneSpec, BoundingBox, IndexParameters, Origin, Preprocessing, SectorClass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_ZOOM = 22
 BUILTIN = "builtin:"
-
-Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
-Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Zoom = Annotated[int, msgspec.Meta(ge=0, le=MAX_ZOOM)]
-Name = Annotated[str, msgspec.Meta(min_length=1)]
-Channels = tuple[float, float, float]
-
-
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A mapping of the mission file."""
-
-
-class BoxSection(_Part, frozen=True):
-    """area.bbox: WGS84 degrees."""
-
-    lat_min: Latitude
-    lon_min: Longitude
-    lat_max: Latitude
-    lon_max: Longitude
-
-
-class AreaSection(_Part, frozen=True):
-    """area: exactly one of bbox and polygon."""
-
-    bbox: BoxSection | None = None
-    polygon: Name | None = None
-    allow_missing: Share = 0.0
-
-
-class TileStoreSection(_Part, frozen=True):
-    """tile_store: where C6 keeps its tiles. if_empty: what `provision` imports into a store without tiles."""
-
-    root: Name
-    database: Name = "embedded"
-    source_order: tuple[str, ...] = ()
-    if_empty: Literal["demo"] | None = None
-
-
-class OriginSection(_Part, frozen=True):
-    """takeoff_origin: degrees, metres."""
-
-    lat: Latitude
-    lon: Longitude
-    alt: float
-
-
-class PreprocessingSection(_Part, frozen=True):
-    """preprocessing: (pixel - mean) / std on 0..255 RGB."""
-
-    mean: Channels = (0.0, 0.0, 0.0)
-    std: Channels = (1.0, 1.0, 1.0)
-
-
-class BackboneSection(_Part, frozen=True):
-    """One entry of backbones."""
-
-    model_name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]+(_[a-z0-9]+)*$")]
-    onnx_path: Name
-    role: Literal["descriptor", "auxiliary"] = "auxiliary"
-    input_name: Name | None = None
-    expected_input_shape: tuple[Positive, ...] | None = None
-    inputs: dict[str, tuple[Positive, ...]] | None = None
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    preprocessing: PreprocessingSection = PreprocessingSection()
-
-
-class DescriptorsSection(_Part, frozen=True):
-    """descriptors."""
-
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
-    max_oom_retries: Annotated[int, msgspec.Meta(ge=0, le=12)] = 1
-    overlap: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
-    executor: Literal["local"] = "local"
-
-
-class IndexSection(_Part, frozen=True):
-    """index: FAISS HNSW."""
-
-    m: Annotated[int, msgspec.Meta(ge=2, le=128)] = 32
-    ef_construction: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 200
-    ef_search: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 64
-    metric: Literal["inner_product"] = "inner_product"
-    storage: Literal["float32"] = "float32"
-
-
-class SelftestSection(_Part, frozen=True):
-    """selftest. margin_over_thumbnail: least recall@1 over the baseline's, heading known; -1 reports only."""
-
-    queries: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
-    margin_over_thumbnail: Annotated[float, msgspec.Meta(ge=-1, le=1)] = -1.0
-
-
-class ManifestSection(_Part, frozen=True):
-    """manifest: who signs, and for how long."""
-
-    signing_mode: Literal["dev", "operator"]
-    signing_key: Name
-    allowed_operator_fingerprints: tuple[Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")], ...] = ()
-    schema_version: Literal["1.1"] = "1.1"
-    valid_for_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
-
-
-class AgesSection(_Part, frozen=True):
-    """provisioner.max_tile_age_days, by sector class."""
-
-    active_conflict: Positive = 30
-    stable_rear: Positive = 365
-
-
-class ProvisionerSection(_Part, frozen=True):
-    """provisioner."""
-
-    keep_generations: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 3
-    max_tile_age_days: AgesSection = AgesSection()
-
-
-class ProvisioningConfig(_Part, frozen=True):
-    """components.c10_provisioning (SPEC.md's configuration)."""
-
-    backbones: Annotated[tuple[BackboneSection, ...], msgspec.Meta(min_length=1)]
-    manifest: ManifestSection
-    runtime: Literal["openvino", "onnxruntime", "tensorrt", "pytorch_fp16"] = "openvino"
-    workspace_mb: Positive = 2048
-    descriptors: DescriptorsSection = DescriptorsSection()
-    index: IndexSection = IndexSection()
-    selftest: SelftestSection = SelftestSection()
-    provisioner: ProvisionerSection = ProvisionerSection()
-
-
-class ComponentsSection(_Part, frozen=True):
-    """components."""
-
-    c10_provisioning: ProvisioningConfig
-
-
-class MissionFile(_Part, frozen=True):
-    """The whole file, as written."""
-
-    version: Literal[1]
-    cache_root: Name
-    tile_store: TileStoreSection
-    area: AreaSection
-    zoom_levels: Annotated[tuple[Zoom, ...], msgspec.Meta(min_length=1)]
-    sector_class: SectorClass
-    calibration: Name
-    trust: Name
-    components: ComponentsSection
-    takeoff_origin: OriginSection | None = None
-    flight_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

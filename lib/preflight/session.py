@@ -86,6 +86,7 @@ class Session:
         self._wait = wait
         self._monotonic = monotonic
         self._began: float | None = None
+        self._finished = False
         self.last_failure: BaseException | None = None
 
     def begin(self) -> None:
@@ -149,10 +150,12 @@ class Session:
             self.journal.counts["engines_reused"] += 1
 
     def finish(self) -> BuildReport:
-        """Write and return the report of a run whose stages are all current or built."""
-        report = self._report(None)
-        self._write(report)
+        """Write and return the report of a run whose stages are all current or built. Raises CacheRootError."""
+        with self._failing():
+            report = self._report(None)
+            self._write(report)
         self._keep_rates()
+        self._finished = True
         log.info("build ended", extra={"event": "build_end", "fields": report_fields(report)})
         return report
 
@@ -163,7 +166,11 @@ class Session:
             units = {"descriptors": self.journal.counts["descriptors_generated"]}
             fresh = {name: {"seconds": round(value, 3), "units": units.get(name, 1)} for name, value in built.items()}
             kept = {name: rate for name, rate in fresh.items() if rate["units"]}
-            atomic.atomic_write(self.layout.rates, canonical_json({**read_rates(self.layout), **kept}))
+            try:
+                atomic.atomic_write(self.layout.rates, canonical_json({**read_rates(self.layout), **kept}))
+            except OSError as error:
+                # Costs the next plan an estimate; what was built is not changed by it.
+                self.journal.warn("rates_not_kept", f"the seconds of this build are not remembered: {error}")
 
     def build(self) -> BuildReport:
         """All stages in order, from lock to report. Raises PreflightError as the stages do."""
@@ -186,8 +193,17 @@ class Session:
         with ExitStack() as stack:
             stack.callback(self._lock.release)
             if self._lock.held:
+                if not self._finished:
+                    stack.callback(self._sweep)
                 stack.callback(self._keep_digests)
             stack.callback(self._hooks.close)
+
+    def _sweep(self) -> None:
+        """A run that was stopped can leave the file it was about to write, wherever the signal met it."""
+        try:
+            self._generations.sweep()
+        except OSError as error:
+            self.journal.warn("left_overs_kept", f"the next run removes what this one left: {error}")
 
     def _keep_digests(self) -> None:
         try:

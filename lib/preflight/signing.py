@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from preflight.errors import SigningKeyError
+from preflight.store import atomic
 from takeoff import envelope, keys
 
 if TYPE_CHECKING:
@@ -69,13 +70,12 @@ def make_dev_key(key_path: Path, trust_dir: Path) -> SigningKey:
     try:
         key_path.parent.mkdir(parents=True, exist_ok=True)
         building.mkdir(parents=True)
-        _write_new(building / f"dev-{key.fingerprint[:12]}.pem", keys.to_pem(key.public_key), 0o644)
-        _write_new(building / keys.ALLOW_DEV, b"", 0o644)
-        _sync_folder(building)
-        _write_new(key_path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-        _sync_folder(key_path.parent)
-        building.rename(trust_dir)
-        _sync_folder(trust_dir.parent)
+        atomic.write_new(building / f"dev-{key.fingerprint[:12]}.pem", keys.to_pem(key.public_key), mode=0o644)
+        atomic.write_new(building / keys.ALLOW_DEV, b"", mode=0o644)
+        atomic.fsync_directory(building)
+        atomic.write_new(key_path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+        atomic.fsync_directory(key_path.parent)
+        atomic.rename_directory(building, trust_dir)
     except OSError as error:
         raise SigningKeyError(f"{key_path}: the development key cannot be made: {error}") from error
     return key
@@ -125,18 +125,3 @@ def _read_private(path: Path) -> bytes:
     except OSError as error:
         raise SigningKeyError(f"{path}: the signing key cannot be read: {error.strerror}") from error
 
-
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,7 +26,8 @@ from preflight.errors import EngineBuildError
 from preflight.estimate import bytes_below, check_space, expected_sizes
 from preflight.importing import ImportReport, OfferedTile, import_tiles
 from preflight.journal import Journal
-from preflight.mission import BUILTIN, Job, Mission, ProvisioningConfig
+from preflight.mission import BUILTIN, Job, Mission
+from preflight.mission_schema import ProvisioningConfig
 from preflight.planning import Planner
 from preflight.ports import (
     Clock,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
 from preflight.errors import ImportSourceError, TileContentError
+from preflight.store import atomic
 
 __all__ = ["TileFiles"]
 
@@ -56,7 +55,7 @@ class TileFiles:
             # A file of another length was cut by something else than this program: it is written again.
             if not target.is_file() or target.stat().st_size != len(content):
                 self._make_folder(target.parent)
-                _write(target, content)
+                atomic.atomic_write(target, content)
         except OSError as error:
             raise ImportSourceError(f"tile file {target} cannot be written: {error}. Free space or rights") from error
         return path
@@ -67,30 +66,5 @@ class TileFiles:
         missing = [step for step in (folder, *folder.parents) if not step.exists()]
         for step in reversed(missing):
             step.mkdir(exist_ok=True)
-            _sync_folder(step.parent)
+            atomic.fsync_directory(step.parent)
         self._folders.add(folder)
-
-
-def _write(target: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -64,6 +64,14 @@ def atomic_path(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_new(path: Path, content: Buffer, *, mode: int) -> None:
+    """Make a file that must not be there, durable but for its name. Raises OSError, FileExistsError among them."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(handle, "wb", buffering=0) as file:
+        _write_all(file, memoryview(content))
+        os.fsync(file.fileno())
+
+
 def copy_hashed(source: Path, target: Path, *, mode: int) -> str:
     """Copy `source` to the new file `target`, durable, hashed on the way; returns the SHA-256. Raises OSError."""
     digest = hashlib.sha256()
