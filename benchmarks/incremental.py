@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -76,8 +77,8 @@ def measured(command: list[str], folder: Path, cwd: Path) -> Used:
     """Run a command through measured.py. Ends the benchmark when the command fails."""
     result, output = folder / "measured.json", folder / "measured.out"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFLIGHT_", "PYTHON"))}
-    # As for an operator, modules are compiled once; the byte code lies here, not beside the sources.
-    environment = {**kept, "PYTHONPYCACHEPREFIX": str(folder.parent / "byte-code")}
+    # This checkout is what is measured. As for an operator, its modules are compiled once; the byte code lies here.
+    environment = {**kept, "PYTHONPYCACHEPREFIX": str(folder.parent / "byte-code"), "PYTHONPATH": str(ROOT / "lib")}
     subprocess.run(
         [sys.executable, "-I", "-S", str(HERE / "measured.py"), str(result), str(output), *command],
         cwd=cwd,
@@ -137,13 +138,16 @@ def build_once(place: Path, rows: int, distinct: int, figures: Figures) -> dict[
     """Fill the tile store and provision it, unless an earlier run with this scratch folder has."""
     place.mkdir(mode=0o755, exist_ok=True)
     mission = scene.write_mission(place, "embedded.yaml", rows, "embedded")
-    if not (place / "filled").exists():
+    again = (place / "filled").exists()
+    if not again:
         say(f"{rows:,} rows: filling the tile store")
         fill = [sys.executable, str(HERE / "incremental_scene.py"), str(place), str(rows), str(distinct)]
         figures.runs["fill"] = [measured(fill, place, ROOT)]
         (place / "filled").touch()
     say(f"{rows:,} rows: first provision")
-    figures.runs["first"] = [doit(place, mission, "provision")]
+    used = doit(place, mission, "provision")
+    if not again:
+        figures.runs["first"] = [used]
     return {"embedded": mission}
 
 
@@ -230,7 +234,7 @@ def table(all_figures: list[Figures]) -> str:
             cells = [_cell(one, name) for one in all_figures]
             lines.append(_line([label, *cells, *([_ratio(first, last, name)] if len(all_figures) > 1 else [])]))
     for name, label in TIMES.items():
-        cells = [f"{found:.2f}" if (found := _time(one, name)) is not None else "–" for one in all_figures]
+        cells = [f"{found:.2f}" if (found := _time(one, name)) is not None else "-" for one in all_figures]
         lines.append(_line([label, *cells, *([""] if len(all_figures) > 1 else [])]))
     return "\n".join(lines)
 
@@ -249,14 +253,14 @@ LABELS = {
     "one tile DVC": "one tile, DVC",
 }
 TIMES = {
-    "step tiles": "one tile, s to: the sealing of the tile set begins",
-    "step descriptors": "– the tile set is sealed",
-    "inference": "– **the changed tile is embedded**",
-    "step index": "– the index build begins",
-    "step selftest": "– the self-test begins",
-    "step manifest": "– the manifest begins",
-    "step publish": "– publishing begins",
-    "end": "– the end",
+    "step tiles": "s until sealing the tile set begins",
+    "step descriptors": "s until the tile set is sealed",
+    "inference": "**s until the changed tile is embedded**",
+    "step index": "s until the index build begins",
+    "step selftest": "s until the self-test begins",
+    "step manifest": "s until the manifest begins",
+    "step publish": "s until publishing begins",
+    "end": "s until the end",
 }
 
 
@@ -267,7 +271,7 @@ def _line(cells: list[str]) -> str:
 def _cell(one: Figures, name: str) -> str:
     wall, cpu, rss = (one.middle(name, what) for what in ("wall_s", "cpu_s", "rss_mb"))
     if wall is None or cpu is None or rss is None:
-        return "–"
+        return "-"
     text = f"{wall:.2f} / {cpu:.2f} s, {rss:.0f} MB"
     own = one.middle(name, "server_cpu_s") or 0.0
     server = one.server_cpu.get(name, own)
@@ -276,7 +280,7 @@ def _cell(one: Figures, name: str) -> str:
 
 def _ratio(first: Figures, last: Figures, name: str) -> str:
     low, high = first.middle(name, "cpu_s"), last.middle(name, "cpu_s")
-    return f"{high / low:.2f}" if low and high else "–"
+    return f"{high / low:.2f}" if low and high else "-"
 
 
 def _time(one: Figures, name: str) -> float | None:
@@ -314,9 +318,11 @@ def machine(bin_folder: Path | None, started: datetime, command: str) -> str:
     )
     lines = [
         f"`{command}`, {started:%Y-%m-%d}.",
-        f"{model}, {os.cpu_count()} cores, {memory / 2**20:.0f} GiB; Linux {platform.release()}, "
-        f"Python {platform.python_version()}; {versions}{'; ' + peers.versions(bin_folder) if bin_folder else ''}. "
-        f"Load average {os.getloadavg()[1]:.1f} at the end.",
+        (
+            f"{model}, {os.cpu_count()} cores, {memory / 2**20:.0f} GiB; Linux {platform.release()}, "
+            f"Python {platform.python_version()}; {versions}{'; ' + peers.versions(bin_folder) if bin_folder else ''}. "
+            f"Load average {os.getloadavg()[1]:.1f} at the end."
+        ),
     ]
     return "\n".join(lines)
 
@@ -344,15 +350,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="1000,100000", help="numbers of tiles, ascending (default %(default)s)")
     parser.add_argument("--database", choices=("embedded", "external", "both"), default="both")
-    parser.add_argument("--peers", action="store_true", help="also ninja and DVC, installed from PyPI into the scratch folder")
+    parser.add_argument(
+        "--peers", action="store_true", help="also ninja and DVC, installed from PyPI into the scratch folder"
+    )
     parser.add_argument("--distinct", type=int, default=400, help="different tile pictures (default %(default)s)")
     parser.add_argument("--scratch", type=Path, help="kept and used again; default: a temporary folder, removed")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
     options = parser.parse_args()
     started = datetime.now(timezone.utc)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server it keeps is stopped on the way out
     command = " ".join(["python benchmarks/incremental.py", *_shown(sys.argv[1:])])
     with ExitStack() as stack:
-        scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="preflight-incremental-")))
+        scratch = options.scratch or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="preflight-incremental-"))
+        )
         scratch = scratch.absolute()
         scratch.mkdir(parents=True, exist_ok=True)
         scratch.chmod(0o755)  # as root the server runs as another user, who must reach it

@@ -41,7 +41,7 @@ def install(folder: Path) -> Path:
 
 def versions(bin_folder: Path) -> str:
     """`ninja 1.13.0, dvc 3.67.1`."""
-    ask = "from importlib.metadata import version as v; print(', '.join(f'{n} {v(n)}' for n in %r))" % (VERSIONS,)
+    ask = f"from importlib.metadata import version; print(', '.join(n + ' ' + version(n) for n in {VERSIONS}))"
     return subprocess.run(
         [str(bin_folder / "python"), "-c", ask], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -68,7 +68,9 @@ def ninja(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
     """One build statement with all tiles as inputs."""
     lines = ["rule seal\n  command = touch $out\n", "build sealed: seal"]
     (folder / "build.ninja").write_text("".join(lines) + "".join(f" $\n {name}" for name in names) + "\n")
-    return Peer("ninja", [str(bin_folder / "ninja")], folder, lambda turn: _change(folder / names[len(names) // 2], turn))
+    return Peer(
+        "ninja", [str(bin_folder / "ninja")], folder, lambda turn: _change(folder / names[len(names) // 2], turn)
+    )
 
 
 def dvc(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
@@ -78,7 +80,8 @@ def dvc(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     subprocess.run([program, "init", "--no-scm", "--quiet"], cwd=folder, check=True, env=environment)
     (folder / "dvc.yaml").write_text(
-        "stages:\n  seal:\n    cmd: touch sealed.dvc-output\n    deps: [tiles]\n    outs:\n    - sealed.dvc-output: {cache: false}\n"
+        "stages:\n  seal:\n    cmd: touch sealed.dvc-output\n    deps: [tiles]\n"
+        "    outs:\n    - sealed.dvc-output: {cache: false}\n"
     )
     return Peer(
         "DVC", [program, "repro", "--quiet"], folder, lambda turn: _change(folder / names[len(names) // 2], 1000 + turn)

@@ -117,10 +117,9 @@ def write_mission(folder: Path, name: str, rows: int, database: str) -> Path:
 
 def write_backbone(path: Path) -> None:
     """(N, 3, 16, 16) float32 -> (N, 8), L2-normalised: one matrix of seeded numbers."""
-    import onnx  # noqa: PLC0415 - heavy
+    import numpy as np  # noqa: PLC0415 - heavy
+    import onnx  # noqa: PLC0415
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
-
-    import numpy as np  # noqa: PLC0415, I001
 
     matrix = np.random.default_rng(1).standard_normal((3 * SIDE * SIDE, DIM)).astype(np.float32)
     nodes = [

@@ -6,9 +6,10 @@ is something to read or write: `doit list` beside a cache root that is not there
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 from doit.dependency import DatabaseException, SqliteDB
 
 T = TypeVar("T")
+
+log = logging.getLogger("preflight")
 
 
 class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
@@ -27,6 +30,7 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         self._connection: sqlite3.Connection | None = None
         self._cache: dict[str, dict[str, Any]] = {}
         self._dirty: set[str] = set()
+        self._given_up = False
 
     @property
     def _conn(self) -> sqlite3.Connection:
@@ -46,29 +50,53 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         self._connection = self._open()
 
     def _tried(self, act: Callable[[], T], lost: T) -> T:
-        """What `act` returns; `lost` when the row or the file is damaged (the file is then made anew)."""
+        """What `act` returns; `lost` when the row or the file is damaged (the file is then made anew) or out of reach."""
+        if self._given_up:
+            return lost
         try:
             return act()
         except ValueError:
             return lost
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            self._start_anew()
+        except (sqlite3.DatabaseError, OSError) as error:
+            self._recover(error)
             return lost
+
+    def _recover(self, error: Exception) -> None:
+        """Make a damaged file anew; go on without one that a full disk or a broken medium refuses."""
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            try:
+                self._start_anew()
+            except (sqlite3.DatabaseError, OSError) as second:
+                error = second
+            else:
+                return
+        self._given_up = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.DatabaseError):
+                connection.close()
+        # What decides is in the build records.
+        log.warning(
+            f"{self.name}: {error}; what doit itself remembers of this run is not kept, which costs re-hashing only",
+            extra={"event": "doit_state_not_kept", "fields": {}},
+        )
 
     def _open(self) -> sqlite3.Connection:
         with closing(sqlite3.connect(self.name)) as probe:
             # doit's own opening would leave its connection to a damaged file open.
             probe.execute("select count(*) from sqlite_master").fetchone()
         connection: sqlite3.Connection = self._sqlite3(self.name)
-        connection.execute("PRAGMA busy_timeout=10000")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        try:
+            connection.execute("PRAGMA busy_timeout=10000")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _known(self) -> bool:
-        return self._connection is not None or Path(self.name).is_file()
+        return not self._given_up and (self._connection is not None or Path(self.name).is_file())
 
     def _get_task_data(self, task_id: str) -> dict[str, Any]:
         if not self._known():
@@ -94,15 +122,20 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
             return True
 
         if not self._tried(write, False):
-            write()
+            # The file was made anew, or there is none any more.
+            self._tried(write, False)
         self._dirty.discard(task_id)
 
     def remove(self, task_id: str) -> None:
         """Forget a task. Touches the file only if it knows the task."""
         self._dirty.discard(task_id)
-        if self._known() and self._tried(partial(super().in_, task_id), False):
+
+        def delete() -> None:
             with self._conn:
                 self._conn.execute("delete from doit where task_id=?", (task_id,))
+
+        if self._known() and self._tried(partial(super().in_, task_id), False):
+            self._tried(delete, None)
         self._cache.pop(task_id, None)
 
     def remove_all(self) -> None:

@@ -79,7 +79,12 @@ class Context:
     def assembly(self) -> wiring.Assembly:
         """The parts of the run. Raises PreflightError."""
         variables = self.variables
-        options = wiring.Options(repair=variables.repair, recalibrate=variables.recalibrate, wait=variables.wait)
+        options = wiring.Options(
+            repair=variables.repair,
+            recalibrate=variables.recalibrate,
+            wait=variables.wait,
+            progress=None if self.log_json else _show_progress,
+        )
         return wiring.assemble(self.mission(), wiring.Surroundings.real(), options)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -123,6 +128,11 @@ class Context:
         """Say that the demo is used, where it is."""
         if self.uses_demo and not self.log_json:
             print(f"No mission file: using {DEMO.relative_to(ROOT)} (a demonstration, not for flight)")  # noqa: T201
+
+
+def _show_progress(done: int, total: int) -> None:
+    """A line each tenth: builds may take tens of minutes."""
+    print(f"      {done:,} of {total:,} tiles embedded ({100 * done // total} %)", flush=True)  # noqa: T201 - for people
 
 
 @lru_cache(maxsize=1)

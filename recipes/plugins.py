@@ -14,7 +14,7 @@ from doit.cmd_base import Command
 
 from preflight import wiring
 from preflight.commands.collect import collect
-from preflight.commands.explain import explain, plan_json, plan_text, why_json, why_text
+from preflight.commands.explain import explain, plan_json, plan_text, waiting_for, why_json, why_text
 from preflight.commands.reproduce import reproduce, reproduce_json, reproduce_text
 from preflight.commands.rollback import roll_back
 from preflight.commands.status import read_status, status_json, status_text
@@ -182,9 +182,11 @@ class Why(_Command):
         assembly = run.assembly()
         try:
             found = explain(run.session(), arguments[0])
+            waiting = waiting_for(run.session(), arguments[0])
         finally:
             assembly.tiles.close()
-        print(why_json(found) if run.log_json else why_text(found))  # noqa: T201 - the command's output
+        text = why_json(found, waiting) if run.log_json else why_text(found, waiting)
+        print(text)  # noqa: T201 - the command's output
 
 
 class Reproduce(_Command):

@@ -20,7 +20,7 @@ RESERVE = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of what a build of `count` tiles leaves behind. engines: in the cache root's work/."""
+    """Bytes of what a build of `count` tiles leaves behind."""
 
     inventory: int
     descriptors: int
@@ -39,7 +39,7 @@ class Sizes:
 
 
 def expected_sizes(count: int, dim: int, m: int, engines: int) -> Sizes:
-    """Sizes for `count` tiles with descriptors of `dim` float32 in an HNSW graph of `m` links."""
+    """Sizes for `count` tiles with descriptors of `dim` float32 in an HNSW graph of `m` links, and these bytes of engines."""
     return Sizes(
         inventory=count * INVENTORY_ROW,
         descriptors=count * (4 * dim + SEGMENT_ROW),
@@ -52,6 +52,15 @@ def bytes_below(paths: Iterable[Path]) -> int:
     """Bytes of the files at or below the paths that exist."""
     files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def still_needed(sizes: Sizes, there: int) -> int:
+    """Bytes a build writes when `there` of those in work/ are written: the rest, and a generation with it.
+
+    What lies there may differ from the estimate a little; that alone is no build, and must not refuse a run with nothing to do.
+    """
+    rest = sizes.work - there
+    return 0 if rest <= sizes.work // 100 else rest + sizes.generation
 
 
 def check_space(place: Path, needed: int, free: int) -> None:

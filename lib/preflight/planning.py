@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from preflight.estimate import bytes_below, expected_sizes
+from preflight.estimate import expected_sizes
 from preflight.records import TileRow
 from preflight.session import Session, read_rates
 from preflight.stages.tiles import Preview
@@ -46,11 +46,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Planner:
-    """Reads what a plan needs. preview: the area's tiles as they are now; missing: how many of some rows are not embedded."""
+    """Reads what a plan needs.
+
+    preview: the area's tiles as they are now; missing: how many of some rows are not embedded with the engine that is there;
+    engine: the step that compiles it; engine_bytes: what all engines come to.
+    """
 
     session: Session
     preview: Callable[[], Preview]
     missing: Callable[[Iterable[TileRow]], int]
+    engine: str
+    engine_bytes: Callable[[], int]
     dim: Callable[[], int]
     m: int
 
@@ -81,8 +87,10 @@ class Planner:
                 if not item.verdict.current
                 for reason in item.verdict.reasons
             )
+            # What an input that is not there would bring is not known; any other reason stands whatever comes before.
+            certain = [reason for reason in reasons if not reason.endswith(" is not there")]
             fate: Fate = "up to date"
-            if upstream and all(item.recorded for item in explained):
+            if upstream and not certain and all(item.recorded for item in explained):
                 fate, reasons = "may be cut off early", (f"after {', '.join(upstream)}",)
             elif upstream or reasons:
                 fate = "will run"
@@ -98,26 +106,33 @@ class Planner:
             return coverage["expected"], coverage["present"], 0
         preview = self.preview()
         counted = _Counted(preview.rows)
+        missing = self._missing(counted)
+        present = counted.count if preview.present is None else preview.present
+        return preview.expected, present, present if missing is None else missing
+
+    def _missing(self, rows: _Counted) -> int | None:
+        """How many of the rows are not embedded; None: the engine will be another, so no tile is."""
+        stages = self.session.stages
+        explained = [item for name in stages if name.startswith("engine:") for item in self.session.explain(name)]
         try:
-            missing = self.missing(counted)
+            if all(item.verdict.current for item in explained if item.step == self.engine):
+                return self.missing(rows)
         except FileNotFoundError:
-            missing = sum(1 for _ in counted)  # no engine yet: everything is to be embedded
-        return preview.expected, counted.count if preview.present is None else preview.present, missing
+            pass  # the engine is there, the stages before it are not: as if it were not
+        rows.finish()
+        return None
 
     def _bytes(self, fates: dict[str, Fate], present: int, to_embed: int) -> int:
-        layout = self.session.layout
-        try:
-            dim = self.dim()
-        except FileNotFoundError:
-            dim = 0  # its length is not known before its ONNX file was read
-        sizes = expected_sizes(present, dim, self.m, bytes_below([layout.engines, layout.onnx]))
+        sizes = expected_sizes(present, self.dim(), self.m, self.engine_bytes())
         parts = {
             "tiles": sizes.inventory,
             "descriptors": to_embed * sizes.descriptors // max(present, 1),
             "index": sizes.index,
             "publish": sizes.generation,
         }
-        return sum(part for name, part in parts.items() if fates[name] != "up to date")
+        engines = [fate for name, fate in fates.items() if name.startswith("engine:")]
+        built = sum(fate == "will run" for fate in engines) * sizes.engines // len(engines)
+        return built + sum(part for name, part in parts.items() if fates[name] != "up to date")
 
     def _seconds(self, fates: dict[str, Fate], to_embed: int) -> float | None:
         rates = read_rates(self.session.layout)
@@ -139,6 +154,11 @@ class _Counted:
         for row in self._rows:
             self.count += 1
             yield row
+
+    def finish(self) -> None:
+        """Let the rest pass."""
+        for _ in self:
+            pass
 
 
 def _existing(path: Path) -> Path:

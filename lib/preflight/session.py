@@ -27,6 +27,9 @@ from preflight.trace.rule import LastBuild, Step, Tracer, Verdict
 
 log = logging.getLogger("preflight")
 
+# As many units (tiles) as give a rate that is not mostly starting up.
+RATE_UNITS = 256
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -165,9 +168,12 @@ class Session:
         if built:
             units = {"descriptors": self.journal.counts["descriptors_generated"]}
             fresh = {name: {"seconds": round(value, 3), "units": units.get(name, 1)} for name, value in built.items()}
-            kept = {name: rate for name, rate in fresh.items() if rate["units"]}
+            old = read_rates(self.layout)
+            # A few units tell what starting costs, not the rate: they do not replace what many have shown.
+            least = {name: min(rate["units"], RATE_UNITS) for name, rate in old.items()}
+            kept = {name: rate for name, rate in fresh.items() if rate["units"] >= max(1, least.get(name, 1))}
             try:
-                atomic.atomic_write(self.layout.rates, canonical_json({**read_rates(self.layout), **kept}))
+                atomic.atomic_write(self.layout.rates, canonical_json({**old, **kept}))
             except OSError as error:
                 # Costs the next plan an estimate; what was built is not changed by it.
                 self.journal.warn("rates_not_kept", f"the seconds of this build are not remembered: {error}")

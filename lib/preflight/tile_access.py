@@ -27,6 +27,11 @@ class TileAccess:
         self._metadata: TileMetadataStore | None = None
         self._pixels: TilePixelStore | None = None
 
+    @property
+    def root(self) -> Path:
+        """Where the pixels lie."""
+        return self._root
+
     def metadata(self) -> TileMetadataStore:
         """The rows. Raises DatabaseError."""
         if self._metadata is None:

@@ -6,6 +6,7 @@ Heavy libraries are imported by the functions that need them, when they are need
 # ruff: noqa: PLC0415 - see above
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -22,8 +23,8 @@ from preflight import __version__
 from preflight.area import area_from_bbox, cover
 from preflight.batcher import DescriptorBatcher
 from preflight.cards import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
-from preflight.errors import EngineBuildError
-from preflight.estimate import bytes_below, check_space, expected_sizes
+from preflight.errors import BackboneError, EngineBuildError
+from preflight.estimate import bytes_below, check_space, expected_sizes, still_needed
 from preflight.importing import ImportReport, OfferedTile, import_tiles
 from preflight.journal import Journal
 from preflight.mission import BUILTIN, Job, Mission
@@ -65,7 +66,7 @@ from preflight.stages.index import index_step
 from preflight.stages.manifest import ManifestBuilder, corpus_step, manifest_step
 from preflight.stages.publish import Publisher, reconcile
 from preflight.stages.selftest import SelftestStage
-from preflight.stages.tiles import SealStage, sample_step
+from preflight.stages.tiles import Preview, SealStage, sample_step
 from preflight.store.atomic import atomic_write
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
@@ -478,23 +479,60 @@ class Assembly:
 
     def planner(self, session: Session) -> Planner:
         """Looks ahead without building."""
-        return Planner(session, self.seal.preview, self.descriptors.count_missing, self.dim, self.job.config.index.m)
+        job = self.job
+
+        def preview() -> Preview:
+            # Opening an embedded tile store that is not there would make one.
+            return (
+                self.seal.preview()
+                if self.tiles.root.is_dir()
+                else Preview(len(cover(job.area, job.zoom_levels)), 0, ())
+            )
+
+        return Planner(
+            session=session,
+            preview=preview,
+            missing=self.descriptors.count_missing,
+            engine=f"engine:{job.descriptor.model_name}",
+            engine_bytes=self.engine_bytes,
+            dim=self.dim,
+            m=job.config.index.m,
+        )
 
     def dim(self) -> int:
-        """The descriptors' length. Raises FileNotFoundError before the ONNX file was read."""
-        return self.card(self.job.descriptor).descriptor_dim
+        """The descriptors' length; 0 while the ONNX file cannot be read: the stage that reads it says why."""
+        spec = self.job.descriptor
+        try:
+            return self.card(spec).descriptor_dim
+        except FileNotFoundError:
+            pass
+        try:
+            shapes = list(self.compiler.inspect(spec).outputs.values())
+        except BackboneError:
+            return 0
+        return (shapes[0][-1] or 0) if shapes and shapes[0] else 0
+
+    def engine_bytes(self) -> int:
+        """What the engines come to: about as much as their ONNX files and weights, or as they are where they are larger."""
+        files = [path for spec in self.job.backbones for path in (spec.onnx_path, Path(f"{spec.onnx_path}.data"))]
+        names = [self.layout.engines / str(self.compiler.name(spec)) for spec in self.job.backbones]
+        return max(bytes_below(files), bytes_below(names))
 
     def check_space(self) -> None:
         """Refuse, before anything is written, a build that would not fit. Raises CacheRootError with the figures."""
         job, layout = self.job, self.layout
-        try:
-            dim = self.dim()
-        except FileNotFoundError:
-            dim = 0  # checked again by what is left free, once its ONNX file was read
         there = bytes_below([layout.descriptors, layout.index, layout.engines, layout.inventory])
-        sizes = expected_sizes(len(cover(job.area, job.zoom_levels)), dim, job.config.index.m, 0)
-        needed = max(0, sizes.work - there) + (sizes.generation if sizes.work > there else 0)
-        check_space(layout.root, needed, shutil.disk_usage(layout.root).free)
+        sizes = expected_sizes(self._tile_count(), self.dim(), job.config.index.m, self.engine_bytes())
+        check_space(layout.root, still_needed(sizes, there), shutil.disk_usage(layout.root).free)
+
+    def _tile_count(self) -> int:
+        """Tiles of the area; those that were there, where an area of this size was sealed before."""
+        expected = len(cover(self.job.area, self.job.zoom_levels))
+        try:
+            sealed = json.loads(self.layout.coverage.read_bytes())
+            return int(sealed["present"]) if sealed["expected"] == expected else expected
+        except (OSError, ValueError, KeyError, TypeError):
+            return expected  # not sealed yet, or damaged: sealed anew by this run
 
     def engine_stage(self, spec: BackboneSpec) -> Stage:
         """Inspect, compile, gate."""

@@ -305,6 +305,10 @@ class Server:
             text=True,
         )
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def close(self):
         self._process.communicate()
 
@@ -418,9 +422,12 @@ def finished(place, before):
     return {step for step, content in records(place).items() if before.records.get(step) != content}
 
 
-def check_next(server, place, before, *, engines=0):
-    """The next provision takes up what is left, repeats nothing that was finished and leaves nothing behind."""
-    done_before = finished(place, before)
+def check_next(server, place, before, *, engines=0, edited=()):
+    """The next provision takes up what is left, repeats nothing that was finished and leaves nothing behind.
+
+    engines: how many it may build. edited: steps whose inputs have changed since they were finished.
+    """
+    done_before = finished(place, before) - set(edited)
     embedded = set(place.work.rglob("*.seg")) - before.segments
     run = server.provision(place)
     assert run.status == 0, run.said
@@ -453,6 +460,15 @@ def rows(address, place):
 
     with PostgresTileStore(address) as store:
         return {row.generation: row.status for row in store.manifests(str(place.cache))}
+
+
+def check_rows_of(place):
+    """The same for a place with a server of its own, which is started for it."""
+    from preflight.adapters.embedded_postgres import EmbeddedPostgres
+
+    with EmbeddedPostgres(place.folder / "tiles") as address:
+        check_rows(address, place)
+    assert place.servers() == []
 
 
 def check_rows(address, place):
@@ -590,7 +606,8 @@ def attempt(scene, kind, at):
     check_next(scene.server, place, before)
     check_rows(scene.address, place)
     remove(place)
-    return {"at": at, "call": run.met[-1] if run.met else None, "status": run.status, "current": current}
+    warned = bool(run.event("rates_not_kept"))
+    return {"at": at, "call": run.met[-1], "status": run.status, "current": current, "warned": warned}
 
 
 @dataclass
@@ -612,9 +629,9 @@ def kill_campaign(scene, *, kills, seed, own_tiles=False):
     draw = random.Random(seed)
     place = scene.copy(own_tiles=own_tiles)
     tally, number, old, new = Tally(), 0, FIRST, SECOND
-    engines, span = 0, 2.0
+    engines, span, good = 0, 2.0, place.generation
     while tally.kills < kills:
-        before = Before.of(place, old, new)
+        before = Before(records(place), set(place.work.rglob("*.seg")), good, (old, new))
         run = scene.server.start(place)
         run.wait(signal.SIGKILL, draw.uniform(0, span))
         if run.status == 0:
@@ -632,10 +649,11 @@ def kill_campaign(scene, *, kills, seed, own_tiles=False):
             check_next(scene.server, place, before, engines=engines)
         assert check_current(place, before) == "new"
         number += 1
-        old, new = new, f"00000000-0000-4000-8000-{number:012x}"
+        old, new, good = new, f"00000000-0000-4000-8000-{number:012x}", place.generation
         engines = _change(place, draw, number, new)
-    before = Before.of(place, old, new)
+    before = Before(records(place), set(place.work.rglob("*.seg")), good, (old, new))
     check_next(scene.server, place, before, engines=engines)
+    check_rows_of(place) if own_tiles else check_rows(scene.address, place)
     verified = scene.server.provision(place, "verify")
     assert verified.status == 0, verified.said
     remove(place)

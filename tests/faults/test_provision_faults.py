@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 SEED = 3
-MORE = 12
+MORE = 24
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,6 @@ def test_what_cannot_be_done_without_fails_the_provision(outcomes):
     for (kind, _), outcome in outcomes.items():
         if kind != "kill" and outcome["current"] == "old":
             assert outcome["status"] == 1
-        if outcome["status"] == 0:
-            # A link that cannot be made is a copy.
-            assert outcome["call"] in {"link", "mkdir", "remove"}, outcome
+        if kind != "kill" and outcome["status"] == 0:
+            # A link that cannot be made is a copy; the rates only serve the next plan.
+            assert outcome["call"] == "link" or outcome["warned"], outcome

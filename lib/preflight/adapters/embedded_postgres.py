@@ -24,6 +24,7 @@ import pwd
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,6 +39,7 @@ _ROLE = "preflight"
 _SOCKETS = Path("/tmp")  # noqa: S108 - short enough for a socket; the folder made in it is fresh and 0700
 _SOCKET_PREFIX = "preflight-pg-"
 _POLL_S = 0.004
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -86,7 +88,7 @@ class EmbeddedPostgres:
             if self._home is None:
                 self._home = find_home(self._root, user, self._state)
             home = self._home
-            with self._only_one(home):
+            with self._only_one(home), _signals_later():
                 if self._users_lock is None:
                     self._users_lock = _open_lock(home / "users.lock")
                     fcntl.flock(self._users_lock, fcntl.LOCK_SH)
@@ -113,7 +115,7 @@ class EmbeddedPostgres:
         home = self._home
         if self._users_lock is None or home is None or self._owner != os.getpid():
             return
-        with self._only_one(home):
+        with self._only_one(home), _signals_later():
             self._leave()
             last = _open_lock(home / "users.lock")
             try:
@@ -208,6 +210,30 @@ class EmbeddedPostgres:
             if time.monotonic() > deadline:
                 raise DatabaseError(message())
             time.sleep(_POLL_S)
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Keep signals that would end the program until the block has ended: half started, a server is left to nobody.
+
+    By handlers, not by a mask: that would be inherited by the server, and hold for one thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python runs no signal handler here
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    # None: not set by Python, and then it cannot be set back.
+    changed = {number: handler for number, handler in before.items() if handler is not None}
+    try:
+        for number in changed:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in changed.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _make_cluster(bin_folder: Path, home: Path, user: ServerUser) -> None:

@@ -244,6 +244,9 @@ def _compile_failure(request: CompileRequest, answer: subprocess.CompletedProces
 
 
 def _compile_here(order: Mapping[str, Any]) -> None:
+    # A blob notes how many threads its model prefers, counted over the cores this process may use. It is compiled on one, so
+    # that the bytes do not follow the machine's load rules; a process that imports it uses all the cores it has.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     library = _library()
     hint, _ = _HINTS[order["precision"]]
     core = library.Core()

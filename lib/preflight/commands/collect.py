@@ -29,16 +29,29 @@ def collect(assembly: Assembly, session: Session, limit: int | None, *, dry_run:
     """Remove what nothing refers to; returns what went, or would go. The caller holds the lock. Raises OSError."""
     steps = [step for stage in session.stages.values() for step in stage.steps]
     keep = assembly.job.config.provisioner.keep_generations
-    garbage = find_garbage(assembly.layout, assembly.generations, steps, keep)
+    garbage = find_garbage(assembly.layout, assembly.generations, steps, keep, _resumable(assembly))
     chosen = choose(garbage, bytes_below([assembly.layout.root]), limit)
     if not dry_run:
         remove(chosen)
     return chosen
 
 
-def find_garbage(layout: CacheLayout, generations: Generations, steps: Iterable[Step], keep: int) -> list[Garbage]:
-    """What may go, the oldest first. Roots: the newest `keep` generations, `current`, `previous`, and the steps' records."""
-    rooted = {path for step in steps for path in _rooted(step)}
+def _resumable(assembly: Assembly) -> list[Path]:
+    """The segments of the mission's own engine: a run that was killed before it wrote its record goes on from them."""
+    try:
+        return assembly.descriptors.store().segments()
+    except FileNotFoundError:
+        return []
+
+
+def find_garbage(
+    layout: CacheLayout, generations: Generations, steps: Iterable[Step], keep: int, resumable: Iterable[Path] = ()
+) -> list[Garbage]:
+    """What may go, the oldest first.
+
+    Roots: the newest `keep` generations, `current`, `previous`, the steps' records, and what is `resumable` without one.
+    """
+    rooted = {path for step in steps for path in _rooted(step)} | set(resumable)
     places = (layout.engines, layout.onnx, layout.descriptors, layout.work / "parity")
     files = [path for place in places if place.is_dir() for path in place.rglob("*") if path.is_file()]
     found = [path for path in files if path not in rooted]

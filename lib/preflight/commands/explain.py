@@ -48,10 +48,26 @@ def explain(session: Session, task: str) -> list[Explanation]:
     return [item for name in stages for item in session.explain(name)]
 
 
-def why_json(found: list[Explanation]) -> str:
+def waiting_for(session: Session, task: str) -> list[str]:
+    """The stages before a task that are not current: what they build may give it further reasons."""
+    before: set[str] = set()
+    ahead = [name for name in session.stages if name == task or name.split(":")[0] == task]
+    while ahead:
+        new = set(session.stages[ahead.pop()].after) - before
+        before |= new
+        ahead += new
+    return [name for name in session.stages if name in before and not _current(session, name)]
+
+
+def _current(session: Session, name: str) -> bool:
+    return all(item.verdict.current for item in session.explain(name))
+
+
+def why_json(found: list[Explanation], waiting: list[str]) -> str:
     """One JSON object on one line: full digests, old and new."""
     return json.dumps(
         {
+            "after": waiting,
             "steps": [
                 {
                     "step": item.step,
@@ -64,14 +80,14 @@ def why_json(found: list[Explanation]) -> str:
                     "last_built_because": None if item.last is None else list(item.last.reasons),
                 }
                 for item in found
-            ]
+            ],
         }
     )
 
 
-def why_text(found: list[Explanation]) -> str:
+def why_text(found: list[Explanation], waiting: list[str]) -> str:
     """A few lines a step."""
-    lines = []
+    lines = [f"judged as things are; {', '.join(waiting)} will run before and may change it"] if waiting else []
     for item in found:
         lines.append(f"{item.step}: {'up to date' if item.verdict.current else 'will be built'}")
         lines += [f"    {_short(reason)}" for reason in item.verdict.reasons]

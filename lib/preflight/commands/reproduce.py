@@ -37,16 +37,23 @@ def reproduce(mission: Mission, surroundings: Surroundings) -> list[Comparison]:
     The gates' sample is an input, drawn once: it is taken over. Nothing else is.
 
     Raises:
-        CacheRootError: there is no current generation.
+        CacheRootError: there is no current generation, or no place for the fresh root.
         PreflightError: as the stages do.
     """
     layout = CacheLayout(mission.job.cache_root)
     current = Generations(layout, DigestCache(None)).current()
     if current is None:
         raise CacheRootError(f"{layout.root} has no current generation to compare with; run doit provision first")
-    with tempfile.TemporaryDirectory(prefix=".reproduce-", dir=layout.root.parent) as folder:
+    try:
+        room = tempfile.TemporaryDirectory(prefix=".reproduce-", dir=layout.root.parent)
+    except OSError as error:
+        raise CacheRootError(
+            f"no folder can be made in {layout.root.parent} ({error.strerror}): the fresh build lies beside the cache root"
+        ) from error
+    with room as folder:
         job = replace(mission.job, cache_root=Path(folder) / "cache")
-        shutil.copytree(layout.parity_sample.parent, CacheLayout(job.cache_root).parity_sample.parent)
+        if layout.parity_sample.exists():
+            shutil.copytree(layout.parity_sample.parent, CacheLayout(job.cache_root).parity_sample.parent)
         tiles = tile_access(mission.tile_root, mission.database)
         assembly = Assembly(job, tiles, surroundings, Options(), demo=False)
         session = assembly.session()

@@ -216,7 +216,7 @@ class ManifestBuilder:
         return ()
 
     def _moves_on(self) -> bool:
-        """Whether `current` holds something else than what was signed here last. A damaged manifest in work/ says nothing of it."""
+        """Whether `current` holds something else than what was signed here last. A damaged manifest in work/ cannot say."""
         try:
             return self.doubt() == MOVED_ON
         except (FileNotFoundError, ManifestFormatError):

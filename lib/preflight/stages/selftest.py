@@ -63,8 +63,9 @@ class SelftestStage:
         return self._layout.engines / str(self._compiler.name(self._spec))
 
     def components(self) -> Mapping[str, str]:
-        """Of the action key. The index counts by its bytes and what searches it; the engine, whose bytes need not be
-        reproducible, by its action key.
+        """Of the action key.
+
+        The index counts by its bytes and what searches it; the engine, whose bytes need not be reproducible, by its key.
         """
         return {
             "index": record_of(self._layout.index).outputs[self._layout.index.name],

@@ -39,12 +39,23 @@ def atomic_write(path: Path, content: Buffer | Iterable[Buffer], *, mode: int = 
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     # atomicwrites refuses to overwrite and makes files 0600 unless told otherwise.
-    with _Writer(str(path), mode="wb", overwrite=True).open() as file:
+    with _naming(path), _Writer(str(path), mode="wb", overwrite=True).open() as file:
         for chunk in (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content:
             file.write(chunk)
             digest.update(chunk)
         os.fchmod(file.fileno(), mode)
     return digest.hexdigest()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A failed write or fsync does not say which file it was for: an operator must know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -55,11 +66,12 @@ def atomic_path(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(mode)
-        fsync_file(temporary)
-        temporary.replace(path)
-        fsync_directory(path.parent)
+        with _naming(path):
+            yield temporary
+            temporary.chmod(mode)
+            fsync_file(temporary)
+            temporary.replace(path)
+            fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -67,7 +79,7 @@ def atomic_path(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
 def write_new(path: Path, content: Buffer, *, mode: int) -> None:
     """Make a file that must not be there, durable but for its name. Raises OSError, FileExistsError among them."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with os.fdopen(handle, "wb", buffering=0) as file:
+    with _naming(path), os.fdopen(handle, "wb", buffering=0) as file:
         _write_all(file, memoryview(content))
         os.fsync(file.fileno())
 
@@ -77,7 +89,7 @@ def copy_hashed(source: Path, target: Path, *, mode: int) -> str:
     digest = hashlib.sha256()
     buffer = bytearray(CHUNK)
     view = memoryview(buffer)
-    with source.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
+    with _naming(target), source.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
         while count := reader.readinto(buffer):
             digest.update(view[:count])
             _write_all(writer, view[:count])
@@ -140,7 +152,8 @@ def fsync_directory(path: Path) -> None:
 def _fsync(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:
-        os.fsync(handle)
+        with _naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -158,7 +158,9 @@ def _read(database: Path | None) -> dict[Signature, str]:
     if database is None or not database.is_file():
         return {}
     try:
-        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+        # Without a log beside it nobody writes, and it is read as it is: SQLite would leave files of its own there.
+        still = "" if Path(f"{database}-wal").exists() else "&immutable=1"
+        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro{still}", uri=True, timeout=10)
         try:
             rows = connection.execute("SELECT device, inode, size, mtime_ns, ctime_ns, sha256 FROM digests").fetchall()
         finally:

@@ -1,0 +1,71 @@
+"""A real file system that is too small, or fills up while a provision writes."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+SMALL_MB, LARGE_MB = 48, 160
+# Where in the second provision the disk fills up, as a share of its operations.
+MOMENTS = (0.05, 0.3, 0.6, 0.9)
+
+
+@pytest.fixture
+def disk(scene):
+    """disk(megabytes): mounts or resizes a tmpfs; returns its folder."""
+    folder = scene.folder / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def sized(megabytes):
+        nonlocal mounted
+        remount = ["-o", f"remount,size={megabytes}m"] if mounted else ["-o", f"size={megabytes}m,mode=755"]
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", *remount, "tmpfs", folder], check=False, capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"no tmpfs may be mounted here: {done.stderr.strip()}")
+        mounted = True
+        return folder
+
+    try:
+        yield sized
+    finally:
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
+
+
+def test_a_disk_that_is_too_small_is_refused_with_the_figures(harness, scene, disk):
+    place = scene.copy(at=disk(SMALL_MB) / "place")
+    before = harness.Before.of(place, harness.FIRST, harness.SECOND)
+    done = place.provision()
+    assert done.status == 1, done.said
+    assert "Traceback" not in done.said
+    assert f"{place.cache} has" in done.sentences
+    assert "MB free, this build needs about" in done.sentences
+    assert harness.finished(place, before) == set()
+    assert harness.check_current(place, before) == "old"
+    disk(LARGE_MB)
+    harness.check_next(scene.server, place, before)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_disk_that_fills_up_fails_the_provision_and_harms_nothing(harness, scene, disk, moment):
+    calls = harness.operations(scene)
+    place = scene.copy(at=disk(LARGE_MB) / "place")
+    before = harness.Before.of(place, harness.FIRST, harness.SECOND)
+    run = scene.server.provision(place, fault=("fill", int(len(calls) * moment)))
+    assert run.status == 1, run.said
+    assert "Traceback" not in run.said, run.said
+    (failed,) = run.event("build_failed")
+    # SQLite calls it an I/O error where it cannot map its log.
+    assert any(text in failed["message"] for text in ("No space left", "disk is full", "disk I/O error")), failed
+    assert str(place.folder) in failed["message"], failed
+    assert "free space" in failed["message"]
+    assert harness.check_current(place, before) == "old"
+    assert harness.lock_is_free(place)
+    (place.folder / "ballast").unlink()
+    harness.check_next(scene.server, place, before)
+    harness.check_rows(scene.address, place)
