@@ -204,6 +204,8 @@ def test_one_tiles_pixels(whole, build, landscape_tiles, tmp_path):
     done = build(whole)
     assert done.ran == ["tiles", "descriptors", "index", "selftest", *SIGNED]
     assert done.work == (0, 1, 1)
+    # One tile tells what loading the engine costs, not what a tile does: the plan keeps the rate of the eighty.
+    assert json.loads((whole.work / "rates.json").read_bytes())["descriptors"]["units"] == TILES
     assert build(whole).no_op
 
 

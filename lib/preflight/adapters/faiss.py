@@ -88,8 +88,10 @@ class FaissIndexFactory:
         """Write the index of `source` with another ef_search to `target`: the bytes a fresh build would give.
 
         Raises:
-            IndexBuildError: `source` is no index of this factory, or `target` cannot be written.
+            IndexBuildError: `source` is no index of this factory, ef_search below 1, or `target` cannot be written.
         """
+        if ef_search < 1:
+            raise IndexBuildError(f"ef_search is at least 1, not {ef_search}.")
         library = self._library()
         index = self._read(library, source)
         library.downcast_index(index.index).hnsw.efSearch = ef_search

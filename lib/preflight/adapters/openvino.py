@@ -79,6 +79,7 @@ class OpenVinoRuntime:
             "precision": request.precision,
             "target": str(target.resolve()),
         }
+        made = _made(target)
         answer = subprocess.run(
             [sys.executable, "-m", "preflight.adapters.openvino"],
             input=json.dumps(order),
@@ -88,6 +89,8 @@ class OpenVinoRuntime:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
         )
         if answer.returncode != 0:
+            if made:
+                target.unlink(missing_ok=True)
             raise EngineBuildError(_compile_failure(request, answer))
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
@@ -233,6 +236,17 @@ def _reason(error: BaseException) -> str:
 
 def _typed(dtypes: Mapping[str, object]) -> str:
     return ", ".join(f"{name}: {dtype}" for name, dtype in sorted(dtypes.items())) or "nothing"
+
+
+def _made(target: Path) -> bool:
+    """Make the file the compiling process writes into; False when it is there. Raises EngineBuildError."""
+    try:
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise EngineBuildError(f"The engine {target} cannot be written: {error.strerror}.") from error
+    return True
 
 
 def _compile_failure(request: CompileRequest, answer: subprocess.CompletedProcess[str]) -> str:

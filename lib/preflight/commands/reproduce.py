@@ -18,8 +18,11 @@ from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.wiring import Assembly, Options, Surroundings, tile_access
 from takeoff import manifest as format_
+from takeoff.errors import VerificationError
 from takeoff.layout import determined_files
 from takeoff.names import ENVELOPE, MANIFEST, SUMS
+
+MISSING = "missing in the current cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ def reproduce(mission: Mission, surroundings: Surroundings) -> list[Comparison]:
     current = Generations(layout, DigestCache(None)).current()
     if current is None:
         raise CacheRootError(f"{layout.root} has no current generation to compare with; run doit provision first")
+    _published(current.path)  # where it cannot be read, nothing needs to be built to say so
     try:
         room = tempfile.TemporaryDirectory(prefix=".reproduce-", dir=layout.root.parent)
     except OSError as error:
@@ -80,8 +84,10 @@ def compare(
 
     artifacts: name -> the fresh file. statement: the fresh manifest, which is compared after it was given the current one's
     number and times. parity_of: for an engine whose bytes no build repeats, what its parity gate found; None for any other.
+
+    Raises CacheRootError: the current manifest cannot be read.
     """
-    published = format_.decode((current / MANIFEST).read_bytes())
+    published = _published(current)
     found = [
         _artifact(name, current / name, artifacts.get(name), parity_of(name)) for name in sorted(published.subjects)
     ]
@@ -95,9 +101,20 @@ def compare(
     return [*found, *_signed(current, published, statement, signer)]
 
 
+def _published(current: Path) -> format_.Manifest:
+    try:
+        return format_.decode((current / MANIFEST).read_bytes())
+    except (OSError, VerificationError) as error:
+        raise CacheRootError(
+            f"the manifest of {current.name} cannot be read ({error}): run doit provision repair=1, then compare"
+        ) from error
+
+
 def _artifact(name: str, old: Path, new: Path | None, parity: str | None) -> Comparison:
     if new is None or not new.is_file():
         return Comparison(name, False, "not built by this mission")
+    if not old.is_file():
+        return Comparison(name, False, MISSING)
     if hash_file(old) == hash_file(new):
         return Comparison(name, True, "byte by byte")
     if parity is not None:
@@ -120,8 +137,10 @@ def _signed(current: Path, published: format_.Manifest, statement: bytes, signer
         SUMS: determined_files(fresh, digest)[SUMS],
     }
     for name, value in expected.items():
-        equal = (current / name).read_bytes() == value
-        yield Comparison(name, equal, "byte by byte, number and times set equal" if equal else "bytes differ")
+        there = (current / name).is_file()
+        equal = there and (current / name).read_bytes() == value
+        differing = "bytes differ" if there else MISSING
+        yield Comparison(name, equal, "byte by byte, number and times set equal" if equal else differing)
 
 
 def reproduce_text(found: list[Comparison]) -> str:

@@ -132,6 +132,36 @@ def test_search_depth_is_stored(factory, ids, vectors, tmp_path):
     assert recall[64] > recall[1] + 0.2
 
 
+@pytest.mark.parametrize("depth", [1, 64, 500])
+def test_retuned_bytes_are_those_of_a_fresh_build(factory, ids, vectors, index_path, tmp_path, depth):
+    before = _sha256(index_path)
+    factory.retune(index_path, depth, tmp_path / "retuned")
+    factory.build(ids, [vectors], 32, IndexParameters(m=16, ef_construction=80, ef_search=depth), tmp_path / "fresh")
+    assert (tmp_path / "retuned").read_bytes() == (tmp_path / "fresh").read_bytes()
+    assert _sha256(index_path) == before
+
+
+def test_retuning_there_and_back_is_as_before(factory, index_path, tmp_path):
+    factory.retune(index_path, 7, tmp_path / "there")
+    assert _sha256(tmp_path / "there") != _sha256(index_path)
+    factory.retune(tmp_path / "there", 64, tmp_path / "back")
+    assert _sha256(tmp_path / "back") == _sha256(index_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 500], ids=["empty", "garbage"])
+def test_what_is_no_index_is_not_retuned(factory, tmp_path, content):
+    (tmp_path / "index").write_bytes(content)
+    with pytest.raises(IndexBuildError, match="index"):
+        factory.retune(tmp_path / "index", 10, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_search_depth_of_none_is_not_retuned(factory, index_path, tmp_path):
+    with pytest.raises(IndexBuildError, match="ef_search"):
+        factory.retune(index_path, 0, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
 def test_opened_index_is_a_memory_map(factory, index_path):
     opened = factory.open(index_path)
     assert str(index_path) in Path("/proc/self/maps").read_text()

@@ -1,0 +1,158 @@
+"""What a plan makes of verdicts, tiles and rates; the stages themselves are stood in for by what the rule says of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from preflight.estimate import expected_sizes
+from preflight.planning import Planner
+from preflight.session import Explanation, Stage
+from preflight.store.layout import CacheLayout
+from preflight.trace.record import canonical_json
+from preflight.trace.rule import Verdict
+
+CHAIN = ["tiles", "engine:vpr", "descriptors", "index", "selftest", "manifest", "publish"]
+CURRENT = Verdict(True)
+SIZES = expected_sizes(10, 4, 32, 1000)
+
+
+class Case:
+    """A chain of stages with one step each, all current, and ten tiles there."""
+
+    def __init__(self, folder):
+        self.layout = CacheLayout(folder / "cache")
+        self.layout.coverage.parent.mkdir(parents=True)
+        self.layout.coverage.write_bytes(canonical_json({"expected": 12, "present": 10}))
+        self.stages = {
+            name: Stage(name, (before,) if before else (), ())
+            for name, before in zip(CHAIN, [None, *CHAIN[:-1]], strict=True)
+        }
+        self.verdicts = dict.fromkeys(CHAIN, CURRENT)
+        self.recorded = dict.fromkeys(CHAIN, True)
+        self.not_embedded = 3
+        self.looked = 0
+
+    def explain(self, name):
+        return [Explanation(name, self.verdicts[name], None, self.recorded[name])]
+
+    def change(self, name, *reasons):
+        self.verdicts[name] = Verdict(False, reasons)
+
+    def preview(self):
+        self.looked += 1
+        return SimpleNamespace(expected=12, present=None, rows=[object()] * 10)
+
+    def missing(self, rows):
+        assert len(list(rows)) == 10
+        if self.not_embedded is None:
+            raise FileNotFoundError
+        return self.not_embedded
+
+    def rates(self, **seconds):
+        rates = {name: {"seconds": 2.0, "units": 1} for name in CHAIN}
+        rates["descriptors"] = {"seconds": 50.0, "units": 100}
+        self.layout.rates.write_bytes(canonical_json(rates))
+
+    def plan(self):
+        planner = Planner(self, self.preview, self.missing, "engine:vpr", lambda: 1000, lambda: 4, 32)
+        return planner.plan()
+
+    def fates(self):
+        return [stage.fate for stage in self.plan().stages]
+
+
+@pytest.fixture
+def case(tmp_path):
+    return Case(tmp_path)
+
+
+RUN, MAYBE, NO = "will run", "may be cut off early", "up to date"
+
+
+def test_nothing_to_do_looks_at_no_tile(case):
+    plan = case.plan()
+    assert plan.idle
+    assert case.fates() == [NO] * 7
+    assert (plan.tiles_expected, plan.tiles_present, plan.tiles_to_embed) == (12, 10, 0)
+    assert (plan.bytes_needed, plan.seconds) == (0, 0)
+    assert plan.bytes_free > 0
+    assert case.looked == 0
+
+
+def test_what_comes_after_may_be_cut_off(case):
+    case.change("descriptors", "batch_size: 8 → 16")
+    plan = case.plan()
+    assert case.fates() == [NO, NO, RUN, MAYBE, MAYBE, MAYBE, MAYBE]
+    assert [stage.reasons for stage in plan.stages][2:4] == [
+        ("descriptors: batch_size: 8 → 16",),
+        ("after descriptors",),
+    ]
+    assert not plan.idle
+
+
+def test_a_reason_of_its_own_stands_whatever_comes_before(case):
+    case.change("tiles", "area: a → b")
+    case.change("index", "m: 32 → 16")
+    assert case.fates() == [RUN, MAYBE, MAYBE, RUN, MAYBE, MAYBE, MAYBE]
+    assert case.plan().stages[3].reasons == ("index: m: 32 → 16",)
+
+
+def test_an_input_that_is_not_there_yet_is_no_reason_of_its_own(case):
+    case.change("index", "output descriptors.faiss is missing")
+    case.change("selftest", "/work/index/descriptors.faiss.record.json is not there")
+    assert case.fates()[3:] == [RUN, MAYBE, MAYBE, MAYBE]
+
+
+def test_what_was_never_built_will_run(case):
+    for name in CHAIN[2:]:
+        case.change(name, "never built here")
+        case.recorded[name] = False
+    assert case.fates() == [NO, NO, *[RUN] * 5]
+
+
+def test_tiles_to_embed(case):
+    case.change("tiles", "tile_store_revision: 1 → 2")
+    plan = case.plan()
+    assert (plan.tiles_expected, plan.tiles_present, plan.tiles_to_embed) == (12, 10, 3)
+
+
+@pytest.mark.parametrize("not_embedded", [0, 3, None])
+def test_another_engine_embeds_every_tile(case, not_embedded):
+    """Also where the engine that is there has embedded them all."""
+    case.not_embedded = not_embedded
+    case.change("engine:vpr", "precision: fp32 → bf16")
+    plan = case.plan()
+    assert (plan.tiles_present, plan.tiles_to_embed) == (10, 10)
+
+
+def test_no_store_yet_means_every_tile(case):
+    case.not_embedded = None
+    case.change("descriptors", "never built here")
+    plan = case.plan()
+    assert (plan.tiles_present, plan.tiles_to_embed) == (10, 10)
+
+
+def test_bytes_are_those_of_the_stages_that_run(case):
+    case.change("index", "m: 16 → 32")
+    assert case.plan().bytes_needed == SIZES.index + SIZES.generation
+    case.change("tiles", "area: a → b")
+    everything = SIZES.inventory + 3 * SIZES.descriptors // 10 + SIZES.index + SIZES.generation
+    assert case.plan().bytes_needed == everything
+    case.change("engine:vpr", "precision: fp32 → bf16")
+    assert case.plan().bytes_needed == SIZES.work + SIZES.generation
+
+
+def test_seconds_from_recorded_rates(case):
+    case.change("tiles", "tile_store_revision: 1 → 2")
+    assert case.plan().seconds is None
+    case.rates()
+    # Six stages of two seconds, and three of a hundred tiles that took fifty.
+    assert case.plan().seconds == pytest.approx(6 * 2 + 3 * 0.5)
+
+
+def test_damaged_rates_are_none(case):
+    case.change("index", "m: 16 → 32")
+    case.layout.rates.write_bytes(b"{")
+    assert case.plan().seconds is None

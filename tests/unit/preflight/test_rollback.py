@@ -1,0 +1,139 @@
+"""What is signed on the way back; a real rollback with the real verifier is in the pipeline tests."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+
+from preflight.commands.rollback import republish_previous
+from preflight.errors import CacheRootError, ManifestCoverageError, ManifestWriteError
+from preflight.store.generations import Generation, Generations
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+from takeoff import manifest as format_
+
+ZERO = "0" * 64
+DAY = 86_400
+NOW = 1_800_000_000
+
+
+def manifest_of(generation, issued_at, flight):
+    model = format_.Model("vpr", "descriptor", ZERO, "fp32", "openvino", "2026.4", "engines/vpr.engine", ZERO)
+    corpus = format_.Corpus(ZERO, 2, (19,), ZERO, (("1.0", "1.0", "2.0", "2.0"),), "0.0", 0)
+    subjects = {"engines/vpr.engine": ZERO, "calibration.json": ZERO}
+    identity = format_.Identity((model,), ZERO, corpus, "stable_rear", None, flight, {"index": ZERO})
+    return format_.Manifest(
+        subjects=subjects,
+        manifest_hash=format_.identity_hash(identity),
+        generation=generation,
+        issued_at=issued_at,
+        valid_from=issued_at,
+        valid_until=issued_at + 10 * DAY,
+        signing_mode="dev",
+        identity=identity,
+        sizes=dict.fromkeys(subjects, 1),
+        target=format_.Target("x86_64", "avx2", None, None),
+        builder={"preflight": "0.1.0"},
+        quality=format_.Quality((format_.Parity("engines/vpr.engine", ZERO, "0.99999", "0.999"),), {"queries": "20"}),
+    )
+
+
+class Publisher:
+    """Takes what it is handed, after a verifier that may refuse."""
+
+    def __init__(self, refusal=None):
+        self.refusal = refusal
+        self.deeds = []
+
+    def verify(self, place):
+        self.deeds.append(("verify", place))
+        if self.refusal is not None:
+            raise self.refusal
+
+    def publish(self, content, envelope, sources):
+        self.deeds.append(("publish", format_.decode(content), envelope, sources))
+        return Generation(3, sources["calibration.json"].parent)
+
+
+class Signer:
+    fingerprint = "f" * 64
+
+    def sign(self, statement):
+        return b"signed " + statement
+
+
+class Root:
+    def __init__(self, folder, *issued):
+        self.layout = CacheLayout(folder)
+        self.generations = Generations(self.layout, DigestCache(None))
+        self.paths = []
+        self.manifests = []
+        for number, (at, flight) in enumerate(issued, 1):
+            path = self.layout.generations / f"{number:06d}-0123456789ab"
+            path.mkdir(parents=True)
+            self.manifests.append(manifest_of(number, at, flight))
+            (path / "manifest.json").write_bytes(format_.encode(self.manifests[-1]))
+            self.paths.append(path)
+        for link, path in zip(("current", "previous"), reversed(self.paths), strict=False):
+            (folder / link).symlink_to(f"gen/{path.name}")
+
+    def back(self, publisher, now=NOW):
+        clock = lambda: datetime.fromtimestamp(now, timezone.utc)  # noqa: E731 - a value, not a function of its own
+        return republish_previous(self.generations, publisher, Signer(), clock, valid_for_days=30)
+
+
+FLIGHTS = ("0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10", None)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return Root(tmp_path, (NOW - 200, FLIGHTS[0]), (NOW - 100, FLIGHTS[1]))
+
+
+def test_the_previous_content_with_a_new_number_and_time(root):
+    publisher = Publisher()
+    root.back(publisher)
+    (_, judged), (_, made, envelope, sources) = publisher.deeds
+    assert judged == root.paths[0]
+    old = root.manifests[0]
+    assert made.identity == old.identity
+    assert (made.manifest_hash, made.subjects, made.quality) == (old.manifest_hash, old.subjects, old.quality)
+    assert (made.generation, made.issued_at, made.valid_from) == (3, NOW, NOW)
+    assert made.valid_until == NOW + 30 * DAY
+    assert envelope == b"signed " + format_.encode(made)
+    assert sources == {name: root.paths[0] / name for name in old.subjects}
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 50])
+def test_issued_later_than_all_before_and_valid_from_now(tmp_path, ahead):
+    """The aircraft's floor compares issued_at; a manifest that is not valid yet would be refused."""
+    root = Root(tmp_path, (NOW - 200, None), (NOW + ahead, None))
+    publisher = Publisher()
+    root.back(publisher)
+    made = publisher.deeds[1][1]
+    assert (made.issued_at, made.valid_from) == (NOW + ahead + 1, NOW)
+
+
+@pytest.mark.parametrize("issued", [(), ((NOW - 100, None),)], ids=["none", "one"])
+def test_nothing_to_go_back_to(tmp_path, issued):
+    publisher = Publisher()
+    with pytest.raises(CacheRootError, match="no previous generation"):
+        Root(tmp_path, *issued).back(publisher)
+    assert publisher.deeds == []
+
+
+def test_what_the_verifier_refuses_is_not_signed(root):
+    publisher = Publisher(ManifestCoverageError("refused"))
+    with pytest.raises(ManifestCoverageError, match="refused"):
+        root.back(publisher)
+    assert [deed[0] for deed in publisher.deeds] == ["verify"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_manifest_that_cannot_be_read(root, number):
+    (root.paths[number] / "manifest.json").write_bytes(b"{")
+    publisher = Publisher()
+    with pytest.raises(ManifestWriteError, match="repair=1"):
+        root.back(publisher)
+    assert [deed[0] for deed in publisher.deeds] == ["verify"]
