@@ -124,4 +124,3 @@ def _read_private(path: Path) -> bytes:
             return file.read(1 << 20)
     except OSError as error:
         raise SigningKeyError(f"{path}: the signing key cannot be read: {error.strerror}") from error
-

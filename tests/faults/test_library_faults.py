@@ -100,7 +100,7 @@ def test_a_process_killed_while_a_library_writes_harms_nothing(harness, scene, s
     inject(harness, scene, strace, call, "signal=KILL", draw.choice(counted[call]))
 
 
-@pytest.mark.parametrize(("call", "number"), [("write", 20), ("pwrite64", 2), ("fdatasync", 1)])
+@pytest.mark.parametrize(("call", "number"), [("write", 20), ("fdatasync", 1)])
 def test_a_postgres_that_cannot_write_harms_nothing(harness, scene, strace, call, number):
     """The embedded server runs under strace, too: each of its processes fails at its n-th call."""
     inject(harness, scene, strace, call, "error=ENOSPC", number, own_tiles=True)

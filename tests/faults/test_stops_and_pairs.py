@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -33,18 +34,14 @@ def _ended(handle):
 
 def children(pid):
     """The processes a process has started."""
-    found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as file:
-            found += file.read().split()
-    return found
+    return [child for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 @pytest.mark.parametrize("number", STOPPING)
 def test_a_run_asked_to_stop_at_a_random_moment_leaves_nothing_half_done(harness, scene, number):
     draw = random.Random(f"{SEED} {number}")
     stopped = 0
-    for _ in range(5):
+    for _ in range(3):
         place = scene.copy(own_tiles=True)
         before = harness.Before.of(place, harness.FIRST, harness.SECOND)
         run = scene.server.start(place)

@@ -39,6 +39,7 @@ _ROLE = "preflight"
 _SOCKETS = Path("/tmp")  # noqa: S108 - short enough for a socket; the folder made in it is fresh and 0700
 _SOCKET_PREFIX = "preflight-pg-"
 _POLL_S = 0.004
+_GRACE_S = 5.0  # for the fast shutdown
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SETTINGS = {
     "listen_addresses": "",
@@ -176,6 +177,8 @@ class EmbeddedPostgres:
 
         self._wait(ready, lambda: f"the embedded Postgres was not ready in time.{_log_tail(home)}")
         socket = _socket_folder(data)
+        if socket == Path():
+            raise DatabaseError(f"the embedded Postgres ended as soon as it was ready.{_log_tail(home)}")
         if made not in (None, socket):  # a killed run's server came up in the same moment, and is used
             _remove_socket_folder(made)
         return socket
@@ -185,10 +188,22 @@ class EmbeddedPostgres:
         pid = _running(data)
         if pid is not None:
             socket = _socket_folder(data)
+
+            def gone() -> bool:
+                return not _alive(pid) or not (data / "postmaster.pid").exists()
+
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
+            began = time.monotonic()
+            while not gone() and time.monotonic() - began < _GRACE_S:
+                time.sleep(_POLL_S)
+            if not gone():
+                # Postgres 18 was seen to hang when asked in the middle of a recovery. At once, then: nothing committed is
+                # lost, the next start recovers it.
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGQUIT)
             self._wait(
-                lambda: not _alive(pid) or not (data / "postmaster.pid").exists(),
+                gone,
                 lambda: f"the embedded Postgres (process {pid}) does not stop; end it by hand.{_log_tail(home)}",
             )
             _remove_socket_folder(socket)
