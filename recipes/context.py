@@ -26,7 +26,8 @@ from preflight.trace.digests import DigestCache
 from recipes.variables import Variables, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "cache_templates" / "demo.yaml"
+TEMPLATES = ROOT / "cache_templates"
+DEMO = TEMPLATES / "demo.yaml"
 MISSION_VARIABLE = "PREFLIGHT_MISSION"
 HERE = "mission.yaml"
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)

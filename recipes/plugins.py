@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getopt
+import gc
 import re
 import shutil
 import sys
@@ -15,13 +16,15 @@ from doit.cmd_base import Command
 from preflight import wiring
 from preflight.commands.collect import collect
 from preflight.commands.explain import explain, plan_json, plan_text, waiting_for, why_json, why_text
+from preflight.commands.missing import write_missing
+from preflight.commands.new import new_mission, templates
 from preflight.commands.reproduce import reproduce, reproduce_json, reproduce_text
 from preflight.commands.rollback import roll_back
 from preflight.commands.status import read_status, status_json, status_text
 from preflight.errors import CommandLineError, ManifestCoverageError, PreflightError
 from preflight.report.table import size_text
 from preflight.store.layout import CacheLayout
-from recipes.context import Context, context, stop_on_signals
+from recipes.context import HERE, TEMPLATES, Context, context, stop_on_signals
 
 
 class _Command(Command):  # type: ignore[misc]  # doit ships no types
@@ -44,6 +47,7 @@ class _Command(Command):  # type: ignore[misc]  # doit ships no types
 
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """As doit calls it; returns the exit status."""
+        gc.enable()
         run = context()
         run.start_logging()
         try:
@@ -115,6 +119,29 @@ class Import(_Command):
         )
 
 
+class New(_Command):
+    """A mission file."""
+
+    name = "new"
+    doc_purpose = "write a mission file here, from a template"
+    doc_usage = "TEMPLATE"
+    doc_description = f"TEMPLATE is {' or '.join(templates(TEMPLATES))}. mission=FILE names another file; none is replaced."
+    cmd_options: ClassVar[list[dict[str, Any]]] = []
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Write it and say what comes next."""
+        if len(arguments) != 1:
+            raise CommandLineError(f"give one TEMPLATE: {', '.join(templates(TEMPLATES))}")
+        target = Path(run.variables.mission or HERE)
+        new_mission(arguments[0], TEMPLATES, target)
+        run.say(
+            "mission_written",
+            f"{target} is written: edit it, put tiles into its store with doit import, then doit provision",
+            path=str(target),
+            template=arguments[0],
+        )
+
+
 class Status(_Command):
     """What is published."""
 
@@ -155,16 +182,30 @@ class Plan(_Command):
     doc_description = (
         "Takes no lock. A stage that may be cut off early is skipped when what is before it builds equal bytes."
     )
+    cmd_options: ClassVar[list[dict[str, Any]]] = [
+        _option("missing", "also write the missing and the stale tiles as GeoJSON, for the C11 TileDownloader"),
+    ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
         """Print the plan."""
         run.announce_demo()
         assembly = run.assembly()
+        lacking = Path(options["missing"]) if options["missing"] else None
         try:
             plan = assembly.planner(run.session()).plan()
+            found = None if lacking is None else write_missing(assembly.job, assembly.tiles, wiring.wall_clock, lacking)
         finally:
             assembly.tiles.close()
         print(plan_json(plan) if run.log_json else plan_text(plan, width=_width()))  # noqa: T201 - the command's output
+        if found is not None:
+            run.say(
+                "missing_written",
+                f"{found.missing:,} missing and {found.stale:,} stale of {found.expected:,} tiles are in {lacking}",
+                missing=found.missing,
+                stale=found.stale,
+                expected=found.expected,
+                path=str(lacking),
+            )
 
 
 class Why(_Command):

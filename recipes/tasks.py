@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
@@ -84,6 +85,7 @@ def _task(stage: Stage) -> dict[str, Any]:
     reads = [path for step in stage.steps for path in step.reads if path not in outputs]
 
     def run() -> None:
+        gc.enable()
         context().session().run(stage.name)
 
     def current() -> bool:

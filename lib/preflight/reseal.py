@@ -87,7 +87,7 @@ def reseal(
 
 
 def _open(old: SealedFiles) -> _Old:
-    inventory = Inventory.open(old.inventory)
+    inventory = Inventory.open(old.inventory, vouched=True)
     try:
         lines = np.memmap(old.lines, np.uint8, "r")
         captured = np.fromfile(old.captured, "<i8")

@@ -62,7 +62,7 @@ def evaluate(
 ) -> SelftestResult:
     """Draw `queries` positions and look each up twice, heading known and unknown.
 
-    `thumbnails` gives the tiles' thumbnails as chunks of (ids, (n, 256) uint8), afresh at each call; it is called twice.
+    `thumbnails` gives the tiles' thumbnails as chunks of (ids, (n, 256) uint8), it is called once.
     With the heading unknown, all turns of the card's shift group are searched and merged; the thumbnail baseline has no
     such turns. Raises ValueError when there are no queries or no tiles, a tile of the table does not open, or the index
     returns an id that is not in the table.
@@ -80,8 +80,10 @@ def evaluate(
     truth = Truth(cells, degrees)
     chance = _chance(truth, table, seed)
 
-    def judge(views: _Views, found: NDArray[np.int64]) -> HeadingResult:
-        by_thumbnail = nearest_thumbnails(np.stack(views.thumbnails), thumbnails(), RANKS[-1])
+    # Both headings in one walk over the tiles' thumbnails.
+    by_thumbnail = nearest_thumbnails(np.stack(known.thumbnails + unknown.thumbnails), thumbnails(), RANKS[-1])
+
+    def judge(found: NDArray[np.int64], by_thumbnail: NDArray[np.int64]) -> HeadingResult:
         return HeadingResult(figures(found, truth, table), figures(by_thumbnail, truth, table), chance)
 
     return SelftestResult(
@@ -90,8 +92,10 @@ def evaluate(
         queries=queries,
         tiles=len(table),
         shifts=card.shift_count,
-        heading_known=judge(known, search(np.concatenate(known.descriptors), RANKS[-1])[1]),
-        heading_unknown=judge(unknown, _search_all_turns(card, np.concatenate(unknown.descriptors), search)),
+        heading_known=judge(search(np.concatenate(known.descriptors), RANKS[-1])[1], by_thumbnail[:queries]),
+        heading_unknown=judge(
+            _search_all_turns(card, np.concatenate(unknown.descriptors), search), by_thumbnail[queries:]
+        ),
     )
 
 

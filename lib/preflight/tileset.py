@@ -228,8 +228,8 @@ class Inventory:
         self._blob = blob
 
     @classmethod
-    def open(cls, path: Path) -> Inventory:
-        """Map a file whose every byte has been hashed first.
+    def open(cls, path: Path, *, vouched: bool = False) -> Inventory:
+        """Map a file whose every byte has been hashed first: here, or by the caller, who then says that it is vouched for.
 
         Raises:
             TileContentError: as `read_header`, or the rows or paths are not those that were sealed.
@@ -241,7 +241,7 @@ class Inventory:
             body = np.memmap(path, np.uint8, "r", offset=start)
         except (OSError, ValueError) as error:
             raise TileContentError(f"{path}: the tile inventory cannot be mapped: {error}. Build it again") from error
-        if hashlib.sha256(body.data).hexdigest() != header.body_sha256:
+        if not vouched and hashlib.sha256(body.data).hexdigest() != header.body_sha256:
             _refuse(path, "its rows are not those that were sealed")
         split = header.count * _ROW_BYTES
         rest = split + 4 * (header.count + 1)

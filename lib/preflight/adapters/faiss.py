@@ -124,6 +124,8 @@ class FaissIndexFactory:
         level = _LEVELS[self._machine]
         if "faiss" not in sys.modules:
             os.environ["FAISS_SIMD_LEVEL"] = level
+            # Waiting threads that spin take the cores from those that work where the machine is shared.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import faiss  # noqa: PLC0415 - only after the line above
 
         actual = faiss.SIMDConfig.get_level_name()

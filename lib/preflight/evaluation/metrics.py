@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from preflight.evaluation.places import Places
 from preflight.evaluation.queries import POSITION_ZOOM, TileTable
 from preflight.evaluation.result import RANKS, Figures
 from preflight.geometry import haversine_m
@@ -31,10 +32,10 @@ class Truth:
 def tiles_holding(truth: Truth, table: TileTable) -> NDArray[np.int64]:
     """(Q,): how many tiles of the table, of any zoom, contain each position."""
     counts = np.zeros(len(truth), dtype=np.int64)
-    tiles = set(zip(table.zooms.tolist(), table.xs.tolist(), table.ys.tolist(), strict=True))
-    for zoom in sorted(set(table.zooms.tolist())):
-        cells = (truth.cells >> (POSITION_ZOOM - zoom)).tolist()
-        counts += np.array([(zoom, x, y) in tiles for x, y in cells], dtype=np.int64)
+    tiles = Places(table.zooms, table.xs, table.ys)
+    for zoom in np.unique(table.zooms).tolist():
+        cells = truth.cells >> (POSITION_ZOOM - zoom)
+        counts += tiles.rows(np.full(len(cells), zoom), cells[:, 0], cells[:, 1]) >= 0
     return counts
 
 

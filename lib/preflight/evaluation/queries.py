@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from preflight.evaluation.places import Places
 from preflight.geometry import tile_center
 
 if TYPE_CHECKING:
@@ -78,20 +79,20 @@ def draw_queries(table: TileTable, open_rgb: OpenRgb, count: int, seed: int, siz
     """
     if not len(table):
         raise ValueError("no tiles to draw queries from")
-    present = set(zip(table.zooms.tolist(), table.xs.tolist(), table.ys.tolist(), strict=True))
-    inner = [tile for tile in sorted(present) if len(_around(tile, present)) == 9]
-    homes = inner if len(inner) >= _ENOUGH else sorted(present)
+    present = Places(table.zooms, table.xs, table.ys)
+    inner = present.surrounded()
+    homes = inner if len(inner) >= _ENOUGH else np.arange(len(present))
     for number in range(count):
         rng = np.random.Generator(np.random.PCG64([seed, number]))
-        home = homes[int(rng.integers(len(homes)))]
+        home = present.tile(int(homes[int(rng.integers(len(homes)))]))
         yield _query(rng, home, _around(home, present), open_rgb, size)
 
 
-def _around(tile: tuple[int, int, int], present: set[tuple[int, int, int]]) -> set[tuple[int, int]]:
+def _around(tile: tuple[int, int, int], present: Places) -> set[tuple[int, int]]:
     """(dx, dy) in -1..1 of the tile itself and those of its neighbours that are there."""
     zoom, x, y = tile
     steps = (-1, 0, 1)
-    return {(dx, dy) for dx in steps for dy in steps if (zoom, x + dx, y + dy) in present}
+    return {(dx, dy) for dx in steps for dy in steps if present.row(zoom, x + dx, y + dy) >= 0}
 
 
 def _query(

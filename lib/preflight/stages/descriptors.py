@@ -120,7 +120,7 @@ class DescriptorStage:
 
     def build(self) -> Iterable[Path]:
         """Embed the missing tiles and write the set; returns the segments it lies in."""
-        inventory = Inventory.open(self._layout.inventory)
+        inventory = Inventory.open(self._layout.inventory, vouched=True)
         store = self.store()
         recorded = self._recorded()
         for path in store.segments():

@@ -81,7 +81,7 @@ def index_step(
 
     def fresh(library: DescriptorIndexFactory, target: Path) -> None:
         descriptors = DescriptorSet.read(layout.descriptor_set)
-        inventory = Inventory.open(layout.inventory)
+        inventory = Inventory.open(layout.inventory, vouched=True)
         chunks = store().gather(blocks_of(inventory), keys_of(inventory))
         vectors = _proved(chunks, descriptors.matrix_sha256)
         library.build(inventory.rows["id"].copy(), vectors, descriptors.dim, parameters, target)

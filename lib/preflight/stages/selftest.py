@@ -80,24 +80,26 @@ class SelftestStage:
 
     def build(self) -> Iterable[Path]:
         """Measure and write selftest.json."""
+        from preflight.evaluation.places import Places  # noqa: PLC0415 - loads numpy
         from preflight.selftest import evaluate  # noqa: PLC0415 - loads numpy
 
-        inventory = Inventory.open(self._layout.inventory)
+        inventory = Inventory.open(self._layout.inventory, vouched=True)
         images = self._images()
-        rows = {place: number for number, place in enumerate(_places(inventory))}
+        table = _table(inventory)
+        places = Places(table.zooms, table.xs, table.ys)
         pixels = self._pixels()
         height, _ = image_size(self._spec) or (224, 224)
 
         # A query looks at nine tiles, its neighbours at most of them again.
         @lru_cache(maxsize=64)
         def open_rgb(zoom: int, x: int, y: int) -> NDArray[np.uint8] | None:
-            number = rows.get((zoom, x, y))
-            return None if number is None else read_tile(inventory, number, pixels, images, TILE_PIXELS)
+            number = places.row(zoom, x, y)
+            return None if number < 0 else read_tile(inventory, number, pixels, images, TILE_PIXELS)
 
         index = self._index().open(self._layout.index)
         with self._compiler.load(self._spec, self._engine) as engine:
             result = evaluate(
-                _table(inventory),
+                table,
                 self._card(),
                 open_rgb=open_rgb,
                 embed=lambda views: self._embed(engine, views, images),
@@ -135,11 +137,6 @@ class SelftestStage:
         """As the rule judges it."""
         reads = (self._layout.inventory, self._layout.index, self._engine)
         return Step("selftest", SELFTEST_VERSION, reads, self.components, (self._layout.selftest,), self.build)
-
-
-def _places(inventory: Inventory) -> Iterator[tuple[int, int, int]]:
-    rows = inventory.rows
-    return zip(rows["zoom"].tolist(), rows["x"].tolist(), rows["y"].tolist(), strict=True)
 
 
 def _table(inventory: Inventory) -> TileTable:

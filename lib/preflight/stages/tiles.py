@@ -112,7 +112,7 @@ class SealStage:
             return Preview(len(tiles), None, choose_sources(rows_of_cover(metadata, tiles), self._job.source_order))
         inside = [tile for tile in changed if tile in tiles]
         rows = list(choose_sources(metadata.rows_of_tiles(inside), self._job.source_order))
-        inventory = Inventory.open(self._layout.inventory)
+        inventory = Inventory.open(self._layout.inventory, vouched=True)
         return Preview(len(tiles), len(inventory) - len(places_of(inventory.rows, inside)) + len(rows), rows)
 
     def _walk(self, metadata: TileMetadataStore, tiles: Cover) -> SealedHeader:
@@ -182,7 +182,7 @@ def _summarise(layout: CacheLayout, header: SealedHeader, expected: int) -> None
     """coverage.json: what the manifest and the table say of the set."""
     import numpy as np  # noqa: PLC0415 - heavy
 
-    inventory = Inventory.open(layout.inventory)
+    inventory = Inventory.open(layout.inventory, vouched=True)
     counts = np.bincount(inventory.rows["source"], minlength=len(header.sources)).tolist()
     summary = {
         "expected": expected,
@@ -215,7 +215,7 @@ def sample_step(
     def build() -> Iterable[Path]:
         import numpy as np  # noqa: PLC0415 - heavy
 
-        inventory = Inventory.open(layout.inventory)
+        inventory = Inventory.open(layout.inventory, vouched=True)
         # The smallest hashes: a draw that needs no seed and does not follow the ground.
         order = np.argsort(inventory.rows["sha256"][:, :8].copy().view(">u8")[:, 0], kind="stable")
         chosen = sorted(int(number) for number in order[:SAMPLE_SIZE])
