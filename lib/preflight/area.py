@@ -1,7 +1,8 @@
 """The area a mission asks for, and the exact tiles that cover it.
 
-An area is one box, or the polygons of a GeoJSON file (RFC 7946: coordinates are longitude, latitude; edges are straight
-in degrees). A tile belongs to an area when their interiors share a point; a tile that only touches the border does not.
+An area is one box, the polygons of a GeoJSON file (RFC 7946: coordinates are longitude, latitude; edges are straight
+in degrees), or the polygons around a route (preflight.corridor). A tile belongs to an area when their interiors share a
+point; a tile that only touches the border does not.
 """
 
 from __future__ import annotations
@@ -33,20 +34,42 @@ from preflight.spans import (
 if TYPE_CHECKING:
     from shapely import Polygon
 
-__all__ = ["Area", "Cover", "Span", "TileRange", "area_from_bbox", "area_from_geojson", "bbox_problems", "cover"]
+__all__ = [
+    "Area",
+    "Cover",
+    "Span",
+    "TileRange",
+    "area_from_bbox",
+    "area_from_geojson",
+    "area_from_shapes",
+    "bbox_problems",
+    "cover",
+    "point_problems",
+]
 
+# A tuple: what the file holds in its place need not be hashable.
+_COLLECTIONS = ("FeatureCollection", "GeometryCollection")
 _SPLIT = "split it at the 180th meridian into two parts of a MultiPolygon (RFC 7946, 3.1.9)"
 
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """A box, or polygons in a normal form: outer ring first, then holes. Made only by the functions of this module."""
+    """A box, or polygons in a normal form: outer ring first, then holes. Made only by the functions of this module.
+
+    made_from: canonical JSON of what the polygons were computed from; None where they are as they were given.
+    """
 
     box: BoundingBox | None
     polygons: tuple[tuple[Ring, ...], ...] = ()
+    made_from: str | None = None
 
     def digest(self) -> str:
-        """SHA-256, hex, of a canonical form: equal for the same polygons in another order or from another vertex."""
+        """SHA-256, hex, of a canonical form: equal for the same polygons in another order or from another vertex.
+
+        Computed polygons may differ in their last digits between machines: what they were made from stands for them.
+        """
+        if self.made_from is not None:
+            return hashlib.sha256(self.made_from.encode()).hexdigest()
         form: dict[str, Any] = {"polygons": self.polygons}
         if self.box is not None:
             form = {"bbox": [self.box.lat_min, self.box.lon_min, self.box.lat_max, self.box.lon_max]}
@@ -67,7 +90,7 @@ def bbox_problems(box: BoundingBox) -> tuple[str, ...]:
     problems = [
         f"{corner}: {problem}"
         for corner, lat, lon in (("lat_min, lon_min", *values[:2]), ("lat_max, lon_max", *values[2:]))
-        for problem in _point_problems(lat, lon)
+        for problem in point_problems(lat, lon)
     ]
     if problems:
         return tuple(problems)
@@ -120,6 +143,11 @@ def area_from_geojson(content: bytes | str, source: str = "area.polygon") -> Are
     return Area(None, tuple(sorted({_normal_form(shape) for shape in shapes})))
 
 
+def area_from_shapes(shapes: Iterable[Polygon], made_from: str) -> Area:
+    """An area of valid shapely polygons in (longitude, latitude) degrees; `made_from` as in Area."""
+    return Area(None, tuple(sorted({_normal_form(shape) for shape in shapes})), made_from)
+
+
 def cover(area: Area, zooms: Iterable[int]) -> Cover:
     """The exact tiles that share interior with an area at each zoom.
 
@@ -144,7 +172,10 @@ def cover(area: Area, zooms: Iterable[int]) -> Cover:
     return Cover(merge_spans(spans), disjoint(ranges, levels))
 
 
-def _point_problems(lat: float, lon: float) -> list[str]:
+def point_problems(
+    lat: float, lon: float, *, beyond: str = f"if the area crosses the antimeridian, {_SPLIT}"
+) -> list[str]:
+    """What is wrong with a position, degrees, as sentences. beyond: what to do about a longitude beyond 180 degrees."""
     if abs(lat) > 90.0 and abs(lon) <= 90.0 and abs(lat) <= 180.0:
         return [f"latitude {lat} is beyond 90 degrees: latitude and longitude look swapped"]
     problems = []
@@ -153,7 +184,7 @@ def _point_problems(lat: float, lon: float) -> list[str]:
     elif abs(lat) > MAX_LATITUDE:
         problems.append(f"latitude {lat} is beyond 85.0511 degrees, where Web-Mercator tiles end")
     if abs(lon) > 180.0:
-        problems.append(f"longitude {lon} is beyond 180 degrees; if the area crosses the antimeridian, {_SPLIT}")
+        problems.append(f"longitude {lon} is beyond 180 degrees; {beyond}")
     return problems
 
 
@@ -168,7 +199,7 @@ def _find_polygons(node: object, where: str, problems: list[str]) -> Iterator[tu
             yield f"{where or 'MultiPolygon'}[{number}]", rings
     elif kind == "Feature":
         yield from _find_polygons(members.get("geometry"), where or "Feature", problems)
-    elif kind in {"FeatureCollection", "GeometryCollection"}:
+    elif kind in _COLLECTIONS:
         key = "features" if kind == "FeatureCollection" else "geometries"
         listed = members.get(key)
         for number, member in enumerate(listed if isinstance(listed, list) else []):
@@ -190,7 +221,7 @@ def _read_polygon(where: str, rings: object, problems: list[str]) -> Polygon | N
     except (TypeError, ValueError, IndexError, KeyError, shapely.errors.GEOSException):
         problems.append(f"{where}: the coordinates are no rings of at least four (longitude, latitude) pairs")
         return None
-    found = [problem for ring in points for lon, lat in ring for problem in _point_problems(lat, lon)]
+    found = [problem for ring in points for lon, lat in ring for problem in point_problems(lat, lon)]
     if any(abs(a[0] - b[0]) > 180.0 for ring in points for a, b in pairwise(ring)):
         found.append(f"an edge spans more than 180 degrees of longitude; if it crosses the antimeridian, {_SPLIT}")
     if not found and shape.convex_hull.area == 0.0:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from preflight.area import Area, Cover
 from preflight.errors import CoverageError
+from preflight.geometry import tile_bounds
 from preflight.records import BoundingBox, TileRow
 
-__all__ = ["CoverageReport", "CoverageWalk", "check"]
+__all__ = ["CoverageReport", "CoverageWalk", "Lack", "check", "lacks_geojson"]
 
 _NAMED = 5
-_REMEDY = "Run the C11 TileDownloader for this area, or `doit import SOURCE`, then provision again"
+_ABSENT, _FRESH, _STALE = 0, 1, 2
+_REMEDY = (
+    "Run the C11 TileDownloader for this area (`doit plan --missing=FILE` writes these tiles as GeoJSON for it), "
+    "or `doit import SOURCE`, then provision again"
+)
+
+Lack = tuple[Literal["missing", "stale"], int, int, int]
+"""Why a tile is wanted, and its zoom, x and y."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +65,10 @@ class CoverageWalk:
             position = self._cover.position(row.zoom, row.x, row.y)
             if position is None:
                 continue
-            self._seen[position] = 1
+            self._seen[position] = _FRESH
             self._sources[row.source] += 1
             if row.captured_at < self._oldest:
+                self._seen[position] = _STALE
                 self._stale += 1
                 if len(self._first_stale) < _NAMED:
                     self._first_stale.append((row.zoom, row.x, row.y))
@@ -65,7 +76,7 @@ class CoverageWalk:
 
     def report(self) -> CoverageReport:
         """What has been counted so far."""
-        present = self._seen.count(1)
+        present = len(self._seen) - self._seen.count(_ABSENT)
         return CoverageReport(
             expected=len(self._cover),
             present=present,
@@ -76,13 +87,42 @@ class CoverageWalk:
             sources=tuple(sorted(self._sources.items())),
         )
 
+    def lacks(self) -> Iterator[Lack]:
+        """Every tile that was missing or stale so far, in the order of the cover."""
+        for tile, seen in zip(self._cover, self._seen, strict=True):
+            if seen != _FRESH:
+                yield ("missing" if seen == _ABSENT else "stale", *tile)
+
     def _absent(self) -> Iterator[int]:
         at = -1
         for _ in range(_NAMED):
-            at = self._seen.find(0, at + 1)
+            at = self._seen.find(_ABSENT, at + 1)
             if at < 0:
                 return
             yield at
+
+
+def lacks_geojson(lacks: Iterable[Lack]) -> Iterator[str]:
+    """The text of a GeoJSON FeatureCollection (RFC 7946), in parts: one Polygon a tile, its borders in degrees.
+
+    properties: zoom, x and y of the XYZ scheme, and `reason`, missing or stale.
+    """
+    yield '{"type":"FeatureCollection","features":['
+    comma = "\n"
+    for reason, zoom, x, y in lacks:
+        box = tile_bounds(zoom, x, y)
+        west, east, south, north = box.lon_min, box.lon_max, box.lat_min, box.lat_max
+        feature = {
+            "type": "Feature",
+            "properties": {"zoom": zoom, "x": x, "y": y, "reason": reason},
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [[[west, south], [east, south], [east, north], [west, north], [west, south]]],
+            },
+        }
+        yield comma + json.dumps(feature, separators=(",", ":"))
+        comma = ",\n"
+    yield "\n]}\n"
 
 
 def check(

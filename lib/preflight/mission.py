@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from preflight.area import Area, area_from_bbox, area_from_geojson
+from preflight.corridor import corridor
 from preflight.errors import MissionError
 from preflight.mission_reader import Problems, convert, read_yaml
 from preflight.mission_schema import AreaSection, BackboneSection, MissionFile, ProvisioningConfig
 from preflight.records import BackboneSpec, BoundingBox, IndexParameters, Origin, Preprocessing, SectorClass
+from preflight.routes import Route, parse_route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +113,8 @@ def _resolve(file: MissionFile, source: Path, problems: Problems) -> Mission | N
         return Path(os.path.normpath(source.parent / text))
 
     config = file.components.c10_provisioning
-    area, area_file = _area(file.area, place, problems)
+    area, area_file, route = _area(file.area, place, problems)
+    origin = _origin(file, route, problems)
     _check_whole(file, place, problems)
     backbones = tuple(
         _backbone(section, f"components.c10_provisioning.backbones[{number}]", place, problems)
@@ -119,7 +122,6 @@ def _resolve(file: MissionFile, source: Path, problems: Problems) -> Mission | N
     )
     if area is None or not all(backbones):
         return None
-    origin = file.takeoff_origin
     job = Job(
         cache_root=place(file.cache_root),
         area=area,
@@ -129,7 +131,7 @@ def _resolve(file: MissionFile, source: Path, problems: Problems) -> Mission | N
         sector_class=file.sector_class,
         source_order=file.tile_store.source_order,
         calibration=place(file.calibration),
-        takeoff_origin=None if origin is None else Origin(origin.lat, origin.lon, origin.alt),
+        takeoff_origin=origin,
         flight_id=file.flight_id,
         trust=place(file.trust),
         signing_key=place(config.manifest.signing_key),
@@ -170,24 +172,61 @@ def _check_whole(file: MissionFile, place: Callable[[str], Path], problems: Prob
         problems.add(f"{at}.manifest.allowed_operator_fingerprints", "is empty: in operator mode no key could sign")
 
 
-def _area(section: AreaSection, place: Callable[[str], Path], problems: Problems) -> tuple[Area | None, Path | None]:
-    if (section.bbox is None) == (section.polygon is None):
-        problems.add("area", "give exactly one of bbox and polygon")
-        return None, None
-    at = "area.bbox" if section.bbox is not None else "area.polygon"
-    file = None if section.polygon is None else place(section.polygon)
+def _area(
+    section: AreaSection, place: Callable[[str], Path], problems: Problems
+) -> tuple[Area | None, Path | None, Route | None]:
+    """The area, the file it was read from, and the route it lies around."""
+    given = [name for name in ("bbox", "polygon", "route") if getattr(section, name) is not None]
+    if len(given) != 1:
+        problems.add("area", "give exactly one of bbox, polygon and route")
+        return None, None, None
+    if (section.route is None) != (section.corridor_m is None):
+        problems.add("area.corridor_m", "goes with area.route: metres covered on each side of the route")
+        return None, None, None
+    at = f"area.{given[0]}"
+    name = section.route if section.polygon is None else section.polygon
+    file = None if name is None else place(name)
+    route = None
     try:
+        content = b"" if file is None else file.read_bytes()
         if section.bbox is not None:
             box = section.bbox
-            return area_from_bbox(BoundingBox(box.lat_min, box.lon_min, box.lat_max, box.lon_max), at), None
-        content = b"" if file is None else file.read_bytes()
-        return area_from_geojson(content, at), file
+            area = area_from_bbox(BoundingBox(box.lat_min, box.lon_min, box.lat_max, box.lon_max), at)
+        elif section.corridor_m is not None:
+            route = parse_route(content, name or "", at)
+            area = corridor(route, section.corridor_m, at)
+        else:
+            area = area_from_geojson(content, at)
+    except FileNotFoundError:
+        problems.add(at, f"{file} is not a file")
     except OSError as error:
         problems.add(at, f"{file} cannot be read ({error.strerror})")
     except MissionError as error:
         for problem in error.problems:
             problems.add(at, problem)
-    return None, None
+    else:
+        return area, file, route
+    return None, None, None
+
+
+def _origin(file: MissionFile, route: Route | None, problems: Problems) -> Origin | None:
+    """Where the aircraft takes off: as the mission says, else where its route starts, else not known.
+
+    The route's altitude is taken as its format defines it, and not converted: metres above the ellipsoid in GeoJSON, above
+    mean sea level in a `.plan`, `.waypoints` or KML file. One above the home position or the ground is no altitude of the
+    origin: it is refused, as is none.
+    """
+    given = file.takeoff_origin
+    if given is not None:
+        return Origin(given.lat, given.lon, given.alt)
+    if route is None:
+        return None
+    start = route.start
+    if start.alt is None or start.datum in {"home", "ground"}:
+        why = "has no altitude" if start.alt is None else f"has an altitude above {start.datum} alone"
+        problems.add("takeoff_origin", f"give it here: where the route starts ({start.lat}, {start.lon}) {why}")
+        return None
+    return Origin(start.lat, start.lon, start.alt)
 
 
 def _backbone(

@@ -34,10 +34,12 @@ class BoxSection(_Part, frozen=True):
 
 
 class AreaSection(_Part, frozen=True):
-    """area: exactly one of bbox and polygon."""
+    """area: exactly one of bbox, polygon and route; corridor_m, metres on each side, with a route alone."""
 
     bbox: BoxSection | None = None
     polygon: Name | None = None
+    route: Name | None = None
+    corridor_m: Annotated[float, msgspec.Meta(ge=1, le=50_000)] | None = None
     allow_missing: Share = 0.0
 
 

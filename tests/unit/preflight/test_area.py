@@ -64,6 +64,7 @@ def test_a_box_that_cannot_be_covered_is_refused_with_its_reason(box, reason):
         ({"type": "FeatureCollection", "features": []}, "no polygon in it"),
         ({"type": "MultiPolygon", "coordinates": None}, "a polygon is needed"),
         ([1, 2], "no GeoJSON geometry"),
+        ({"type": ["Polygon"]}, "a polygon is needed, this is"),
     ],
 )
 def test_a_polygon_that_cannot_be_covered_is_refused_with_its_reason(document, reason):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
+import shapely
 
-from preflight.area import area_from_bbox, cover
-from preflight.coverage import CoverageWalk, check
+from preflight.area import area_from_bbox, area_from_geojson, cover
+from preflight.coverage import CoverageWalk, check, lacks_geojson
 from preflight.errors import CoverageError
 from preflight.geometry import tile_center
 from preflight.records import BoundingBox, TileRow
@@ -51,7 +53,14 @@ def test_missing_tiles_are_counted_named_and_explained():
         check(report, AREA, ZOOMS, allow_missing=0.0, max_age=MONTH)
     message = str(caught.value)
     assert f"2 of {len(tiles)} tiles are missing" in message
-    for part in ("50.000000..50.100000", "zoom 12, 13", "/".join(map(str, tiles[0])), "C11 TileDownloader", "doit import"):
+    for part in (
+        "50.000000..50.100000",
+        "zoom 12, 13",
+        "/".join(map(str, tiles[0])),
+        "C11 TileDownloader",
+        "doit plan --missing=FILE",
+        "doit import",
+    ):
         assert part in message
 
 
@@ -76,6 +85,37 @@ def test_stale_tiles_fail_also_when_missing_ones_may():
     assert report.sources == (("a", 3), ("b", 2))
     with pytest.raises(CoverageError, match="2 of 5 tiles were captured more than 30 days ago"):
         check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
+
+
+def test_what_is_lacking_is_told_tile_by_tile():
+    tiles = list(COVER)
+    walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
+    list(walk.through(rows(tiles[2:4], age_days=31) + rows(tiles[4:])))
+    assert list(walk.lacks()) == [
+        ("missing", *tiles[0]),
+        ("missing", *tiles[1]),
+        ("stale", *tiles[2]),
+        ("stale", *tiles[3]),
+    ]
+    assert walk.report().present == len(tiles) - 2
+
+
+def test_what_is_lacking_is_geojson_of_the_tiles_borders():
+    tiles = list(COVER)[:2]
+    document = json.loads("".join(lacks_geojson([("missing", *tiles[0]), ("stale", *tiles[1])])))
+    assert document["type"] == "FeatureCollection"
+    assert [feature["properties"] for feature in document["features"]] == [
+        {"zoom": tile[0], "x": tile[1], "y": tile[2], "reason": reason}
+        for tile, reason in zip(tiles, ("missing", "stale"), strict=True)
+    ]
+    # RFC 7946: outer rings turn to the left; read back as an area, each is exactly its tile.
+    for tile, feature in zip(tiles, document["features"], strict=True):
+        assert shapely.geometry.shape(feature["geometry"]).exterior.is_ccw
+        assert list(cover(area_from_geojson(json.dumps(feature)), [tile[0]])) == [tile]
+
+
+def test_nothing_lacking_is_an_empty_collection():
+    assert json.loads("".join(lacks_geojson([]))) == {"type": "FeatureCollection", "features": []}
 
 
 def test_a_tile_of_exactly_the_greatest_age_is_fresh():

@@ -277,10 +277,11 @@ def test_operator_mode_needs_a_fingerprint(load, value):
     config(value)["manifest"]["allowed_operator_fingerprints"] = ["A" * 64]
 
 
-def test_an_area_is_a_box_or_a_polygon(problems, value):
-    for area in ({}, {"bbox": value["area"]["bbox"], "polygon": "area.geojson"}):
+def test_an_area_is_a_box_or_a_polygon_or_a_route(problems, value):
+    box = value["area"]["bbox"]
+    for area in ({}, {"bbox": box, "polygon": "a.geojson"}, {"bbox": box, "route": "a.plan", "corridor_m": 500}):
         value["area"] = area
-        assert problems(value) == ("area: give exactly one of bbox and polygon",)
+        assert problems(value) == ("area: give exactly one of bbox, polygon and route",)
 
 
 def test_a_box_upside_down_is_refused_at_its_path(problems, value):
@@ -317,6 +318,89 @@ def test_a_polygon_problem_comes_with_all_the_others(problems, value):
     value["area"] = {"polygon": "none.geojson"}
     value["calibration"] = "none.json"
     assert [problem.split(":")[0] for problem in problems(value)] == ["area.polygon", "calibration"]
+
+
+LEG = [[32.588, 0.346, 1200.5], [32.6, 0.352, 1300]]
+
+
+@pytest.fixture
+def routed(value, tmp_path):
+    """A mission along a GeoJSON line, without a takeoff origin of its own."""
+    (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": LEG}))
+    value["area"] = {"route": "flight.geojson", "corridor_m": 500}
+    del value["takeoff_origin"]
+    return value
+
+
+def test_a_route_is_read_from_its_file_and_starts_the_flight(load, routed, tmp_path):
+    job = load(routed).job
+    assert job.area_file == tmp_path / "flight.geojson"
+    assert job.takeoff_origin == Origin(0.346, 32.588, 1200.5)
+    (box,) = job.area.boxes()
+    assert box.lat_min < 0.3415
+    assert box.lat_max > 0.3565
+
+
+def test_the_missions_own_origin_goes_before_the_routes(load, routed):
+    routed["takeoff_origin"] = {"lat": 0.3, "lon": 32.0, "alt": 5}
+    assert load(routed).job.takeoff_origin == Origin(0.3, 32.0, 5.0)
+
+
+@pytest.mark.parametrize("form", ["plan", "geojson"])
+def test_a_route_that_starts_without_an_altitude_of_its_own_needs_the_missions(load, problems, routed, tmp_path, form):
+    if form == "plan":
+        items = [
+            {"type": "SimpleItem", "command": 16, "frame": 3, "params": [0, 0, 0, 0, *p]}
+            for p in ([1, 2, 50], [1, 3, 50])
+        ]
+        (tmp_path / "flight.plan").write_text(json.dumps({"fileType": "Plan", "mission": {"items": items}}))
+        routed["area"]["route"] = "flight.plan"
+        why = "where the route starts (1.0, 2.0) has an altitude above home alone"
+    else:
+        flat = [place[:2] for place in LEG]
+        (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": flat}))
+        why = "where the route starts (0.346, 32.588) has no altitude"
+    assert problems(routed) == (f"takeoff_origin: give it here: {why}",)
+    routed["takeoff_origin"] = {"lat": 0.3, "lon": 32.0, "alt": 5}
+    assert load(routed).job.takeoff_origin == Origin(0.3, 32.0, 5.0)
+
+
+def test_a_route_and_a_corridor_go_together(problems, routed):
+    told = ("area.corridor_m: goes with area.route: metres covered on each side of the route",)
+    width = routed["area"].pop("corridor_m")
+    assert problems(routed) == told
+    routed["area"] = {**MISSION["area"], "corridor_m": width}
+    assert problems(routed) == told
+
+
+@pytest.mark.parametrize("width", [0, -5, 0.5, 50_001, "500"])
+def test_an_absurd_corridor_is_refused_at_its_path(problems, routed, width):
+    routed["area"]["corridor_m"] = width
+    assert [problem.split(":")[0] for problem in problems(routed)] == ["area.corridor_m"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe", b'{"type": "Point", "coordinates": [1, 2]}'])
+def test_a_route_file_that_is_missing_or_broken_is_refused_at_its_path(problems, routed, tmp_path, content):
+    (tmp_path / "flight.geojson").unlink()
+    if content is not None:
+        (tmp_path / "flight.geojson").write_bytes(content)
+    assert all(problem.startswith("area.route: ") for problem in problems(routed))
+
+
+def test_every_problem_of_a_route_comes_with_all_the_others(problems, routed, tmp_path):
+    bad = {"type": "LineString", "coordinates": [[32, 86], [200, 0], [32]]}
+    (tmp_path / "flight.geojson").write_text(json.dumps(bad))
+    routed["calibration"] = "none.json"
+    found = [problem.split(":")[:2] for problem in problems(routed)]
+    assert found == [["area.route", f" LineString[{number}]"] for number in range(3)] + [
+        ["calibration", f" {tmp_path / 'none.json'} is not a file"]
+    ]
+
+
+def test_a_corridor_that_leaves_the_map_is_refused_at_its_path(problems, routed, tmp_path):
+    (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": [[3, 85.049], [3, 85]]}))
+    (problem,) = problems(routed)
+    assert problem.startswith("area.route: the corridor reaches beyond 85.0511")
 
 
 @pytest.mark.parametrize("name", ["cache_root", "calibration", "trust"])
