@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import doit
 from doit import doit_cmd
 
 from preflight import wiring
@@ -107,6 +108,11 @@ class Context:
         """Whether programs read this run; also known where another variable is refused."""
         return self._given.get("log") == "json"
 
+    def cache_path(self) -> Path | None:
+        """`cache=`, relative to where the command was given. Raises CommandLineError."""
+        cache = self.variables.cache
+        return None if cache is None else self._folder / cache
+
     def start_logging(self) -> None:
         """Send log lines to standard output, as JSON if asked."""
         log_to(lambda: sys.stdout, as_json=self.log_json)
@@ -127,7 +133,14 @@ class Context:
 
     def announce_demo(self) -> None:
         """Say that the demo is used, where it is."""
-        if self.uses_demo and not self.log_json:
+        if not self.uses_demo:
+            return
+        if self.log_json:
+            logging.getLogger("preflight").warning(
+                "no mission file: the demonstration is used",
+                extra={"event": "demo_mission", "fields": {"mission": str(DEMO)}},
+            )
+        else:
             print(f"No mission file: using {DEMO.relative_to(ROOT)} (a demonstration, not for flight)")  # noqa: T201
 
 
@@ -140,7 +153,8 @@ def _show_progress(done: int, total: int) -> None:
 def context() -> Context:
     """This process's run."""
     given: dict[str, str] = dict(doit_cmd._CMDLINE_VARS or {})
-    return Context(given, dict(os.environ), Path.cwd())
+    # doit has moved to dodo.py's folder by now; what the operator names is relative to where the command was given.
+    return Context(given, dict(os.environ), Path(doit.get_initial_workdir() or Path.cwd()))
 
 
 def stop_on_signals() -> None:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import getopt
 import gc
+import getopt
 import re
 import shutil
 import sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
 from doit.cmd_base import Command
 
 from preflight import wiring
+from preflight.commands import imports
 from preflight.commands.collect import collect
 from preflight.commands.explain import explain, plan_json, plan_text, waiting_for, why_json, why_text
 from preflight.commands.missing import write_missing
 from preflight.commands.new import new_mission, templates
 from preflight.commands.reproduce import reproduce, reproduce_json, reproduce_text
-from preflight.commands.rollback import roll_back
+from preflight.commands.rollback import previous, roll_back
 from preflight.commands.status import read_status, status_json, status_text
-from preflight.errors import CommandLineError, ManifestCoverageError, PreflightError
+from preflight.errors import CacheRootError, CommandLineError, ManifestCoverageError, PreflightError
+from preflight.estimate import bytes_below
+from preflight.importing import ImportProgress, ImportRequest
 from preflight.report.table import size_text
 from preflight.store.layout import CacheLayout
+from preflight.tile_offers import plain_text
 from recipes.context import HERE, TEMPLATES, Context, context, stop_on_signals
 
 
@@ -76,47 +80,65 @@ class Import(_Command):
     name = "import"
     doc_purpose = "put tiles into the mission's tile store"
     doc_usage = "SOURCE"
-    doc_description = "SOURCE is `demo` (a made-up landscape) or a folder of ZOOM/X/Y tiles (png, jpg, webp; XYZ)."
+    doc_description = (
+        "SOURCE is `demo` (a made-up landscape), a folder of ZOOM/X/Y tiles (png, jpg, webp), an MBTiles or PMTiles file, "
+        "a GeoTIFF, or a PNG or JPEG with a CSV of its corners beside it (corner,lat,lon)."
+    )
     cmd_options: ClassVar[list[dict[str, Any]]] = [
-        _option("source", "name of the source; the folder's own if not given"),
+        _option("source", "name of the source; the folder's or file's own if not given"),
+        _option("zoom", "zooms to import, as 18 or 15-18; all, or of a picture the one nearest to its resolution"),
+        _option("scheme", "how a folder or MBTiles file counts its rows: xyz from the north, tms from the south"),
         _option("captured-at", "when the pictures were taken, as 2026-05-01 or with a time and zone"),
+        _option("terms", "licence or terms of use; what the source itself states if not given"),
         _option("update", "replace tiles that are there with other bytes", bool),
+        _option("skip-bad", "leave out tiles that cannot be imported, and report each", bool),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
         """Import and say what was done."""
         if len(arguments) != 1:
-            raise CommandLineError("give one SOURCE: `demo`, or a folder of ZOOM/X/Y tiles")
+            raise CommandLineError(
+                "give one SOURCE: `demo`, a folder of ZOOM/X/Y tiles, or a file; see doit help import"
+            )
         if arguments == ["demo"] and any(options[option["name"]] for option in self.cmd_options):
             raise CommandLineError("`doit import demo` takes no options: the made-up landscape is always the same")
+        request = _import_request(Path(arguments[0]), options)
         run.announce_demo()
         mission = run.mission()
-        clock = wiring.wall_clock
         tiles = wiring.tile_access(mission.tile_root, mission.database)
+        progress = None if run.log_json else _show_import
         stop_on_signals()
         try:
             if arguments[0] == "demo":
-                report = wiring.import_demo(tiles, clock)
+                report = wiring.import_demo(tiles, wiring.wall_clock, progress)
             else:
-                folder = Path(arguments[0])
-                report = wiring.import_folder(
-                    tiles,
-                    folder,
-                    options["source"] or folder.resolve().name,
-                    _moment(options["captured_at"]),
-                    clock,
-                    replace_tiles=options["update"],
-                )
+                report = wiring.import_source(tiles, request, wiring.wall_clock, progress)
         finally:
             tiles.close()
-        run.say(
-            "import_done",
-            f"{report.offered} tiles: {report.added} added, {report.unchanged} there already, "
-            f"{report.replaced} replaced in {mission.tile_root}",
-            added=report.added,
-            unchanged=report.unchanged,
-            replaced=report.replaced,
-        )
+        source = "demo" if arguments[0] == "demo" else request.source
+        text = imports.write_report(report, source, str(request.path), mission.tile_root)
+        run.say("import_done", text, source=source, tile_store=str(mission.tile_root), **imports.fields(report))
+
+
+def _import_request(path: Path, options: dict[str, Any]) -> ImportRequest:
+    scheme = options["scheme"] or None
+    if scheme not in (None, "xyz", "tms"):
+        raise CommandLineError(f"--scheme={scheme} is none; write xyz or tms")
+    own = path.resolve()
+    return ImportRequest(
+        path=path,
+        source=options["source"] or (own.name if own.is_dir() else own.stem),
+        zooms=imports.read_zooms(options["zoom"]),
+        scheme=scheme,
+        captured_at=_moment(options["captured_at"]),
+        terms=plain_text(options["terms"]),
+        update=options["update"],
+        skip_bad=options["skip_bad"],
+    )
+
+
+def _show_import(progress: ImportProgress) -> None:
+    print(imports.progress_text(progress), flush=True)  # noqa: T201 - for people
 
 
 class New(_Command):
@@ -125,7 +147,9 @@ class New(_Command):
     name = "new"
     doc_purpose = "write a mission file here, from a template"
     doc_usage = "TEMPLATE"
-    doc_description = f"TEMPLATE is {' or '.join(templates(TEMPLATES))}. mission=FILE names another file; none is replaced."
+    doc_description = (
+        f"TEMPLATE is {' or '.join(templates(TEMPLATES))}. mission=FILE names another file; none is replaced."
+    )
     cmd_options: ClassVar[list[dict[str, Any]]] = []
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
@@ -170,7 +194,10 @@ def _moment(text: str) -> datetime | None:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError as error:
         raise CommandLineError(f"--captured-at={text} is no date; write 2026-05-01 or 2026-05-01T12:00Z") from error
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    if moment - wiring.wall_clock() > timedelta(days=1):
+        raise CommandLineError(f"--captured-at={text} is in the future; write when the pictures were taken")
+    return moment
 
 
 class Plan(_Command):
@@ -236,7 +263,7 @@ class Reproduce(_Command):
     name = "reproduce"
     doc_purpose = "build the mission again with nothing reused and compare every byte with current"
     doc_usage = ""
-    doc_description = "The fresh build lies beside the cache root while it is compared, and is removed."
+    doc_description = "The fresh build lies in staging/ while it is compared, and is removed."
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
         """Print a line a file; a difference is an error."""
@@ -259,6 +286,7 @@ class Rollback(_Command):
         """Roll back under the lock."""
         stop_on_signals()
         session = run.session()
+        previous(run.assembly().generations)
         try:
             session.hold()
             generation = roll_back(run.assembly())
@@ -290,8 +318,10 @@ class Collect(_Command):
         """Collect under the lock."""
         limit = _size(options["max_size"])
         session = run.session()
+        if not session.layout.root.is_dir():
+            raise CacheRootError(f"there is no cache root {session.layout.root} yet; run doit provision first")
         try:
-            session.hold()
+            session.hold(sweep=not options["dry_run"])
             removed = collect(run.assembly(), session, limit, dry_run=options["dry_run"])
         finally:
             session.close()
@@ -299,7 +329,14 @@ class Collect(_Command):
             print(f"{size_text(item.size):>10}  {item.path}")  # noqa: T201 - the command's output
         deed = "would be removed" if options["dry_run"] else "removed"
         size = sum(item.size for item in removed)
-        run.say("collected", f"{len(removed)} {deed}, {size_text(size)}", count=len(removed), bytes=size)
+        left = bytes_below([CacheLayout(run.mission().job.cache_root).root]) - (size if options["dry_run"] else 0)
+        text = f"{len(removed)} {deed}, {size_text(size)}"
+        reached = limit is None or left <= limit
+        if not reached:
+            text += (
+                f"; {size_text(left)} stay, more than --max-size={options['max_size']}: all of it is still referred to"
+            )
+        run.say("collected", text, count=len(removed), bytes=size, left=left, reached=reached)
 
 
 def _width() -> int:

@@ -20,12 +20,9 @@ def task_verify() -> dict[str, Any]:
         given = context()
         given.start_logging()
         try:
-            variables = given.variables
-            if variables.cache is None:
-                given.announce_demo()
-            status, text = verify(
-                given.mission(), variables.mode, variables.cache, wiring.wall_clock, as_json=variables.log_json
-            )
+            variables, cache = given.variables, given.cache_path()
+            given.announce_demo()
+            status, text = verify(given.mission(), variables.mode, cache, wiring.wall_clock, as_json=variables.log_json)
         except PreflightError as error:
             given.log_failure(error)
             status, text = 1, "" if given.log_json else f"verify failed: {error}"

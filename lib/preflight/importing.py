@@ -1,7 +1,7 @@
 """Tiles from any source into the tile store: each checked, hashed, stored by content, then its row.
 
 The pixels of a chunk are durable before its rows are committed, so a killed import leaves no row without its file; the
-next run goes through what is there without writing it again.
+next run goes through what is there without decoding or writing it again.
 """
 
 from __future__ import annotations
@@ -9,43 +9,83 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import Literal
 
 from preflight.errors import ImportSourceError, TileContentError
 from preflight.geometry import MAX_ZOOM, tile_center
 from preflight.ports import Clock, TileMetadataStore, TilePixelStore
-from preflight.records import TileRow
+from preflight.records import SourceRecord, TileRow
+from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile, TileSource, Zooms
 
-__all__ = ["ImportReport", "OfferedTile", "import_tiles"]
+__all__ = [
+    "BadTile",
+    "ImportProgress",
+    "ImportReport",
+    "ImportRequest",
+    "OfferedTile",
+    "TileSource",
+    "import_tiles",
+]
 
 _LOG = logging.getLogger(__name__)
-_CHUNK = 1000
+_CHUNK = 500
+_CHUNK_BYTES = 64 << 20
+_WORKERS = 4  # decoding and fsync release the interpreter's lock
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedTile:
-    """An encoded image for one XYZ tile. suffix: .png, .jpg or .webp."""
+class ImportRequest:
+    """What an operator asks to import. scheme: None means what the source's format says."""
 
-    zoom: int
-    x: int
-    y: int
-    content: bytes
-    suffix: str
+    path: Path
+    source: str
+    zooms: Zooms | None = None
+    scheme: Literal["xyz", "tms"] | None = None
+    captured_at: datetime | None = None
+    terms: str | None = None
+    update: bool = False
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """Counts of tiles; offered is the sum of the others."""
+    """Counts of tiles; offered is the sum of the others and of the skipped tiles."""
 
     offered: int
     added: int
     unchanged: int
     replaced: int
+    skipped: tuple[BadTile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImportProgress:
+    """How far an import is. total is what comes at most, None where it is not known; eta_s seconds to go."""
+
+    done: int
+    total: int | None
+    tiles_per_s: float
+    eta_s: float | None
+
+
+@dataclass(slots=True)
+class _Tally:
+    offered: int = 0
+    added: int = 0
+    replaced: int = 0
+    skipped: list[BadTile] = field(default_factory=list)
+
+    def report(self) -> ImportReport:
+        unchanged = self.offered - self.added - self.replaced - len(self.skipped)
+        return ImportReport(self.offered, self.added, unchanged, self.replaced, tuple(self.skipped))
 
 
 def import_tiles(
-    tiles: Iterable[OfferedTile],
+    tiles: Iterable[OfferedTile | BadTile],
     *,
     source: str,
     captured_at: datetime | None,
@@ -54,37 +94,167 @@ def import_tiles(
     check_image: Callable[[bytes], tuple[int, int]],
     clock: Clock,
     replace: bool = False,
-    progress: Callable[[int], None] | None = None,
+    skip_bad: bool = False,
+    origin: str | None = None,
+    terms: str | None = None,
+    stated_terms: str | None = None,
+    total: int | None = None,
+    progress: Callable[[ImportProgress], None] | None = None,
 ) -> ImportReport:
-    """Import tiles in chunks of 1000, one transaction each; chunks before a refused tile stay.
+    """Import tiles in chunks of at most 500, one transaction each; chunks before a refused tile stay.
 
     captured_at: when the images were taken, aware; None counts as now, with one warning. check_image decodes an image
-    and returns (width, height), or raises TileContentError. progress is called with the tiles done so far.
+    and returns (width, height), or raises TileContentError; it is called from several threads. origin: where the tiles
+    come from; with it the source's provenance is recorded. terms: as the operator gives them; without, those recorded
+    before, or the ones the source states. progress is called after each chunk.
 
     Raises:
-        ImportSourceError: a tile out of range, undecodable, not square, or there with other bytes and not `replace`; it
-            is named. Also when `source` or `captured_at` cannot be used, and when nothing is offered.
+        ImportSourceError: a tile out of range, undecodable or not square and not `skip_bad`, or there with other bytes
+            and not `replace`; it is named. Also when `source` or `captured_at` cannot be used, and when nothing is
+            offered or everything would be skipped.
         DatabaseError: the store does not answer.
     """
     _check_arguments(source, captured_at)
+    start = clock()
     if captured_at is None:
-        captured_at = clock()
         _LOG.warning(
-            f"tiles of {source} count as captured now, {captured_at:%Y-%m-%d %H:%M} UTC: their real age is unknown. "
+            f"tiles of {source} count as captured now, {start:%Y-%m-%d %H:%M} UTC: their real age is unknown. "
             "Give the date of capture to have it checked"
         )
-    before = metadata.count()
-    offered = changed = 0
-    for chunk in _chunks(tiles):
-        rows = [_store(tile, source, captured_at, pixels, check_image) for tile in chunk]
-        changed += metadata.upsert(rows, replace=replace)
-        offered += len(chunk)
-        if progress is not None:
-            progress(offered)
-    if offered == 0:
-        raise ImportSourceError(f"{source} offers no tiles. Check the folder or file that was named")
-    added = max(0, min(changed, metadata.count() - before))
-    return ImportReport(offered=offered, added=added, unchanged=offered - changed, replaced=changed - added)
+    keeper = _Keeper(source, captured_at or start, metadata, pixels, check_image, replace=replace, skip_bad=skip_bad)
+    provenance = _Provenance(metadata, source, origin, terms, stated_terms, captured_at)
+    tally = keeper.tally
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="import") as pool:
+        for chunk in _chunks(tiles):
+            keeper.keep(chunk, pool)
+            if tally.offered > len(tally.skipped):
+                # At once: tiles that a killed import has brought have their provenance too.
+                provenance.record(clock(), changed=bool(tally.added or tally.replaced), final=False)
+            _tell(tally.offered, total, (clock() - start).total_seconds(), source, progress)
+    report = tally.report()
+    _refuse_nothing(report, source)
+    provenance.record(clock(), changed=bool(report.added or report.replaced), final=True)
+    return report
+
+
+class _Keeper:
+    """Stores chunks."""
+
+    def __init__(
+        self,
+        source: str,
+        captured_at: datetime,
+        metadata: TileMetadataStore,
+        pixels: TilePixelStore,
+        check_image: Callable[[bytes], tuple[int, int]],
+        *,
+        replace: bool,
+        skip_bad: bool,
+    ) -> None:
+        self._source = source
+        self._captured_at = captured_at
+        self._metadata = metadata
+        self._pixels = pixels
+        self._check_image = check_image
+        self._replace = replace
+        self._skip_bad = skip_bad
+        self.tally = _Tally()
+
+    def keep(self, chunk: list[OfferedTile | BadTile], pool: Executor) -> None:
+        """Pixels, then rows. Raises ImportSourceError, DatabaseError."""
+        places = [(tile.zoom, tile.x, tile.y) for tile in chunk if _off_the_map(tile) is None]
+        held = {
+            (row.zoom, row.x, row.y): row.sha256
+            for row in self._metadata.rows_of_tiles(places)
+            if row.source == self._source
+        }
+        rows = []
+        # The faults first: a chunk with a refused tile leaves nothing behind, so one pass judges and one stores.
+        judged = list(pool.map(lambda tile: self._judge(tile, held), chunk))
+        bad = [one for one in judged if isinstance(one, BadTile)]
+        if bad and not self._skip_bad:
+            raise ImportSourceError(
+                f"tile {bad[0].zoom}/{bad[0].x}/{bad[0].y} of {self._source} {bad[0].reason}. Fetch it again or remove "
+                "it, or import the others with --skip-bad"
+            )
+        good = [(tile, sha256) for tile, sha256 in zip(chunk, judged, strict=True) if isinstance(sha256, str)]
+        for row in pool.map(lambda one: self._row(*one), good):
+            if held.get((row.zoom, row.x, row.y)) != row.sha256:
+                rows.append(row)  # noqa: PERF401 - rows are made while the pool works
+        changed = self._metadata.upsert(rows, replace=self._replace) if rows else 0
+        added = len({(row.zoom, row.x, row.y) for row in rows} - held.keys())
+        self.tally.offered += len(chunk)
+        self.tally.added += added
+        self.tally.replaced += max(0, changed - added)
+        self.tally.skipped += bad
+
+    def _judge(self, tile: OfferedTile | BadTile, held: dict[tuple[int, int, int], str]) -> str | BadTile:
+        """The hash of a tile's content, or what is wrong with it."""
+        if isinstance(tile, BadTile):
+            return tile
+        reason = _off_the_map(tile)
+        if reason is None:
+            sha256 = hashlib.sha256(tile.content).hexdigest()
+            # What is held was decoded when it came.
+            if held.get((tile.zoom, tile.x, tile.y)) == sha256:
+                return sha256
+            reason = self._fault(tile.content)
+        return sha256 if reason is None else BadTile(tile.zoom, tile.x, tile.y, reason)
+
+    def _fault(self, content: bytes) -> str | None:
+        if len(content) > MAX_TILE_BYTES:
+            return f"has {len(content):,} bytes; no tile has more than {MAX_TILE_BYTES:,}"
+        try:
+            width, height = self._check_image(content)
+        except TileContentError as error:
+            return f"does not decode: {error}"
+        return None if width == height else f"is {width} x {height} pixels; tiles are square"
+
+    def _row(self, tile: OfferedTile | BadTile, sha256: str) -> TileRow:
+        assert isinstance(tile, OfferedTile)  # noqa: S101 - only those have a hash
+        path = self._pixels.put(tile.content, sha256, tile.suffix)
+        lat, lon = tile_center(tile.zoom, tile.x, tile.y)
+        return TileRow(tile.zoom, tile.x, tile.y, lat, lon, self._source, sha256, path, self._captured_at)
+
+
+class _Provenance:
+    """The source's record: written with its first tiles, left alone by an import that changes nothing."""
+
+    def __init__(
+        self,
+        metadata: TileMetadataStore,
+        source: str,
+        origin: str | None,
+        terms: str | None,
+        stated_terms: str | None,
+        captured_at: datetime | None,
+    ) -> None:
+        self._metadata = metadata
+        self._source = source
+        self._origin = origin
+        self._captured_at = captured_at
+        self._written: SourceRecord | None = None
+        self._held: SourceRecord | None = None
+        if origin is not None:
+            found = [one for one in metadata.sources() if (one.name, one.origin) == (source, origin)]
+            self._held = found[0] if found else None
+        self._terms = terms or (self._held.terms if self._held else None) or stated_terms
+
+    def record(self, now: datetime, *, changed: bool, final: bool) -> None:
+        """Write what there is to say. Raises DatabaseError."""
+        if self._origin is None:
+            return
+        if changed or self._held is None:
+            record = SourceRecord(self._source, self._origin, self._terms, self._captured_at, now)
+        else:
+            # No tile took the date of this import, so the record does not either.
+            held = self._held
+            record = SourceRecord(held.name, held.origin, self._terms, held.captured_at, held.imported_at)
+            if record == held:
+                return
+        if final or self._written is None:
+            self._metadata.record_source(record)
+            self._written = record
 
 
 def _check_arguments(source: str, captured_at: datetime | None) -> None:
@@ -97,37 +267,53 @@ def _check_arguments(source: str, captured_at: datetime | None) -> None:
         )
 
 
-def _store(
-    tile: OfferedTile,
-    source: str,
-    captured_at: datetime,
-    pixels: TilePixelStore,
-    check_image: Callable[[bytes], tuple[int, int]],
-) -> TileRow:
-    name = f"tile {tile.zoom}/{tile.x}/{tile.y} of {source}"
+def _off_the_map(tile: OfferedTile | BadTile) -> str | None:
     if not 0 <= tile.zoom <= MAX_ZOOM:
-        raise ImportSourceError(f"{name}: zooms go from 0 to {MAX_ZOOM}. Is the folder laid out as ZOOM/X/Y?")
+        return f"is no tile: zooms go from 0 to {MAX_ZOOM}"
     last = (1 << tile.zoom) - 1
     if not (0 <= tile.x <= last and 0 <= tile.y <= last):
-        raise ImportSourceError(f"{name}: at zoom {tile.zoom} x and y go from 0 to {last}. Correct or remove it")
-    try:
-        width, height = check_image(tile.content)
-    except TileContentError as error:
-        raise ImportSourceError(f"{name} does not decode: {error}. Fetch it again, or remove it") from error
-    if width != height:
-        raise ImportSourceError(f"{name} is {width} x {height} pixels; tiles are square. Fetch it again, or remove it")
-    sha256 = hashlib.sha256(tile.content).hexdigest()
-    path = pixels.put(tile.content, sha256, tile.suffix)
-    lat, lon = tile_center(tile.zoom, tile.x, tile.y)
-    return TileRow(tile.zoom, tile.x, tile.y, lat, lon, source, sha256, path, captured_at)
+        return f"is off the map: at zoom {tile.zoom} x and y go from 0 to {last}"
+    return None
 
 
-def _chunks(tiles: Iterable[OfferedTile]) -> Iterator[list[OfferedTile]]:
-    chunk: list[OfferedTile] = []
+def _refuse_nothing(report: ImportReport, source: str) -> None:
+    if report.offered == 0:
+        raise ImportSourceError(
+            f"{source} offers no tiles. Check the folder or file that was named, and the zooms if they were given"
+        )
+    if report.offered == len(report.skipped):
+        bad = report.skipped[0]
+        raise ImportSourceError(
+            f"none of the {report.offered:,} tiles of {source} can be imported: tile {bad.zoom}/{bad.x}/{bad.y} "
+            f"{bad.reason}. Export them again as PNG, JPEG or WebP"
+        )
+
+
+def _tell(
+    done: int, total: int | None, seconds: float, source: str, progress: Callable[[ImportProgress], None] | None
+) -> None:
+    rate = done / seconds if seconds > 0 else 0.0
+    eta = None if total is None or rate == 0 else max(0.0, (total - done) / rate)
+    now = ImportProgress(done, total, rate, eta)
+    _LOG.debug(
+        f"{done} tiles of {source}",
+        extra={
+            "event": "import_progress",
+            "fields": {"source": source, "done": done, "total": total, "tiles_per_s": round(rate, 1), "eta_s": eta},
+        },
+    )
+    if progress is not None:
+        progress(now)
+
+
+def _chunks(tiles: Iterable[OfferedTile | BadTile]) -> Iterator[list[OfferedTile | BadTile]]:
+    chunk: list[OfferedTile | BadTile] = []
+    size = 0
     for tile in tiles:
         chunk.append(tile)
-        if len(chunk) == _CHUNK:
+        size += len(tile.content) if isinstance(tile, OfferedTile) else 0
+        if len(chunk) == _CHUNK or size >= _CHUNK_BYTES:
             yield chunk
-            chunk = []
+            chunk, size = [], 0
     if chunk:
         yield chunk

@@ -22,12 +22,11 @@ class StageNote:
 
 @dataclass
 class Journal:
-    """Counts and facts of one run. Counters: engines_built, engines_reused, descriptors_generated, tiles_imported."""
+    """Counts and facts of one run. Counters: engines_built, engines_reused, descriptors_generated, indexes_built."""
 
     stages: dict[str, StageNote] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     facts: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
     built: bool = False
 
     def stage(self, name: str, deed: Deed, seconds: float) -> None:
@@ -38,5 +37,4 @@ class Journal:
 
     def warn(self, event: str, text: str, **fields: object) -> None:
         """Say something the operator should know although the build goes on."""
-        self.warnings.append(text)
         log.warning(text, extra={"event": event, "fields": fields})

@@ -10,9 +10,12 @@ import msgspec
 from preflight.records import SectorClass
 
 MAX_ZOOM = 22
+# Below the Dead Sea's shore, above any aircraft.
+MIN_ALTITUDE_M, MAX_ALTITUDE_M = -500, 100_000
 
 Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
 Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
+Altitude = Annotated[float, msgspec.Meta(ge=MIN_ALTITUDE_M, le=MAX_ALTITUDE_M)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Zoom = Annotated[int, msgspec.Meta(ge=0, le=MAX_ZOOM)]
@@ -57,7 +60,7 @@ class OriginSection(_Part, frozen=True):
 
     lat: Latitude
     lon: Longitude
-    alt: float
+    alt: Altitude
 
 
 class PreprocessingSection(_Part, frozen=True):

@@ -37,6 +37,7 @@ class Plan:
     bytes_needed: int
     bytes_free: int
     seconds: float | None
+    tiles_to_import: int = 0  # the demo's, into an empty store; those in the area are among tiles_to_embed
 
     @property
     def idle(self) -> bool:
@@ -49,7 +50,8 @@ class Planner:
     """Reads what a plan needs.
 
     preview: the area's tiles as they are now; missing: how many of some rows are not embedded with the engine that is there;
-    engine: the step that compiles it; engine_bytes: what all engines come to.
+    engine: the step that compiles it; engine_bytes: what all engines come to; demo: tiles of the demo that would be imported
+    first, and how many of them lie in the area.
     """
 
     session: Session
@@ -59,20 +61,24 @@ class Planner:
     engine_bytes: Callable[[], int]
     dim: Callable[[], int]
     m: int
+    demo: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def plan(self) -> Plan:
         """Nothing is written and no lock is taken. Raises PreflightError as the ports do."""
         stages = self._stages()
         fates = {stage.name: stage.fate for stage in stages}
         expected, present, to_embed = self._tiles(fates)
+        to_import, inside = self.demo() if present == 0 else (0, 0)
+        to_embed += inside
         return Plan(
             stages=stages,
             tiles_expected=expected,
             tiles_present=present,
             tiles_to_embed=to_embed,
-            bytes_needed=self._bytes(fates, present, to_embed),
+            bytes_needed=self._bytes(fates, present + inside, to_embed),
             bytes_free=shutil.disk_usage(_existing(self.session.layout.root)).free,
             seconds=self._seconds(fates, to_embed),
+            tiles_to_import=to_import,
         )
 
     def _stages(self) -> tuple[StagePlan, ...]:

@@ -21,6 +21,7 @@ from preflight.records import (
     Precision,
     Preprocessing,
     SectorClass,
+    SourceRecord,
     StoreRevision,
     TileBboxRecord,
     TileHashRecord,
@@ -81,6 +82,12 @@ class TileMetadataStore(TileHashesByBbox, TilesByBbox, Protocol):
 
     def count(self) -> int:
         """Rows in the store."""
+
+    def record_source(self, record: SourceRecord) -> None:
+        """Insert or update the provenance of one source (key: name and origin). The revision stays."""
+
+    def sources(self) -> list[SourceRecord]:
+        """The provenance of every source, by (name, origin)."""
 
     def record_manifest(self, row: ManifestRow) -> None:
         """Insert or update the row of one generation (key: cache_root and generation)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ class CacheProvisioner:
         Returns the report: success, idempotent_no_op, or failure when the area's tiles are missing or too old.
 
         Raises:
-            MissionError: the box is no area.
+            MissionError: the request breaks a rule of mission files, such as a box that is no area; nothing was locked.
             BuildLockHeldError: another build runs.
             PreflightError: any other failure, after its report was written to work/build_report.json.
         """
@@ -41,10 +40,8 @@ class CacheProvisioner:
         except CoverageError as error:
             return session.failure_report(error)
 
-    def compile_engines_for_corpus(
-        self, backbones: Sequence[BackboneSpec], folder: Path | None = None
-    ) -> list[EngineCacheEntry]:
-        """Compile backbones into a folder of their own (a temporary one by default): a diagnostic that takes no lock.
+    def compile_engines_for_corpus(self, backbones: Sequence[BackboneSpec], folder: Path) -> list[EngineCacheEntry]:
+        """Compile backbones into a folder of the caller's: a diagnostic that takes no lock.
 
         Every ONNX path must be a file. Nothing in a cache root is read or written.
 
@@ -52,8 +49,7 @@ class CacheProvisioner:
             BackboneError: an ONNX file is not what its spec says.
             EngineBuildError: the runtime refuses.
         """
-        place = Path(tempfile.mkdtemp(prefix="preflight-engines-")) if folder is None else folder
-        return [self._compile(spec, place) for spec in backbones]
+        return [self._compile(spec, folder) for spec in backbones]
 
     def _compile(self, spec: BackboneSpec, place: Path) -> EngineCacheEntry:
         target = place / str(self._compiler.name(spec))

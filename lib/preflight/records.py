@@ -79,6 +79,21 @@ class TileBboxRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """Where tiles of a source come from; one for each folder or file imported under its name.
+
+    origin: the path as it was on the importing machine. captured_at is None where neither the source nor the operator
+    said. imported_at: when an import from there last changed a tile.
+    """
+
+    name: str
+    origin: str
+    terms: str | None
+    captured_at: datetime | None
+    imported_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class StoreRevision:
     """A state of the tile store: two equal revisions hold equal rows. Every change advances it in its own transaction."""
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from preflight.errors import CacheRootError, PreflightError
-from preflight.journal import Journal
+from preflight.journal import Deed, Journal
 from preflight.ports import Clock
 from preflight.records import BuildReport
 from preflight.report.build_report import encode_report, report_fields
@@ -104,7 +104,7 @@ class Session:
             self._began = self._monotonic()
             log.info("build started", extra={"event": "build_start", "fields": {"cache_root": str(self.layout.root)}})
             self._generations.sweep()
-            if self._repair or self.layout.refused.exists():
+            if self._repair or self.layout.refused.is_file():
                 self._tracer.digests.distrust()
             self._hooks.prepare()
 
@@ -146,9 +146,9 @@ class Session:
             # Running the step raises it again, where it is reported.
             return Verdict(False, (str(error),))
 
-    def _note(self, name: str, deed: str, began: float) -> None:
+    def _note(self, name: str, deed: Deed, began: float) -> None:
         first = name not in self.journal.stages
-        self.journal.stage(name, "built" if deed == "built" else "reused", self._monotonic() - began)
+        self.journal.stage(name, deed, self._monotonic() - began)
         if first and deed == "reused" and name.startswith("engine:"):
             self.journal.counts["engines_reused"] += 1
 
@@ -189,10 +189,12 @@ class Session:
         finally:
             self.close()
 
-    def hold(self) -> None:
+    def hold(self, *, sweep: bool = True) -> None:
         """Take the lock and sweep, for a command that changes the cache root without building. Raises as `begin`."""
         self._lock.acquire(self._clock(), wait=self._wait)
-        self._generations.sweep()
+        self._finished = not sweep
+        if sweep:
+            self._generations.sweep()
 
     def close(self) -> None:
         """Stop what was started, keep what was learnt, free the lock. Idempotent."""
@@ -208,7 +210,7 @@ class Session:
         """A run that was stopped can leave the file it was about to write, wherever the signal met it."""
         try:
             self._generations.sweep()
-        except OSError as error:
+        except (OSError, CacheRootError) as error:
             self.journal.warn("left_overs_kept", f"the next run removes what this one left: {error}")
 
     def _keep_digests(self) -> None:

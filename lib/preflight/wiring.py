@@ -7,6 +7,7 @@ Heavy libraries are imported by the functions that need them, when they are need
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -14,20 +15,29 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preflight import __version__
-from preflight.area import area_from_bbox, cover
+from preflight.area import Area, area_from_bbox, cover
 from preflight.batcher import DescriptorBatcher
 from preflight.cards import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
-from preflight.errors import BackboneError, EngineBuildError
+from preflight.errors import BackboneError, EngineBuildError, ImportSourceError, MissionError
 from preflight.estimate import bytes_below, check_space, expected_sizes, still_needed
-from preflight.importing import ImportReport, OfferedTile, import_tiles
+from preflight.importing import (
+    BadTile,
+    ImportProgress,
+    ImportReport,
+    ImportRequest,
+    OfferedTile,
+    TileSource,
+    import_tiles,
+)
 from preflight.journal import Journal
-from preflight.mission import BUILTIN, Job, Mission
+from preflight.job import BUILTIN, Job, check_job
+from preflight.mission import Mission
 from preflight.mission_schema import ProvisioningConfig
 from preflight.planning import Planner
 from preflight.ports import (
@@ -341,25 +351,38 @@ def build_cache_provisioner(
     allow_missing: float = 0.0,
     options: Options = Options(),
 ) -> CacheProvisioner:
-    """The Python API over a configuration and the stores it is handed."""
+    """The Python API over a configuration and the stores it is handed. A request is held to the rules of a mission file."""
+
+    def place(path: Path) -> Path:
+        return Path(os.path.normpath(path.absolute()))
 
     def job_of(request: BuildRequest) -> Job:
-        return Job(
-            cache_root=request.cache_root.absolute(),
-            area=area_from_bbox(request.bbox, "bbox"),
+        problems: list[str] = []
+        try:
+            area = area_from_bbox(request.bbox)
+        except MissionError as error:
+            area = Area(None)
+            problems = [f"bbox: {problem}" for problem in error.problems]
+        job = Job(
+            cache_root=place(request.cache_root),
+            area=area,
             area_file=None,
             allow_missing=allow_missing,
             zoom_levels=tuple(sorted(request.zoom_levels)),
             sector_class=request.sector_class,
             source_order=tuple(source_order),
-            calibration=request.calibration_path.absolute(),
+            calibration=place(request.calibration_path),
             takeoff_origin=request.takeoff_origin,
             flight_id=request.flight_id,
-            trust=trust.absolute(),
-            signing_key=signing_key.absolute(),
+            trust=place(trust),
+            signing_key=place(signing_key),
             backbones=tuple(backbones),
             config=config,
         )
+        problems += [f"{at}: {problem}" for at, problem in check_job(job, place(tiles.root))]
+        if problems:
+            raise MissionError("BuildRequest", tuple(problems))
+        return job
 
     return CacheProvisioner(
         job_of,
@@ -371,21 +394,13 @@ def build_cache_provisioner(
 # One run
 
 
-def open_mission(mission: Mission, surroundings: Surroundings, options: Options) -> Session:
-    """A run of `doit provision`: the mission's job over the mission's tile store."""
-    tiles = tile_access(mission.tile_root, mission.database)
-    return open_session(mission.job, tiles, surroundings, options, demo=mission.demo)
-
-
-def open_session(
-    job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options, *, demo: bool = False
-) -> Session:
+def open_session(job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options) -> Session:
     """Puts the stages of a job together; nothing is read or written yet.
 
     Raises:
         EngineBuildError: the runtime or FAISS is not installed.
     """
-    return Assembly(job, tiles, surroundings, options, demo=demo).session()
+    return Assembly(job, tiles, surroundings, options, demo=False).session()
 
 
 def assemble(mission: Mission, surroundings: Surroundings, options: Options) -> Assembly:
@@ -497,7 +512,19 @@ class Assembly:
             engine_bytes=self.engine_bytes,
             dim=self.dim,
             m=job.config.index.m,
+            demo=self.demo_tiles,
         )
+
+    def demo_tiles(self) -> tuple[int, int]:
+        """The demo's tiles a build would import first, and how many of them lie in the area. Raises DatabaseError."""
+        # Opening an embedded tile store that is not there would make one.
+        if not self.demo or (self.tiles.root.is_dir() and self.tiles.metadata().count() > 0):
+            return 0, 0
+        from preflight.adapters import landscape
+
+        area = cover(self.job.area, self.job.zoom_levels)
+        drawn = cover(area_from_bbox(landscape.DEMO_BBOX), landscape.DEMO_ZOOMS)
+        return landscape.DEMO_TILE_COUNT, sum(tile in area for tile in drawn)
 
     def dim(self) -> int:
         """The descriptors' length; 0 while the ONNX file cannot be read: the stage that reads it says why."""
@@ -575,7 +602,7 @@ class Assembly:
         self.check_space()
         self.prepare_keys()
         if self.demo and self.tiles.metadata().count() == 0:
-            self.journal.counts["tiles_imported"] = import_demo(self.tiles, self.surroundings.clock).added
+            import_demo(self.tiles, self.surroundings.clock)
         self.prepare_database()
 
     def prepare_database(self) -> None:
@@ -610,12 +637,17 @@ def _write_weight_free_vpr(path: Path) -> None:
     weight_free_vpr.write(path)
 
 
-def import_demo(tiles: TileAccess, clock: Clock) -> ImportReport:
+def import_demo(
+    tiles: TileAccess, clock: Clock, progress: Callable[[ImportProgress], None] | None = None
+) -> ImportReport:
     """Draw the demo landscape, as old as its import, into the tile store. Raises ImportSourceError, DatabaseError."""
     from preflight.adapters import landscape
 
     offered = (OfferedTile(tile.zoom, tile.x, tile.y, tile.content, ".jpg") for tile in landscape.generate(DEMO_SEED))
-    return _import(tiles, offered, landscape.DEMO_SOURCE, clock(), clock, replace_tiles=False)
+    request = ImportRequest(
+        Path("demo"), landscape.DEMO_SOURCE, captured_at=clock(), terms="made up by this program; free of rights"
+    )
+    return _import(tiles, offered, request, clock, "demo", landscape.DEMO_TILE_COUNT, progress)
 
 
 def import_folder(
@@ -626,24 +658,83 @@ def import_folder(
     clock: Clock,
     *,
     replace_tiles: bool,
-    progress: Callable[[int], None] | None = None,
 ) -> ImportReport:
     """Put a z/x/y folder into the tile store. Raises ImportSourceError, DatabaseError."""
-    from preflight.adapters.tile_folder import TileFolder
+    request = ImportRequest(folder, source, captured_at=captured_at, update=replace_tiles)
+    return import_source(tiles, request, clock)
 
-    offered = TileFolder(folder)
-    return _import(tiles, offered, source, captured_at, clock, replace_tiles=replace_tiles, progress=progress)
+
+def import_source(
+    tiles: TileAccess,
+    request: ImportRequest,
+    clock: Clock,
+    progress: Callable[[ImportProgress], None] | None = None,
+) -> ImportReport:
+    """Put a folder, MBTiles, PMTiles, GeoTIFF or picture with corners into the tile store.
+
+    A date and terms given go before those the source states.
+
+    Raises:
+        ImportSourceError: it is refused, whole or for a tile.
+        DatabaseError: the store does not answer.
+    """
+    offered = _open_source(request)
+    given, stated = request.captured_at, offered.captured_at
+    if given is not None and stated is not None and abs(given - stated) > timedelta(days=1):
+        logging.getLogger(__name__).warning(
+            f"{request.path} says it was captured {stated:%Y-%m-%d %H:%M}; {given:%Y-%m-%d %H:%M} is taken, as given"
+        )
+    request = replace(request, captured_at=given or stated)
+    # A path may hold bytes that are no text.
+    origin = os.fsencode(request.path.resolve()).decode(errors="backslashreplace")
+    return _import(tiles, offered, request, clock, origin, len(offered), progress, offered.terms)
+
+
+def _open_source(request: ImportRequest) -> TileSource:
+    """By what the file begins with, not by its name."""
+    path = request.path
+    if path.is_dir() or not path.exists():
+        from preflight.adapters.tile_folder import TileFolder
+
+        return TileFolder(path, request.zooms, request.scheme)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise ImportSourceError(f"{path} cannot be read: {error}. Make it readable") from error
+    if head.startswith(b"SQLite format 3\0"):
+        from preflight.adapters.mbtiles import MbTiles
+
+        return MbTiles(path, request.zooms, request.scheme)
+    if request.scheme is not None:
+        raise ImportSourceError(f"--scheme is for folders and MBTiles files; {path} states its own")
+    if head.startswith(b"PMTiles"):
+        from preflight.adapters.pmtiles import PmTiles
+
+        return PmTiles(path, request.zooms)
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        from preflight.adapters.geotiff import GeoTiff
+
+        return GeoTiff(path, request.zooms)
+    if head.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+        from preflight.adapters.corners import CornerImage
+
+        return CornerImage(path, request.zooms)
+    raise ImportSourceError(
+        f"{path} is no source of tiles: neither a folder, MBTiles, PMTiles, GeoTIFF, nor a PNG or JPEG with a CSV of its "
+        "corners. If it should be one, copy or export it again"
+    )
 
 
 def _import(
     tiles: TileAccess,
-    offered: Iterable[OfferedTile],
-    source: str,
-    captured_at: datetime | None,
+    offered: Iterable[OfferedTile | BadTile],
+    request: ImportRequest,
     clock: Clock,
-    *,
-    replace_tiles: bool,
-    progress: Callable[[int], None] | None = None,
+    origin: str,
+    total: int,
+    progress: Callable[[ImportProgress], None] | None = None,
+    stated_terms: str | None = None,
 ) -> ImportReport:
     images = image_codec()
 
@@ -653,12 +744,17 @@ def _import(
 
     return import_tiles(
         offered,
-        source=source,
-        captured_at=captured_at,
+        source=request.source,
+        captured_at=request.captured_at,
         metadata=tiles.metadata(),
         pixels=tiles.pixels(),
         check_image=check_image,
         clock=clock,
-        replace=replace_tiles,
+        replace=request.update,
+        skip_bad=request.skip_bad,
+        origin=origin,
+        terms=request.terms,
+        stated_terms=stated_terms,
+        total=total,
         progress=progress,
     )

@@ -46,9 +46,14 @@ def check(
 
 
 def check_clock(manifest: Manifest, now: int, floor: Floor | None) -> Iterator[VerificationError]:
-    """The validity window, both ends included; a clock behind a time already seen proves nothing about it."""
-    if floor is not None and now < max(floor):
-        yield ClockUntrustedError(f"the clock shows {utc(now)}, earlier than {utc(max(floor))}, which was seen before")
+    """The validity window, both ends included; a clock behind a time already seen proves nothing about it.
+
+    The floor's issued_at is no time this clock showed: it may run ahead, after several builds within a second or by a
+    workstation's wrong clock. What passed once passes again at any later time of its window.
+    """
+    if floor is not None and now < floor.last_seen:
+        seen = utc(floor.last_seen)
+        yield ClockUntrustedError(f"the clock shows {utc(now)}, earlier than {seen}, which was seen before")
     if now < manifest.valid_from:
         yield NotYetValidError(f"is valid from {utc(manifest.valid_from)}; it is {utc(now)}", "manifest.json")
     if now > manifest.valid_until:

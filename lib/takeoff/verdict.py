@@ -5,19 +5,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from takeoff.errors import UsageError, VerificationError
+from takeoff.errors import VerificationError
 
 if TYPE_CHECKING:
     from takeoff.verify import VerificationResult
 
-REMEDY = "run `doit provision` again"
-
 
 def human_verdict(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
-    """What a person reads: one line for a pass; for a refusal every failure, and what to do."""
+    """What a person reads: one line for a pass; for a refusal every failure, then what to do, a line each."""
     if result is None or result.manifest is None or failures:
-        lines = [f"REFUSED {cache or ''}".rstrip(), *(f"  {failure}" for failure in failures), _remedy(failures) or ""]
-        return "\n".join(lines).rstrip()
+        lines = [f"REFUSED {cache or ''}".rstrip(), *(f"  {failure}" for failure in failures), *_remedies(failures)]
+        return "\n".join(lines)
     from takeoff.policy import utc
 
     manifest = result.manifest
@@ -28,8 +26,10 @@ def human_verdict(cache: str | None, result: VerificationResult | None, failures
     )
 
 
-def _remedy(failures: tuple[VerificationError, ...]) -> str | None:
-    return None if all(isinstance(failure, UsageError) for failure in failures) else REMEDY
+def _remedies(failures: tuple[VerificationError, ...]) -> list[str]:
+    """Each remedy once, that of the lowest status first."""
+    ordered = sorted(failures, key=lambda failure: failure.exit_status)
+    return list(dict.fromkeys(failure.remedy for failure in ordered))
 
 
 def json_verdict(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
@@ -51,6 +51,6 @@ def json_verdict(cache: str | None, result: VerificationResult | None, failures:
         "signer": result.signer if result else None,
         "takeoff_origin": result.takeoff_origin if result else None,
         "flight_id": result.flight_id if result else None,
-        "remedy": _remedy(failures),
+        "remedy": "; ".join(_remedies(failures)) or None,
     }
     return json.dumps(verdict, sort_keys=True)

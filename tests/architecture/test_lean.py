@@ -42,7 +42,7 @@ def test_takeoff_imports_nothing_but_the_standard_library_and_cryptography():
 def test_a_verification_loads_no_slow_module(tmp_path):
     """Each of these was measured to cost more than the verification of a small cache."""
     program = (
-        "from takeoff.__main__ import main\n"
+        "from takeoff.command_line import main\n"
         f"assert main([{str(tmp_path)!r}, '--trust', {str(tmp_path)!r}]) == 19\n"
         "from takeoff import keys\nkeys.verify_signature(b'\\5' * 32, b'\\0' * 64, b'')"
     )

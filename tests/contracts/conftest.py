@@ -29,6 +29,7 @@ class MemoryTileStore:
     def __init__(self):
         self._rows = {}
         self._manifests = {}
+        self._sources = {}
         self._revision = StoreRevision(secrets.token_hex(8), 0)
         self._changes = []
 
@@ -80,6 +81,12 @@ class MemoryTileStore:
             self._revision = StoreRevision(self._revision.store_id, self._revision.revision + 1)
             self._changes += [(self._revision.revision, key[:3]) for key in changed]
         return len(changed)
+
+    def record_source(self, record):
+        self._sources[record.name, record.origin] = record
+
+    def sources(self):
+        return [record for _, record in sorted(self._sources.items())]
 
     def record_manifest(self, row):
         self._manifests[row.cache_root, row.generation] = row

@@ -42,7 +42,7 @@ def test_migrations_run_once_whoever_comes_first(embedded_database):
         thread.join()
     assert failures == []
     with psycopg.connect(embedded_database) as connection:
-        assert connection.execute("SELECT version FROM preflight.schema_migrations").fetchall() == [(1,), (2,)]
+        assert connection.execute("SELECT version FROM preflight.schema_migrations").fetchall() == [(1,), (2,), (3,)]
         assert connection.execute("SELECT count(*) FROM preflight.store_state").fetchone() == (1,)
 
 

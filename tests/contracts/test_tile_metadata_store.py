@@ -10,7 +10,7 @@ import pytest
 from preflight.errors import ImportSourceError
 from preflight.geometry import tile_bounds, tile_center
 from preflight.ports import ManifestRow
-from preflight.records import TileBboxRecord, TileHashRecord, TileRow
+from preflight.records import SourceRecord, TileBboxRecord, TileHashRecord, TileRow
 
 THEN = datetime(2025, 6, 1, 12, 30, 15, 123456, tzinfo=timezone(timedelta(hours=3)))
 
@@ -164,3 +164,19 @@ def test_rows_of_tiles_have_all_their_sources_in_order(tile_store):
     tile_store.upsert([*kept, row(5, 1, 1)], replace=False)
     assert tile_store.rows_of_tiles([(6, 1, 1), (5, 2, 2), (5, 9, 9)]) == by_place(kept)
     assert tile_store.rows_of_tiles([]) == []
+
+
+def test_the_provenance_of_sources_is_kept_by_name_and_origin(tile_store):
+    revision = tile_store.revision()
+    first = SourceRecord("field", "/media/a.mbtiles", "CC BY 4.0, Ünit", THEN, THEN + timedelta(days=2))
+    second = SourceRecord("field", "/media/b.tif", None, None, THEN)
+    tile_store.record_source(second)
+    tile_store.record_source(SourceRecord("Zeta", "/z", None, None, THEN))
+    tile_store.record_source(replace(first, terms=None))
+    tile_store.record_source(first)
+    assert tile_store.sources() == [SourceRecord("Zeta", "/z", None, None, THEN), first, second]
+    assert tile_store.revision() == revision
+
+
+def test_a_new_store_knows_no_source(tile_store):
+    assert tile_store.sources() == []

@@ -131,7 +131,7 @@ class Place:
 
     def takeoff(self):
         """The stand-alone verifier's exit status, in a process of its own."""
-        return run([sys.executable, "-m", "takeoff", str(self.current), "--trust", str(self.folder / "trust")])
+        return run([sys.executable, "-I", "-m", "takeoff", str(self.current), "--trust", str(self.folder / "trust")])
 
     def start(self, *arguments):
         """A doit process that runs on; its output goes nowhere."""

@@ -10,12 +10,13 @@ import sys
 import threading
 from collections import namedtuple
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from preflight import wiring
 from preflight.commands.rollback import roll_back
-from preflight.errors import CacheRootError
+from preflight.errors import CacheRootError, ManifestCoverageError
 from preflight.mission import load_mission
 from preflight.trace.digests import hash_file
 
@@ -226,8 +227,15 @@ def test_why_of_no_task_is_refused(built, arguments):
 # reproduce
 
 
+def untouched(place):
+    """Everything but the lock's text and the time of staging/, where the fresh build lay."""
+    return {
+        name: seen for name, seen in snapshot(place.folder).items() if name not in {"cache/.c10.lock", "cache/staging"}
+    }
+
+
 def test_reproduce(built):
-    before = snapshot(built.folder)
+    before = untouched(built)
     done = built.doit("reproduce", "log=json")
     assert done.status == 0, done.said
     (told,) = [line for line in done.events if "reproduced" in line]
@@ -236,7 +244,8 @@ def test_reproduce(built):
     kept = {path.relative_to(built.generation).as_posix() for path in built.generation.rglob("*") if path.is_file()}
     assert names == {name for name in kept if not name.endswith(".sha256")}
     assert all(item["equal"] for item in told["files"])
-    assert snapshot(built.folder) == before
+    assert untouched(built) == before
+    assert not any((built.cache / "staging").iterdir())
 
 
 def test_reproduce_with_one_thread_on_one_core_after_it_was_built_with_more(built):
@@ -359,7 +368,7 @@ def test_rollback_and_forward_again(built, python_outside):
         """As an aircraft sees it that keeps a rollback floor."""
         trust = str(built.folder / "trust")
         done = python_outside(
-            [sys.executable, "-m", "takeoff", str(built.current), "--trust", trust, "--floor", str(floor)]
+            [sys.executable, "-I", "-m", "takeoff", str(built.current), "--trust", trust, "--floor", str(floor)]
         )
         assert done.status == 0, done.said
         assert floor.exists()
@@ -423,6 +432,24 @@ def test_rollback_within_the_second_of_a_build_is_valid_at_once(built):
     assert predicate["valid_from"] == int(now.timestamp())
     assert predicate["issued_at"] > predicate["valid_from"]
     assert built.takeoff().status == 0
+
+
+def test_rollback_brings_back_what_has_expired(built):
+    fly_elsewhere(built)
+    mission = load_mission(built.mission, {})
+    later = wiring.wall_clock() + timedelta(days=400)
+    # The tiles age with it: only the rollback is asked for at that time.
+    surroundings = replace(wiring.Surroundings.real(), clock=lambda: later, environment={})
+    assembly = wiring.assemble(mission, surroundings, wiring.Options())
+    session = assembly.session()
+    try:
+        session.hold()
+        with pytest.raises(ManifestCoverageError, match="not_yet_valid"):
+            # The staged cache is judged by the verifier's own wall clock, for which that time has not come: what was
+            # expired was not what stopped it.
+            roll_back(assembly)
+    finally:
+        session.close()
 
 
 def test_rollback_needs_a_previous_generation(built):

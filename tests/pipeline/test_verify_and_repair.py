@@ -76,6 +76,56 @@ def test_one_flipped_bit_is_refused_named_and_repaired(built, name):
     assert built.report["engines_built"] == built.report["descriptors_generated"] == 0
 
 
+def test_a_byte_that_makes_another_schema_version_is_repaired_too(built):
+    path = built.generation / "manifest.json"
+    content = path.read_bytes()
+    assert b'"schema_version":"1.1"' in content
+    path.chmod(0o644)
+    path.write_bytes(content.replace(b'"schema_version":"1.1"', b'"schema_version":"1.0"'))
+    refuse_then_repair(built, "manifest.json")
+
+
+def test_a_verdict_stands_where_the_refusal_cannot_be_marked(built):
+    replaced_by_altered_copy(built.generation / "corpus.json")
+    (built.work / "refused.json").mkdir()
+    refused = built.doit("verify")
+    assert refused.status == built.takeoff().status >= 16
+    assert "corpus.json" in refused.out
+    assert "repair=1" in refused.out
+    repaired = built.provision_json()
+    assert repaired.status == 0, repaired.said
+    assert built.doit("verify").status == 0
+
+
+@pytest.mark.parametrize("act", ["revoke", "forbid_dev"])
+def test_provision_does_not_call_a_cache_current_that_verify_refuses_for_its_key(built, act):
+    trust = built.folder / "trust"
+    link = built.current.readlink()
+    if act == "revoke":
+        envelope = json.loads((built.current / "manifest.dsse.json").read_bytes())
+        (trust / "revoked").write_text(envelope["signatures"][0]["keyid"] + "\n")
+    else:
+        (trust / "allow_dev").unlink()
+    assert built.doit("verify").status >= 16
+    done = built.doit("provision")
+    assert done.status == 1
+    assert "trust" in done.sentences
+    assert "Traceback" not in done.said
+    assert built.current.readlink() == link
+
+
+def test_a_cache_root_copied_without_its_links_is_named_before_anything_is_built(built):
+    target = built.generation
+    built.current.unlink()
+    shutil.copytree(target, built.current)
+    done = built.doit("provision")
+    assert done.status == 1
+    assert "is a folder where a link must be" in done.sentences
+    shutil.rmtree(built.current)
+    assert built.provision_json().status == 0
+    assert built.takeoff().status == 0
+
+
 def test_an_edit_in_place_of_a_file_two_generations_share(built):
     built.edit(lambda mission: mission.update(flight_id=None))
     assert built.provision().status == 0

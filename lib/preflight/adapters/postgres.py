@@ -22,6 +22,7 @@ from preflight.ports import ManifestRow
 from preflight.records import (
     BoundingBox,
     SectorClass,
+    SourceRecord,
     StoreRevision,
     TileBboxRecord,
     TileHashRecord,
@@ -171,6 +172,24 @@ class PostgresTileStore:
                 # After the insert, which waits for other writers of the same tiles: their bytes are seen too.
                 _refuse_clashes(cursor.execute(_CLASHES).fetchall())
         return changed
+
+    def record_source(self, record: SourceRecord) -> None:
+        """Insert or update the provenance of one source."""
+        with self._errors():
+            self._connection.execute(
+                "INSERT INTO preflight.sources (name, origin, terms, captured_at, imported_at) VALUES (%s, %s, %s, %s, %s) "
+                "ON CONFLICT (name, origin) DO UPDATE SET terms = excluded.terms, captured_at = excluded.captured_at, "
+                "imported_at = excluded.imported_at",
+                (record.name, record.origin, record.terms, record.captured_at, record.imported_at),
+            )
+
+    def sources(self) -> list[SourceRecord]:
+        """The provenance of every source, by (name, origin)."""
+        with self._errors():
+            found = self._connection.execute(
+                "SELECT name, origin, terms, captured_at, imported_at FROM preflight.sources ORDER BY name, origin"
+            ).fetchall()
+        return [_source_record(row) for row in found]
 
     def record_manifest(self, row: ManifestRow) -> None:
         """Insert or update the row of one generation."""
@@ -334,6 +353,12 @@ def _tile_row(row: tuple[Any, ...]) -> TileRow:
     return TileRow(zoom, x, y, lat, lon, source, sha256, path, captured_at.astimezone(timezone.utc))
 
 
+def _source_record(row: tuple[Any, ...]) -> SourceRecord:
+    name, origin, terms, captured_at, imported_at = row
+    captured = None if captured_at is None else captured_at.astimezone(timezone.utc)
+    return SourceRecord(name, origin, terms, captured, imported_at.astimezone(timezone.utc))
+
+
 def _manifest_row(row: tuple[Any, ...]) -> ManifestRow:
     cache_root, generation, manifest_hash, manifest_sha256, flight_id, signer, issued_at, valid_until, status = row
     times = issued_at.astimezone(timezone.utc), valid_until.astimezone(timezone.utc)
@@ -345,5 +370,5 @@ def _refuse_clashes(clashes: Sequence[tuple[Any, ...]]) -> None:
         names = ", ".join(f"{zoom}/{x}/{y} of {source}" for zoom, x, y, source, _ in clashes)
         raise ImportSourceError(
             f"{clashes[0][4]} tiles are in the store, or come twice, with other bytes, such as {names}. Import with "
-            "replacement to take the new bytes, or under another source name to keep both"
+            "replacement (--update) to take the new bytes, or under another source name to keep both"
         )

@@ -1,58 +1,97 @@
-"""Tiles offered by a folder of images in the XYZ scheme: `<zoom>/<x>/<y>.png` (or jpg, jpeg, webp)."""
+"""Tiles offered by a folder of images: `<zoom>/<x>/<y>.png` (or jpg, jpeg, webp), in the XYZ or the TMS scheme."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from preflight.errors import ImportSourceError
-from preflight.importing import OfferedTile
+from preflight.geometry import MAX_ZOOM
+from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile, Zooms
 
 __all__ = ["TileFolder"]
 
 _SUFFIXES = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg", ".webp": ".webp"}
+_VECTOR = {".pbf", ".mvt"}
+_TMS_RESOURCE = "tilemapresource.xml"  # OSGeo's Tile Map Service specification, 1.0.0
 
 
 class TileFolder:
-    """An iterable of OfferedTile, by (zoom, x, y); `len` is known before a file is read.
+    """A TileSource over a folder, by (zoom, x, y); `len` is known before a file is read.
 
     Files whose path is not numbers and an image suffix are not tiles and are passed by, such as a viewer's index.html.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """List the folder.
+    def __init__(self, folder: Path, zooms: Zooms | None = None, scheme: Literal["xyz", "tms"] | None = None) -> None:
+        """List the folder. scheme: xyz counts rows from the north, tms from the south; None is xyz.
 
         Raises:
-            ImportSourceError: it is no folder, cannot be read, or holds no tiles.
+            ImportSourceError: it is no folder, cannot be read, or holds no tiles; or it describes itself as TMS and no
+                scheme is given.
         """
         if not folder.is_dir():
             raise ImportSourceError(f"{folder} is not a folder. Give one that holds tiles as ZOOM/X/Y.png")
+        if scheme is None and (folder / _TMS_RESOURCE).exists():
+            raise ImportSourceError(
+                f"{folder} holds {_TMS_RESOURCE}, so its rows may count from the south: give --scheme=tms, or "
+                "--scheme=xyz if they count from the north"
+            )
         try:
-            self._files = sorted(_tiles_below(folder))
+            found = sorted(_files_below(folder, zooms))
         except OSError as error:
             raise ImportSourceError(f"{folder} cannot be listed: {error}. Make it readable") from error
+        self._files = [one for one in found if one[3].suffix.lower() in _SUFFIXES]
+        self._flip = scheme == "tms"
         if not self._files:
-            raise ImportSourceError(
-                f"{folder} holds no tiles. They are looked for as ZOOM/X/Y with {', '.join(_SUFFIXES)}, whole numbers each"
-            )
+            _refuse_empty(folder, found, zooms)
+
+    @property
+    def captured_at(self) -> datetime | None:
+        """A folder does not say."""
+        return None
+
+    @property
+    def terms(self) -> str | None:
+        """A folder does not say."""
+        return None
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def __iter__(self) -> Iterator[OfferedTile]:
-        for zoom, x, y, file in self._files:
+    def __iter__(self) -> Iterator[OfferedTile | BadTile]:
+        for zoom, x, row, file in self._files:
+            y = (1 << zoom) - 1 - row if self._flip and zoom <= MAX_ZOOM else row
             try:
+                if (size := file.stat().st_size) > MAX_TILE_BYTES:
+                    yield BadTile(zoom, x, y, f"has {size:,} bytes; no tile has more than {MAX_TILE_BYTES:,}")
+                    continue
                 content = file.read_bytes()
             except OSError as error:
                 raise ImportSourceError(f"{file} cannot be read: {error}. Make it readable, or remove it") from error
             yield OfferedTile(zoom, x, y, content, _SUFFIXES[file.suffix.lower()])
 
 
-def _tiles_below(folder: Path) -> Iterator[tuple[int, int, int, Path]]:
+def _refuse_empty(folder: Path, found: list[tuple[int, int, int, Path]], zooms: Zooms | None) -> None:
+    if any(file.suffix.lower() in _VECTOR for *_, file in found):
+        raise ImportSourceError(
+            f"{folder} holds vector tiles; only pictures can be imported. Export the map as PNG, JPEG or WebP tiles"
+        )
+    at = f" at zooms {zooms[0]} to {zooms[1]}" if zooms else ""
+    raise ImportSourceError(
+        f"{folder} holds no tiles{at}. They are looked for as ZOOM/X/Y with {', '.join(_SUFFIXES)}, whole numbers each"
+    )
+
+
+def _files_below(folder: Path, zooms: Zooms | None) -> Iterator[tuple[int, int, int, Path]]:
+    known = _SUFFIXES.keys() | _VECTOR
     for zoom in _numbered(folder):
+        if zooms is not None and not zooms[0] <= int(zoom.name) <= zooms[1]:
+            continue
         for column in _numbered(zoom):
             for file in column.iterdir():
-                if file.suffix.lower() in _SUFFIXES and _is_number(file.stem):
+                if file.suffix.lower() in known and _is_number(file.stem):
                     yield int(zoom.name), int(column.name), int(file.stem), file
 
 

@@ -35,6 +35,8 @@ def plan_text(plan: Plan, *, width: int) -> str:
         ("writes", f"about {size_text(plan.bytes_needed)}, {size_text(plan.bytes_free)} free"),
         ("time", "none" if plan.idle else time),
     ]
+    if plan.tiles_to_import:
+        rows.insert(0, ("import", f"{plan.tiles_to_import:,} tiles of the demo first, into the empty tile store"))
     for label, text in rows:
         figures.add_row(label, text)
     return plain_text(table, figures, width=width)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preflight.errors import CacheRootError
-from preflight.mission import Mission
+from preflight.mission import Job, Mission
 from preflight.ports import Signer
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
@@ -35,12 +35,13 @@ class Comparison:
 
 
 def reproduce(mission: Mission, surroundings: Surroundings) -> list[Comparison]:
-    """Build the mission in a fresh root beside the cache root, compare with `current`, remove the fresh root.
+    """Build the mission in a fresh root in staging/, compare with `current`, remove the fresh root.
 
     The gates' sample is an input, drawn once: it is taken over. Nothing else is.
 
     Raises:
-        CacheRootError: there is no current generation, or no place for the fresh root.
+        CacheRootError: there is no current generation.
+        BuildLockHeldError: a build runs.
         PreflightError: as the stages do.
     """
     layout = CacheLayout(mission.job.cache_root)
@@ -48,29 +49,35 @@ def reproduce(mission: Mission, surroundings: Surroundings) -> list[Comparison]:
     if current is None:
         raise CacheRootError(f"{layout.root} has no current generation to compare with; run doit provision first")
     _published(current.path)  # where it cannot be read, nothing needs to be built to say so
+    outer = Assembly(mission.job, tile_access(mission.tile_root, mission.database), surroundings, Options(), demo=False)
+    held = outer.session()
+    # Under staging/, with the lock: what a kill leaves there, the next run sweeps.
+    room = layout.staging / uuid.uuid4().hex
     try:
-        room = tempfile.TemporaryDirectory(prefix=".reproduce-", dir=layout.root.parent)
-    except OSError as error:
-        raise CacheRootError(
-            f"no folder can be made in {layout.root.parent} ({error.strerror}): the fresh build lies beside the cache root"
-        ) from error
-    with room as folder:
-        job = replace(mission.job, cache_root=Path(folder) / "cache")
-        if layout.parity_sample.exists():
-            shutil.copytree(layout.parity_sample.parent, CacheLayout(job.cache_root).parity_sample.parent)
-        tiles = tile_access(mission.tile_root, mission.database)
-        assembly = Assembly(job, tiles, surroundings, Options(), demo=False)
-        session = assembly.session()
-        try:
-            session.begin()
-            for name in session.stages:
-                if name != "publish":
-                    session.run(name)
-            statement = CacheLayout(job.cache_root).manifest.read_bytes()
-            # Both CPU runtimes repeat their bytes; the gate's figure is for those that do not.
-            return compare(current.path, assembly.builder.artifacts(), statement, assembly.signer(), lambda _: None)
-        finally:
-            session.close()
+        held.hold()
+        return _build_and_compare(replace(mission.job, cache_root=room / "cache"), mission, surroundings, current.path)
+    finally:
+        if room.exists():
+            shutil.rmtree(room)
+        held.close()
+
+
+def _build_and_compare(job: Job, mission: Mission, surroundings: Surroundings, current: Path) -> list[Comparison]:
+    assembly = Assembly(job, tile_access(mission.tile_root, mission.database), surroundings, Options(), demo=False)
+    session = assembly.session()
+    sample = CacheLayout(mission.job.cache_root).parity_sample.parent
+    try:
+        session.begin()
+        if sample.exists():
+            shutil.copytree(sample, CacheLayout(job.cache_root).parity_sample.parent)
+        for name in session.stages:
+            if name != "publish":
+                session.run(name)
+        statement = CacheLayout(job.cache_root).manifest.read_bytes()
+        # Both CPU runtimes repeat their bytes; the gate's figure is for those that do not.
+        return compare(current, assembly.builder.artifacts(), statement, assembly.signer(), lambda _: None)
+    finally:
+        session.close()
 
 
 def compare(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from preflight.errors import CacheRootError, ManifestWriteError
+from collections.abc import Callable
+from pathlib import Path
+
+from preflight.errors import CacheRootError, ManifestCoverageError, ManifestWriteError
 from preflight.ports import Clock, Signer
 from preflight.stages.publish import Publisher
 from preflight.store.generations import Generation, Generations
@@ -10,47 +13,85 @@ from preflight.wiring import Assembly
 from takeoff import manifest as format_
 from takeoff.errors import VerificationError
 from takeoff.names import MANIFEST
+from takeoff.verify import verify_manifest
 
 DAY = 86400
 
 
 def roll_back(assembly: Assembly) -> Generation:
     """Roll the mission's cache root back. The caller holds the lock. Raises as `republish_previous`, and DatabaseError."""
+    previous(assembly.generations)
+    signer = assembly.signer()
     assembly.prepare_database()
-    days = assembly.job.config.manifest.valid_for_days
+    section = assembly.job.config.manifest
     return republish_previous(
-        assembly.generations, assembly.publisher, assembly.signer(), assembly.surroundings.clock, valid_for_days=days
+        assembly.generations,
+        assembly.publisher,
+        signer,
+        assembly.surroundings.clock,
+        judge=lambda generation, manifest: _judge(generation, manifest, assembly.job.trust),
+        signing_mode=section.signing_mode,
+        valid_for_days=section.valid_for_days,
     )
 
 
+def previous(generations: Generations) -> Generation:
+    """The generation to go back to. Raises CacheRootError when there is none."""
+    found = generations.previous()
+    if found is None or generations.current() is None:
+        raise CacheRootError("there is no previous generation to go back to; doit status shows what there is")
+    return found
+
+
 def republish_previous(
-    generations: Generations, publisher: Publisher, signer: Signer, clock: Clock, *, valid_for_days: int
+    generations: Generations,
+    publisher: Publisher,
+    signer: Signer,
+    clock: Clock,
+    *,
+    judge: Callable[[Generation, format_.Manifest], None],
+    signing_mode: str,
+    valid_for_days: int,
 ) -> Generation:
     """Sign the previous generation's content anew, with the next number and a later time, and make it current.
 
-    The aircraft's rollback floor compares issued_at, so the old manifest itself must never come back. The caller holds the lock.
+    The aircraft's rollback floor compares issued_at, so the old manifest itself must never come back. It states the mode it is
+    now signed in. The caller holds the lock.
+
+    judge: raises ManifestCoverageError for a generation that may not come back.
 
     Raises:
         CacheRootError: there is no previous generation.
         ManifestCoverageError: the verifier refuses it.
     """
-    previous, current = generations.previous(), generations.current()
-    if previous is None or current is None:
-        raise CacheRootError("there is no previous generation to go back to; doit status shows what there is")
-    publisher.verify(previous.path)
-    old = _manifest(previous)
+    old_generation = previous(generations)
+    old = _manifest(old_generation)
+    judge(old_generation, old)
+    newest = max(
+        _manifest(generation).issued_at for generation in (old_generation, generations.current() or old_generation)
+    )
     now = int(clock().timestamp())
-    # It may run ahead of the clock when builds follow within a second; the validity must not, or the verifier would refuse it.
-    issued = max(now, old.issued_at + 1, _manifest(current).issued_at + 1)
     renewed = old._replace(
         generation=generations.next_number(),
-        issued_at=issued,
+        # It may run ahead of the clock when builds follow within a second; the validity must not.
+        issued_at=max(now, newest + 1),
         valid_from=now,
         valid_until=now + valid_for_days * DAY,
+        signing_mode=signing_mode,
     )
     content = format_.encode(renewed)
-    sources = {name: previous.path / name for name in renewed.subjects}
+    sources = {name: old_generation.path / name for name in renewed.subjects}
     return publisher.publish(content, signer.sign(content), sources)
+
+
+def _judge(generation: Generation, manifest: format_.Manifest, trust: Path) -> None:
+    """The verifier's verdict at the time it was signed: its content may come back although its validity has passed."""
+    result = verify_manifest(generation.path, trust=trust, now=lambda: manifest.valid_from)
+    if result.failures:
+        reasons = "; ".join(result.fail_reasons)
+        raise ManifestCoverageError(
+            f"the verifier refuses {generation.path.name}: {reasons}; it is not published again, and current stays as it is"
+        )
 
 
 def _manifest(generation: Generation) -> format_.Manifest:

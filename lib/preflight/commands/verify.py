@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from preflight import wiring
-from preflight.errors import CacheRootError
 from preflight.mission import Mission
 from preflight.ports import Clock
 from preflight.records import TileHashRecord
 from preflight.store.atomic import atomic_write
 from preflight.store.layout import CacheLayout
 from preflight.tile_access import TileAccess
-from takeoff.errors import EnvelopeError, SidecarMismatchError, VerificationError
+from takeoff.errors import KeyUnknownError, SidecarMismatchError, VerificationError
 from takeoff.verdict import human_verdict, json_verdict
 from takeoff.verify import VerificationResult
 
-# The statuses that speak of the cache's own files, not of keys, clock or flight (docs/manifest-format.md).
-DAMAGE = range(EnvelopeError.exit_status, SidecarMismatchError.exit_status + 1)
+log = logging.getLogger("preflight.verify")
+
+# The statuses that speak of the cache's own files, not of clock or flight (docs/manifest-format.md). An unknown key is among
+# them: the envelope that names it may be what went bad.
+DAMAGE = range(KeyUnknownError.exit_status, SidecarMismatchError.exit_status + 1)
 
 
 def verify(mission: Mission, mode: str, cache: Path | None, clock: Clock, *, as_json: bool) -> tuple[int, str]:
     """Verify the mission's current cache, or the one at `cache`; returns the exit status and the verdict's text.
 
-    A damaged current cache is marked, so that the next provision repairs it.
+    A damaged current cache is marked, so that the next provision repairs it; where it cannot be marked, a warning says so.
 
     Raises:
         DatabaseError: operator mode, and the tile store does not answer.
-        CacheRootError: the cache is damaged and could not be marked.
     """
     layout = CacheLayout(mission.job.cache_root)
     place = layout.current if cache is None else cache
@@ -62,11 +64,11 @@ def _mark(layout: CacheLayout, failures: tuple[VerificationError, ...]) -> None:
     try:
         atomic_write(layout.refused, content.encode())
     except OSError as error:
-        reasons = "; ".join(map(str, failures))
-        raise CacheRootError(
-            f"{layout.current} is damaged ({reasons}), and {layout.refused} cannot be written ({error.strerror}): "
-            "run doit provision repair=1"
-        ) from error
+        # A read-only medium or a full disk: the verdict stands all the same.
+        log.warning(
+            f"{layout.refused} cannot be written ({error.strerror}): on the workstation run doit provision repair=1",
+            extra={"event": "refusal_not_marked", "fields": {}},
+        )
 
 
 def sealed_hashes(mission: Mission, tiles: TileAccess) -> Iterator[TileHashRecord]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight.errors import ManifestWriteError, QualityGateError
+from preflight.errors import ManifestWriteError, QualityGateError, SigningKeyError
 from preflight.mission import Job
 from preflight.ports import Clock, Signer
 from preflight.records import BackboneSpec, HostCapabilities
@@ -21,8 +21,9 @@ from preflight.tileset import read_header
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json, record_of
 from preflight.trace.rule import Step
+from takeoff import keys
 from takeoff import manifest as format_
-from takeoff.errors import ManifestFormatError
+from takeoff.errors import ManifestFormatError, VerificationError
 from takeoff.layout import determined_files
 from takeoff.names import ENVELOPE, MANIFEST
 
@@ -52,6 +53,13 @@ class Published:
 def past_half(manifest: format_.Manifest, now: float) -> bool:
     """Whether less than half of the validity is left: time to sign anew."""
     return now >= manifest.valid_from + (manifest.valid_until - manifest.valid_from) / 2
+
+
+def _out_of_time(manifest: format_.Manifest, now: float) -> str | None:
+    """Why a manifest must be signed anew for the clock's sake, or None."""
+    if now < manifest.valid_from:
+        return "its validity has not begun: it was signed under a clock that ran ahead"
+    return "more than half of its validity has passed" if past_half(manifest, now) else None
 
 
 class ManifestBuilder:
@@ -145,7 +153,7 @@ class ManifestBuilder:
         try:
             content = (current.path / MANIFEST).read_bytes()
             manifest = format_.decode(content)
-        except (OSError, ManifestFormatError):
+        except (OSError, VerificationError):
             return None
         return Published(current.number, manifest, self._digests.sha256(current.path / MANIFEST))
 
@@ -172,12 +180,15 @@ class ManifestBuilder:
 
     def doubt(self) -> str | None:
         """Why a manifest of equal content must be signed anew, or None."""
-        if self._layout.refused.exists():
+        if self._layout.refused.is_file():
             return "the current cache was refused by doit verify"
-        content = self._layout.manifest.read_bytes()
-        manifest = format_.decode(content)
-        if past_half(manifest, self._clock().timestamp()):
-            return "more than half of its validity has passed"
+        if (distrust := self.distrust()) is not None:
+            return distrust
+        manifest = format_.decode(self._layout.manifest.read_bytes())
+        return _out_of_time(manifest, self._clock().timestamp()) or self._unlike_current(manifest)
+
+    def _unlike_current(self, manifest: format_.Manifest) -> str | None:
+        """What is wrong with `current`, if it is this manifest's; or why this manifest can no more become it."""
         current = self._generations.current()
         if current is None:
             return None if manifest.generation >= self._generations.next_number() - 1 else "its number is taken"
@@ -195,6 +206,21 @@ class ManifestBuilder:
         }
         return self._generations.fault(current, expected)
 
+    def distrust(self) -> str | None:
+        """Why the verifier would refuse this mission's signature, whatever it signs; None when it would not."""
+        section, fingerprint = self._job.config.manifest, self._signer().fingerprint
+        try:
+            trust = keys.load_trust(self._job.trust)
+        except VerificationError as error:
+            return f"the trust directory {self._job.trust} cannot be used: {error}"
+        if fingerprint in trust.revoked:
+            return f"the signing key {fingerprint} is revoked in {self._job.trust}"
+        if fingerprint not in trust.keys:
+            return f"the signing key {fingerprint} is not in the trust directory {self._job.trust}"
+        if section.signing_mode == "dev" and not trust.allow_dev:
+            return f"signing_mode is dev, and {self._job.trust} holds no allow_dev"
+        return None
+
     def build(self) -> Iterable[Path]:
         """Check the gate, write manifest.json and its envelope.
 
@@ -204,6 +230,10 @@ class ManifestBuilder:
             SigningKeyError: the key may not sign.
         """
         self._check_gate()
+        if (distrust := self.distrust()) is not None:
+            raise SigningKeyError(
+                f"{distrust}: no aircraft would accept this cache; correct the mission's trust or key"
+            )
         if self._moves_on():
             log.warning(MOVED_ON, extra={"event": "moving_forward", "fields": {}})
         try:
@@ -219,7 +249,7 @@ class ManifestBuilder:
         """Whether `current` holds something else than what was signed here last. A damaged manifest in work/ cannot say."""
         try:
             return self.doubt() == MOVED_ON
-        except (FileNotFoundError, ManifestFormatError):
+        except (FileNotFoundError, VerificationError):
             return False
 
     def _statement(self) -> format_.Manifest:

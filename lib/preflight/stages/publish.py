@@ -146,7 +146,8 @@ class Publisher:
         store.record_manifest(replace(row, status="active"))
         self._generations.prune(self._job.config.provisioner.keep_generations)
         self._generations.adopt(generation, {**manifest.subjects, MANIFEST: row.manifest_sha256})
-        atomic.remove_file(self._layout.refused)
+        if self._layout.refused.is_file():
+            atomic.remove_file(self._layout.refused)
         atomic.atomic_write(
             self.receipt, canonical_json({"generation": generation.path.name, "manifest": row.manifest_sha256})
         )

@@ -98,7 +98,6 @@ class SealStage:
         if metadata.revision() != before:
             raise InputChangedError("the tile store changed while its tiles were sealed; run the command again")
         _summarise(self._layout, header, len(tiles))
-        self._journal.counts["tiles_sealed"] = header.count
         return ()
 
     def preview(self) -> Preview:

@@ -14,6 +14,7 @@ from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 
 _NAME = re.compile(r"(\d{6,})-([0-9a-f]{12})")
+_STAGED = re.compile(r"[0-9a-f]{32}")
 FILE_MODE = 0o444
 
 
@@ -161,17 +162,32 @@ class Generations:
         return removed
 
     def sweep(self) -> None:
-        """Remove what killed runs left: half-assembled generations and temporary files. Needs the lock."""
+        """Remove what killed runs left: half-assembled generations and temporary files, and nothing else. Needs the lock.
+
+        Raises:
+            CacheRootError: a link or folder stands where the other must be; nothing was removed.
+        """
+        self._check_kinds()
         if self._layout.staging.is_dir():
             for path in self._layout.staging.iterdir():
-                if path.is_dir() and not path.is_symlink():
+                if _STAGED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                     atomic.remove_tree(path)
-                else:
-                    atomic.remove_file(path)
+            atomic.sweep_temporaries(self._layout.staging)
         if self._layout.work.is_dir():
             atomic.sweep_temporaries(self._layout.work)
         for path in self._layout.root.glob(f"{atomic.TEMPORARY_PREFIX}*"):
             atomic.remove_file(path)
+
+    def _check_kinds(self) -> None:
+        for folder in (self._layout.work, self._layout.staging, self._layout.generations):
+            if folder.is_symlink():
+                raise CacheRootError(f"{folder} is a symbolic link, which could lead anywhere; make it a folder")
+        for link in (self._layout.current, self._layout.previous):
+            if link.is_dir() and not link.is_symlink():
+                raise CacheRootError(
+                    f"{link} is a folder where a link must be: this cache root was copied without its links; "
+                    f"remove {link} (gen/ holds the same), then run doit provision"
+                )
 
 
 def coverage_walk(directory: Path, expected: Iterable[str]) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from preflight.errors import BuildLockHeldError, CacheRootError
 
 POLL_SECONDS = 0.2
+# What a cache root holds beside the lock, which a copy may have lost.
+OURS = frozenset({"work", "staging", "gen", "current", "previous"})
 
 
 class BuildLock:
@@ -75,7 +77,12 @@ class BuildLock:
     def _open(self) -> int:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if not os.path.lexists(self._path) and any(path.name not in OURS for path in self._path.parent.iterdir()):
+                raise CacheRootError(
+                    f"{self._path.parent} is not empty and no cache root: it holds no {self._path.name}; "
+                    "nothing in it is touched. Set cache_root in the mission to an empty folder, or to one that is not there yet"
+                )
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise CacheRootError(
                 f"cache root {self._path.parent} cannot be written ({error.strerror}); "

@@ -1,7 +1,7 @@
 """One SHA-256 digest cache for a whole run, kept between runs.
 
-A file is hashed again only when its device, inode, size, mtime or ctime (nanoseconds) differ. The cache may be deleted at
-any time: that costs re-hashing, nothing else.
+A file is hashed again only when its device, inode, size, mtime or ctime (nanoseconds) differ. The cache may be deleted or
+damaged at any time: that costs re-hashing, nothing else.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class DigestCache:
         self._known: dict[Signature, str] | None = None
         self._fresh: dict[Signature, str] = {}
         self._distrusting = False
+        self._damaged = False
         self.hashed_files = 0
         self.hashed_bytes = 0
 
@@ -86,11 +87,6 @@ class DigestCache:
                 return digest
             before = after
 
-    def known(self, path: Path) -> bool:
-        """Whether the file is as it was when it was last hashed; False after `distrust`. Raises OSError."""
-        now = signature(path)
-        return now in self._fresh or (not self._distrusting and now in self._load())
-
     def adopt(self, path: Path, digest: str) -> None:
         """Take a digest somebody else has just computed over `path`. Raises OSError."""
         self._fresh[signature(path)] = digest
@@ -101,19 +97,33 @@ class DigestCache:
         self._fresh.clear()
 
     def flush(self) -> None:
-        """Keep what was learnt for the next run. A cache that cannot be written raises OSError."""
+        """Keep what was learnt for the next run, in a file made anew where it is damaged.
+
+        Raises OSError where it cannot be written: a full disk, a read-only place, a lock that is not given up.
+        """
         if not self._fresh or self._database is None:
             return
+        known = self._load()
         self._database.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._write(self._fresh)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise OSError(f"{self._database}: {error}") from error
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self._database}{suffix}").unlink(missing_ok=True)
-            self._write(self._fresh)
-        self._load().update(self._fresh)
+            self._write_anew_if_damaged()
+        except sqlite3.Error as error:
+            raise OSError(f"{self._database}: {error}") from error
+        known.update(self._fresh)
+
+    def _write_anew_if_damaged(self) -> None:
+        if not self._damaged:
+            try:
+                self._write(self._fresh)
+            except sqlite3.Error as error:
+                if _is_the_places_fault(error):
+                    raise
+            else:
+                return
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(f"{self._database}{suffix}").unlink(missing_ok=True)
+        self._write(self._fresh)
+        self._damaged = False
 
     def _write(self, rows: dict[Signature, str]) -> None:
         connection = sqlite3.connect(os.fspath(self._database or ":memory:"), timeout=10)
@@ -126,7 +136,8 @@ class DigestCache:
             )
             with connection:
                 connection.executemany(
-                    "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO digests (device, inode, size, mtime_ns, ctime_ns, sha256)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
                     [(*_signed(key), value) for key, value in rows.items()],
                 )
         finally:
@@ -134,7 +145,9 @@ class DigestCache:
 
     def _load(self) -> dict[Signature, str]:
         if self._known is None:
-            self._known = _read(self._database)
+            found = _read(self._database)
+            self._damaged = found is None
+            self._known = found or {}
         return self._known
 
 
@@ -154,7 +167,13 @@ def _unsigned(value: int) -> int:
     return value + (1 << 64) if value < 0 else value
 
 
-def _read(database: Path | None) -> dict[Signature, str]:
+def _is_the_places_fault(error: sqlite3.Error) -> bool:
+    """Whether a file made anew would fare no better. By SQLite's text: its codes reach Python from 3.11 on only."""
+    return any(text in str(error) for text in ("is full", "readonly", "is locked", "unable to open"))
+
+
+def _read(database: Path | None) -> dict[Signature, str] | None:
+    """What is kept; None where the file is damaged: then everything is hashed once more, and `flush` makes it anew."""
     if database is None or not database.is_file():
         return {}
     try:
@@ -165,7 +184,19 @@ def _read(database: Path | None) -> dict[Signature, str]:
             rows = connection.execute("SELECT device, inode, size, mtime_ns, ctime_ns, sha256 FROM digests").fetchall()
         finally:
             connection.close()
-    except sqlite3.DatabaseError:
-        # A damaged cache is no cache: everything is hashed once more, and `flush` makes it anew.
-        return {}
-    return {(_unsigned(row[0]), _unsigned(row[1]), row[2], row[3], row[4]): row[5] for row in rows}
+        return dict(_entry(row) for row in rows)
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        return {} if isinstance(error, sqlite3.Error) and _is_the_places_fault(error) else None
+
+
+def _entry(row: tuple[object, ...]) -> tuple[Signature, str]:
+    """A row as the cache holds it. Raises TypeError, ValueError for one that this module did not write."""
+    device, inode, size, mtime, ctime, digest = row
+    numbers = []
+    for value in (device, inode, size, mtime, ctime):
+        if not isinstance(value, int):
+            raise TypeError(f"{value!r} is no whole number")
+        numbers.append(value)
+    if not isinstance(digest, str) or len(digest) != 64:
+        raise ValueError(f"{digest!r} is no digest")
+    return (_unsigned(numbers[0]), _unsigned(numbers[1]), numbers[2], numbers[3], numbers[4]), digest

@@ -116,7 +116,10 @@ class Tracer:
         record = read_record(path)
         if record is None:
             return None
-        return LastBuild(record, tuple(json.loads(path.read_bytes()).get("reasons", ())))
+        reasons = json.loads(path.read_bytes()).get("reasons")
+        if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+            return None
+        return LastBuild(record, tuple(reasons))
 
     def _history_path(self, step: Step) -> Path:
         return (self._history or Path()) / f"{step.name.replace(':', '-')}.json"
@@ -175,10 +178,6 @@ class Tracer:
                 raise InputChangedError(
                     f"{path} was edited while {step.name} ran; nothing built from it is kept: run the command again"
                 )
-
-    def key_of(self, step: Step) -> str:
-        """The action key the step would be built under now. Raises FileNotFoundError when an input is not there."""
-        return action_key(step.name, step.version, step.components())
 
 
 def _relative(path: Path, home: Path) -> str:

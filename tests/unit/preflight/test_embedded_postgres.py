@@ -79,7 +79,9 @@ def ask(conninfo, query="SELECT current_user::text"):
 
 def hold(root):
     """Another process that uses the server until told to end."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     return process, process.stdout.readline().strip()
 
 

@@ -135,9 +135,7 @@ def test_a_position_lies_inside_a_tile_with_all_neighbours(pixels, table):
         homes = [
             (zoom, query.column >> (POSITION_ZOOM - zoom), query.row >> (POSITION_ZOOM - zoom)) for zoom in (17, 18)
         ]
-        assert any(
-            all((z, x + dx, y + dy) in pixels for dx in (-1, 0, 1) for dy in (-1, 0, 1)) for z, x, y in homes
-        )
+        assert any(all((z, x + dx, y + dy) in pixels for dx in (-1, 0, 1) for dy in (-1, 0, 1)) for z, x, y in homes)
         box = tile_bounds(*homes[1])
         assert box.lat_min <= query.lat <= box.lat_max
         assert box.lon_min <= query.lon <= box.lon_max

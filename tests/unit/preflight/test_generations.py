@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -253,11 +254,33 @@ def test_the_sweep_removes_what_killed_runs_left(root):
     assert files(made)["engines/a"] == b"one"
 
 
-def test_the_sweep_takes_a_stray_file_in_staging_too(root):
-    root.layout.staging.mkdir()
-    (root.layout.staging / "stray").write_bytes(b"")
+def test_the_sweep_leaves_what_is_not_ours(root):
+    ours = root.layout.staging / ("0" * 32)
+    ours.mkdir(parents=True)
+    (root.layout.staging / "thesis.txt").write_bytes(b"years")
+    (root.layout.staging / "notes").mkdir()
     root.generations.sweep()
-    assert list(root.layout.staging.iterdir()) == []
+    assert sorted(path.name for path in root.layout.staging.iterdir()) == ["notes", "thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["staging", "work", "gen"])
+def test_a_link_in_the_place_of_a_folder_is_refused_and_not_followed(root, tmp_path, name):
+    precious = tmp_path / "precious"
+    (precious / ("0" * 32)).mkdir(parents=True)
+    place = root.layout.root / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.symlink_to(precious)
+    with pytest.raises(CacheRootError, match="symbolic link"):
+        root.generations.sweep()
+    assert (precious / ("0" * 32)).is_dir()
+
+
+@pytest.mark.parametrize("name", ["current", "previous"])
+def test_a_folder_in_the_place_of_a_link_is_named(root, name):
+    (root.layout.root / name).mkdir()
+    with pytest.raises(CacheRootError, match=f"{name} is a folder where a link must be"):
+        root.generations.sweep()
 
 
 def test_the_sweep_of_a_root_that_is_not_there_does_nothing(tmp_path):

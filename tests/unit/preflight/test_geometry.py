@@ -54,8 +54,10 @@ def test_a_border_belongs_to_the_tile_south_and_east_of_it(tile):
 @given(tiles())
 def test_quarters_share_their_borders_exactly(tile):
     zoom, x, y = tile
-    whole, first, last = tile_bounds(zoom, x, y), tile_bounds(zoom + 1, 2 * x, 2 * y), tile_bounds(
-        zoom + 1, 2 * x + 1, 2 * y + 1
+    whole, first, last = (
+        tile_bounds(zoom, x, y),
+        tile_bounds(zoom + 1, 2 * x, 2 * y),
+        tile_bounds(zoom + 1, 2 * x + 1, 2 * y + 1),
     )
     assert (whole.lat_max, whole.lon_min) == (first.lat_max, first.lon_min)
     assert (whole.lat_min, whole.lon_max) == (last.lat_min, last.lon_max)

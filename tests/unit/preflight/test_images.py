@@ -93,7 +93,9 @@ def png_claiming(width, height):
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (2**31 - 1, 2)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(100_000, 100_000), (MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (2**31 - 1, 2)]
+)
 def test_absurd_dimensions_are_refused_before_decoding(width, height):
     with pytest.raises(TileContentError, match=f"claims {width} x {height} pixels"):
         decode_rgb(png_claiming(width, height))

@@ -157,3 +157,28 @@ def test_a_taker_that_is_stopped_while_it_waits_holds_nothing(make):
         second.acquire(NOW, wait=60, monotonic=time.monotonic, sleep=time.sleep)
     first.release()
     make(pid=3).acquire(NOW)
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(make, path, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path.parent.mkdir()
+    path.symlink_to(victim)
+    with pytest.raises(CacheRootError):
+        make().acquire(NOW)
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_of_something_else_is_no_cache_root(make, path):
+    path.parent.mkdir()
+    (path.parent / "thesis.txt").write_text("years")
+    with pytest.raises(CacheRootError, match="not empty and no cache root"):
+        make().acquire(NOW)
+    assert [child.name for child in path.parent.iterdir()] == ["thesis.txt"]
+
+
+def test_a_cache_root_copied_without_its_lock_is_one(make, path):
+    for name in ("work", "staging", "gen"):
+        (path.parent / name).mkdir(parents=True)
+    make().acquire(NOW)
+    assert path.is_file()

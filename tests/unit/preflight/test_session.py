@@ -279,7 +279,7 @@ def test_a_failure_in_prepare_is_reported(line):
 
 
 def test_begin_sweeps_what_a_killed_run_left(line):
-    left = [line.layout.staging / "x" / "file", line.layout.work / f"{atomic.TEMPORARY_PREFIX}y"]
+    left = [line.layout.staging / ("0" * 32) / "file", line.layout.work / f"{atomic.TEMPORARY_PREFIX}y"]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 
+import atomicwrites
 import pytest
 
 from preflight.adapters.tile_files import TileFiles
 from preflight.adapters.tile_folder import TileFolder
 from preflight.errors import ImportSourceError, TileContentError
-from preflight.importing import OfferedTile
+from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile
 
 
 def lay(folder, *paths):
@@ -36,6 +36,44 @@ def test_what_is_no_tile_is_passed_by(tmp_path):
     lay(tmp_path, "9/2/3.png", "index.html", "9/metadata.json", "9/2/3.pbf", "9/a/1.png", "x/1/1.png", "9/2/-1.png")
     (tmp_path / "8").write_text("a file where a folder would be")
     assert [(one.zoom, one.x, one.y) for one in TileFolder(tmp_path)] == [(9, 2, 3)]
+
+
+def test_rows_from_the_south_are_turned(tmp_path):
+    lay(tmp_path, "2/0/0.png", "2/1/3.png", "99/1/1.png")
+    assert [(one.zoom, one.x, one.y) for one in TileFolder(tmp_path, scheme="tms")] == [
+        (2, 0, 3),
+        (2, 1, 0),
+        (99, 1, 1),
+    ]
+
+
+def test_a_folder_that_describes_itself_as_tms_asks_for_the_scheme(tmp_path):
+    lay(tmp_path, "2/0/0.png", "tilemapresource.xml")
+    with pytest.raises(ImportSourceError, match=r"--scheme=tms, or --scheme=xyz"):
+        TileFolder(tmp_path)
+    assert [one.y for one in TileFolder(tmp_path, scheme="xyz")] == [0]
+
+
+def test_zooms_are_chosen(tmp_path):
+    lay(tmp_path, *(f"{zoom}/0/0.png" for zoom in range(5)))
+    assert [one.zoom for one in TileFolder(tmp_path, (1, 3))] == [1, 2, 3]
+    with pytest.raises(ImportSourceError, match="holds no tiles at zooms 7 to 9"):
+        TileFolder(tmp_path, (7, 9))
+
+
+def test_vector_tiles_are_refused(tmp_path):
+    with pytest.raises(ImportSourceError, match="holds vector tiles"):
+        TileFolder(lay(tmp_path, "2/0/0.pbf", "2/0/1.mvt"))
+
+
+def test_a_file_too_large_is_not_read(tmp_path):
+    lay(tmp_path, "2/0/1.png")
+    with (tmp_path / "2/0/0.png").open("wb") as file:
+        file.truncate(MAX_TILE_BYTES + 1)
+    bad, good = TileFolder(tmp_path)
+    assert isinstance(bad, BadTile)
+    assert (bad.zoom, bad.x, bad.y) == (2, 0, 0)
+    assert isinstance(good, OfferedTile)
 
 
 def test_no_folder_and_no_tiles_are_refused(tmp_path):
@@ -95,7 +133,7 @@ def test_a_failed_write_leaves_nothing_and_is_explained(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(atomicwrites, "_proper_fsync", full)
     (tmp_path / "objects" / hashlib.sha256(b"x").hexdigest()[:2]).mkdir(parents=True)
     with pytest.raises(ImportSourceError, match="No space left"):
         TileFiles(tmp_path).put(b"x", hashlib.sha256(b"x").hexdigest(), ".png")

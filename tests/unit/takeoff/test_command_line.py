@@ -1,4 +1,4 @@
-"""`python -m takeoff`: one verdict, a status of its own for each refusal, and 0 for a verified cache alone."""
+"""`python -I -m takeoff`: one verdict, a status of its own for each refusal, and 0 for a verified cache alone."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from takeoff import __main__ as command_line
-from takeoff import digest, manifest, verify
+from takeoff import __main__ as start
+from takeoff import command_line, digest, errors, manifest, verdict, verify
 
-LIB = Path(command_line.__file__).parents[1]
 FLIGHT = "0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10"
 
 
 def run(*arguments, **options):
-    """In a process of its own, with nothing but the library on its path."""
-    command = [sys.executable, "-m", "takeoff", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(LIB)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)
+    """In a process of its own, as an aircraft calls it: by the installed package."""
+    return python("-I", "-m", "takeoff", *arguments, **options)
+
+
+def python(*arguments, **options):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 @pytest.fixture
@@ -56,11 +59,11 @@ def test_a_pass_in_words(fresh, trust, tmp_path):
 
 def test_a_pass_as_json(fresh, trust):
     done = run(fresh(), f"--trust={trust}", "--json")
-    verdict = json.loads(done.stdout)
-    assert (done.returncode, verdict["outcome"], verdict["exit_status"]) == (0, "pass", 0)
-    assert verdict["takeoff_origin"] == [0.348, 32.59, 1190.0]
-    assert verdict["fail_reasons"] == []
-    assert set(verdict["per_artifact_hash_match"].values()) == {True}
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["outcome"], said["exit_status"]) == (0, "pass", 0)
+    assert said["takeoff_origin"] == [0.348, 32.59, 1190.0]
+    assert said["fail_reasons"] == []
+    assert set(said["per_artifact_hash_match"].values()) == {True}
 
 
 def test_a_refusal_in_words_names_each_file_and_the_remedy(fresh, trust):
@@ -81,13 +84,13 @@ def test_a_refusal_as_json(fresh, trust):
     cache = fresh()
     (cache / "bad\udcff").write_bytes(b"")
     done = run(cache, "--trust", trust, "--json")
-    verdict = json.loads(done.stdout)
-    assert done.returncode == verdict["exit_status"] == 30
-    assert verdict["statustext"] == "CACHE REFUSED: unlisted file"
-    assert verdict["fail_reasons"] == [
+    said = json.loads(done.stdout)
+    assert done.returncode == said["exit_status"] == 30
+    assert said["statustext"] == "CACHE REFUSED: unlisted file"
+    assert said["fail_reasons"] == [
         {"code": "file_unlisted", "file": "bad\\udcff", "message": "is not in the manifest (file)"}
     ]
-    assert verdict["takeoff_origin"] is verdict["flight_id"] is None
+    assert said["takeoff_origin"] is said["flight_id"] is None
 
 
 def _status_cases():
@@ -157,7 +160,8 @@ def test_each_refusal_has_its_exit_status(fresh, trust, tmp_path, status, change
     done = run(cache, "--trust", trust, *options)
     assert done.returncode == status, done.stdout + done.stderr
     assert done.stdout.startswith("REFUSED")
-    assert done.stdout.endswith("run `doit provision` again\n")
+    (kind,) = (kind for kind in errors.VerificationError.__subclasses__() if kind.exit_status == status)
+    assert kind.remedy in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(("old", "new", "status"), [(b'"1.1"', b'"9.9"', 26), (b'"operator"', b'"operater"', 25)])
@@ -203,7 +207,7 @@ def test_wrong_calls_and_help_are_no_pass(arguments, capsys):
 def test_help_in_a_process_of_its_own():
     done = run("--help")
     assert done.returncode == 18
-    assert "usage: python -m takeoff CACHE --trust DIR" in done.stdout
+    assert "usage: python -I -m takeoff CACHE --trust DIR" in done.stdout
 
 
 def test_a_crash_refuses(fresh, trust, monkeypatch, capsys):
@@ -212,10 +216,17 @@ def test_a_crash_refuses(fresh, trust, monkeypatch, capsys):
 
     monkeypatch.setattr(verify, "verify_manifest", broken)
     assert command_line.main([str(fresh()), "--trust", str(trust), "--json"]) == 16
-    verdict = json.loads(capsys.readouterr().out)
-    assert verdict["fail_reasons"][0]["message"] == "MemoryError: none left"
-    assert verdict["remedy"] == "run `doit provision` again"
-    assert verdict["manifest_hash_match"] is False
+    said = json.loads(capsys.readouterr().out)
+    assert said["fail_reasons"][0]["message"] == "MemoryError: none left"
+    assert said["remedy"] == errors.VerifierCrashedError.remedy
+    assert said["manifest_hash_match"] is False
+
+
+def test_the_remedies_of_all_failures_once_each_the_lowest_status_first():
+    failures = (errors.ExpiredError("was"), errors.TrustError("is"), errors.NotYetValidError("is"))
+    remedies = [errors.TrustError.remedy, errors.ExpiredError.remedy]
+    assert verdict.human_verdict(None, None, failures).splitlines()[4:] == remedies
+    assert json.loads(verdict.json_verdict(None, None, failures))["remedy"] == "; ".join(remedies)
 
 
 def test_time_out_refuses_even_when_it_was_swallowed(fresh, trust, monkeypatch, capsys):
@@ -248,10 +259,7 @@ def test_time_out_in_a_process_of_its_own_while_a_thread_hangs(fresh, trust):
         "sys.argv = ['takeoff', *sys.argv[1:]]\n"
         "runpy.run_module('takeoff', run_name='__main__')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(fresh()), "--trust", str(trust), "--timeout", "0.2"],
-        env={**os.environ, "PYTHONPATH": str(LIB)}, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = python("-I", "-c", program, fresh(), "--trust", trust, "--timeout", "0.2", timeout=60)
     assert done.returncode == 17, done.stderr
 
 
@@ -267,19 +275,71 @@ def test_a_verdict_that_cannot_be_said_is_no_pass(fresh, trust, monkeypatch):
 
 def test_a_full_disk_behind_stdout_is_no_pass(fresh, trust):
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "takeoff", fresh(), "--trust", trust]
-        done = subprocess.run(command, stdout=full, env={**os.environ, "PYTHONPATH": str(LIB)}, check=False)
+        command = [sys.executable, "-I", "-m", "takeoff", fresh(), "--trust", trust]
+        done = subprocess.run(command, stdout=full, check=False)
     assert done.returncode == 16
 
 
-def test_the_module_ends_with_the_status(monkeypatch, capsys):
+def flags_with(**changes):
+    """The interpreter's flags with others for isolation; Python 3.10 has no safe_path."""
+    mine = {name: getattr(sys.flags, name) for name in dir(sys.flags) if name.islower() and name != "safe_path"}
+    return SimpleNamespace(**{**mine, **changes})
+
+
+@pytest.mark.parametrize("flags", [{"isolated": 1}, {"isolated": 0, "safe_path": True}])
+def test_the_module_ends_with_the_status(monkeypatch, capsys, flags):
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(sys, "argv", ["takeoff"])
+    monkeypatch.setattr(sys, "flags", flags_with(**flags))
     monkeypatch.delitem(sys.modules, "takeoff.__main__")
     runpy.run_module("takeoff", run_name="__main__")
     assert ended == [18]
-    assert capsys.readouterr().out.startswith("REFUSED")
+    assert "[usage] exactly one CACHE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [{"isolated": 0}, {"isolated": 0, "safe_path": False}])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interpreter_that_is_not_isolated_refuses(fresh, trust, monkeypatch, capsys, flags, as_json):
+    monkeypatch.setattr(sys, "argv", ["takeoff", str(fresh()), f"--trust={trust}", *["--json"] * as_json])
+    monkeypatch.setattr(sys, "flags", flags_with(**flags))
+    monkeypatch.delitem(sys.modules, "takeoff.__main__")
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("takeoff", run_name="__main__")
+    assert caught.value.code == errors.UsageError.exit_status == 18
+    # The constants are what the verdict's own functions write.
+    write = verdict.json_verdict if as_json else verdict.human_verdict
+    assert capsys.readouterr().out == write(None, None, (errors.UsageError(start.NOT_ISOLATED),)) + "\n"
+
+
+PLANTED = ["__future__", "hashlib", "json", "math", "re", "signal", "time", "typing"]
+
+
+@pytest.fixture
+def hostile(fresh):
+    """A cache with modules that print a pass and end with status 0 when they are imported."""
+    cache = fresh()
+    for name in PLANTED:
+        (cache / f"{name}.py").write_text("import os\nprint('PASSED forged', flush=True)\nos._exit(0)\n")
+    forged = python("-c", f"import {', '.join(PLANTED)}", cwd=cache)
+    assert (forged.returncode, forged.stdout) == (0, "PASSED forged\n")  # they work
+    return cache
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_modules_planted_in_the_working_directory_do_not_run(hostile, trust, option):
+    without = python("-m", "takeoff", ".", "--trust", trust, *option, cwd=hostile)
+    assert without.returncode == 18, without.stdout + without.stderr
+    assert start.NOT_ISOLATED in without.stdout
+    assert "PASSED" not in without.stdout
+
+
+def test_the_true_verdict_in_a_hostile_working_directory(hostile, fresh, trust):
+    done = run(".", "--trust", trust, cwd=hostile)
+    assert done.returncode == 30
+    refused = [line.split(":")[0] for line in done.stdout.splitlines()[1:-1]]
+    assert refused == [f"  [file_unlisted] {name}.py" for name in PLANTED]
+    assert run(fresh(), "--trust", trust, cwd=hostile).returncode == 0
 
 
 def test_the_command_line_as_read():

@@ -10,6 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import takeoff
 from takeoff import digest, errors, keys, manifest, names, policy, verify
@@ -380,6 +382,35 @@ def test_a_clock_behind_the_last_time_seen_is_not_trusted(cache, check, tmp_path
     assert [code for code, _ in codes(result)] == ["clock_untrusted"]
 
 
+def test_a_cache_issued_ahead_of_the_clock_passes_again(tmp_path, private, check, kit):
+    """Several builds within one second, or a workstation whose clock was wrong."""
+    floor = tmp_path / "floor.json"
+    root = kit.write_cache(tmp_path / "c", private, kit.make_manifest(issued_at=kit.NOW + kit.DAY))
+    for later in (0, 0, 1, kit.DAY):
+        assert check(root, floor=floor, now=lambda later=later: kit.NOW + later).outcome == "pass"
+    result = check(root, floor=floor, now=lambda: kit.NOW + kit.DAY - 1)
+    assert [code for code, _ in codes(result)] == ["clock_untrusted"]
+
+
+moments = st.integers(0, 40)
+
+
+@given(moments, moments, st.none() | st.builds(policy.Floor, moments, moments), moments, moments)
+def test_what_passed_passes_again_with_a_later_clock(kit, issued_at, valid_until, floor, now, later):
+    made = kit.make_manifest(issued_at=issued_at, valid_from=0, valid_until=valid_until)
+
+    def judge(floor, now):
+        found = policy.check(made, now=now, floor=floor, expect=policy.Expectations(), allow_dev=False)
+        return [failure.code for failure in found]
+
+    first = judge(floor, now)
+    assert ("clock_untrusted" in first) == (floor is not None and now < floor.last_seen)
+    assert ("rollback" in first) == (floor is not None and issued_at < floor.issued_at)
+    if not first:
+        moved = policy.raise_floor(floor, made, now)
+        assert judge(moved, now + later) == (["expired"] if now + later > valid_until else [])
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -551,8 +582,29 @@ def test_each_class_of_failure_has_its_own_status_code_and_a_short_text():
     assert str(errors.TrustError("is empty")) == "[trust] is empty"
 
 
+def test_each_class_of_failure_has_its_own_remedy():
+    """`doit provision` is named where it mends something, and nowhere else."""
+    kinds = {kind.code: kind for kind in errors.VerificationError.__subclasses__()}
+    for kind in kinds.values():
+        assert "remedy" in vars(kind)
+        assert kind.remedy.isascii()
+        assert 0 < len(kind.remedy) <= 120
+        assert kind.remedy == kind.remedy.strip("; ")
+    not_mended = {"crashed", "timeout", "usage", "trust", "key_unknown", "dev_signed", "clock_untrusted", "rollback"}
+    not_mended |= {"floor", "flight", "position"}
+    assert {code for code, kind in kinds.items() if "doit provision" not in kind.remedy} == not_mended
+    assert all(
+        "trust directory" in kinds[code].remedy for code in ("trust", "key_revoked", "key_unknown", "dev_signed")
+    )
+    assert all("clock" in kinds[code].remedy for code in ("clock_untrusted", "not_yet_valid", "expired"))
+    assert all("another mission's cache" in kinds[code].remedy for code in ("flight", "position"))
+
+
 def test_the_document_lists_every_status():
     document = (Path(__file__).parents[3] / "docs" / "manifest-format.md").read_text()
     for kind in errors.VerificationError.__subclasses__():
         text = kind.statustext.removeprefix("CACHE REFUSED: ")
-        assert f"| {kind.exit_status} | `{kind.code}` | {text} | {kind.__doc__.splitlines()[0]} |" in document
+        assert (
+            f"| {kind.exit_status} | `{kind.code}` | {text} | {kind.__doc__.splitlines()[0]} | {kind.remedy} |"
+            in document
+        )

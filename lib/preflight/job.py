@@ -1,0 +1,217 @@
+"""What one build is asked, and the rules that no single field of it shows: the same for a mission file and the Python API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import get_args
+from uuid import UUID
+
+from preflight.area import Area
+from preflight.engine_names import model_name_problem
+from preflight.geometry import haversine_m
+from preflight.mission_schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
+from preflight.records import BackboneSpec, BoundingBox, IndexParameters, Origin, SectorClass
+
+__all__ = ["BUILTIN", "Job", "check_job"]
+
+BUILTIN = "builtin:"
+MAX_CALIBRATION_BYTES = 16 << 20
+# An aircraft that caches an area takes off near it: further away is a swap of latitude and longitude, or a typing mistake.
+MAX_ORIGIN_DISTANCE_M = 50_000.0
+
+_CONFIG = "components.c10_provisioning"
+_BUILT_HERE = f"{BUILTIN}weight_free_vpr"
+
+Problem = tuple[str, str]
+"""(place as a mission file names it, what is wrong there)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one build is asked, wherever it was asked: from a mission file or through the Python API.
+
+    Every path is absolute. area_file: the file the area was read from, or None.
+    """
+
+    cache_root: Path
+    area: Area
+    area_file: Path | None
+    allow_missing: float
+    zoom_levels: tuple[int, ...]
+    sector_class: SectorClass
+    source_order: tuple[str, ...]
+    calibration: Path
+    takeoff_origin: Origin | None
+    flight_id: UUID | None
+    trust: Path
+    signing_key: Path
+    backbones: tuple[BackboneSpec, ...]
+    config: ProvisioningConfig
+
+    @property
+    def descriptor(self) -> BackboneSpec:
+        """The one backbone whose output goes into the index."""
+        return next(spec for spec in self.backbones if spec.role == "descriptor")
+
+    @property
+    def index_parameters(self) -> IndexParameters:
+        """The index section as the port takes it."""
+        section = self.config.index
+        return IndexParameters(section.m, section.ef_construction, section.ef_search, section.metric, section.storage)
+
+    @property
+    def max_tile_age(self) -> timedelta:
+        """For the sector class."""
+        ages = self.config.provisioner.max_tile_age_days
+        return timedelta(days=ages.active_conflict if self.sector_class == "active_conflict" else ages.stable_rear)
+
+
+def check_job(job: Job, tile_root: Path) -> list[Problem]:
+    """Everything that would stop a build of this job only after hours, or let it sign what a flight cannot use.
+
+    An area without parts is taken as one that was refused already. Reads the calibration; writes nothing, raises nothing.
+    """
+    return [
+        *_values(job),
+        *_folders(job, tile_root),
+        *_calibration(job.calibration),
+        *_origin(job),
+        *_backbones(job.backbones),
+        *_config(job.config),
+    ]
+
+
+def _values(job: Job) -> Iterator[Problem]:
+    if not job.zoom_levels:
+        yield "zoom_levels", "name at least one zoom"
+    for zoom in job.zoom_levels:
+        if not isinstance(zoom, int) or not 0 <= zoom <= MAX_ZOOM:
+            yield "zoom_levels", f"{zoom} is no zoom: they are whole numbers from 0 to {MAX_ZOOM}"
+    if len(set(job.zoom_levels)) != len(job.zoom_levels):
+        yield "zoom_levels", "a zoom is named twice"
+    classes = get_args(SectorClass)
+    if job.sector_class not in classes:
+        yield "sector_class", f"{job.sector_class!r} is neither {' nor '.join(classes)}"
+    if not 0.0 <= job.allow_missing <= 1.0:
+        yield "area.allow_missing", f"{job.allow_missing} is no share: it goes from 0 to 1"
+
+
+def _folders(job: Job, tile_root: Path) -> Iterator[Problem]:
+    cache = job.cache_root
+    why = f"lies inside cache_root ({cache}); who can write the cache must not choose its keys"
+    if _within(job.trust, cache):
+        yield "trust", why
+    if _within(job.signing_key, cache):
+        yield f"{_CONFIG}.manifest.signing_key", why
+    if _within(tile_root, cache) or _within(cache, tile_root):
+        yield "tile_store.root", f"overlaps cache_root ({cache}); keep the two folders apart"
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path == folder or folder in path.parents
+
+
+def _calibration(path: Path) -> Iterator[Problem]:
+    problem = _file_problem(path)
+    if problem is not None:
+        yield "calibration", problem
+        return
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CALIBRATION_BYTES + 1)
+    except OSError as error:
+        yield "calibration", f"{path} cannot be read ({error.strerror})"
+        return
+    if len(content) > MAX_CALIBRATION_BYTES:
+        yield "calibration", f"{path} is larger than 16 MiB: no camera's calibration is"
+        return
+    try:
+        json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        yield "calibration", f"{path} is no JSON text in UTF-8 ({error}); export it again"
+
+
+def _origin(job: Job) -> Iterator[Problem]:
+    origin = job.takeoff_origin
+    if origin is None:
+        return
+    bounds = {"lat": (-90.0, 90.0), "lon": (-180.0, 180.0), "alt": (MIN_ALTITUDE_M, MAX_ALTITUDE_M)}
+    # Not a number is not within either.
+    outside = [name for name, (least, most) in bounds.items() if not least <= getattr(origin, name) <= most]
+    for name in outside:
+        yield f"takeoff_origin.{name}", "{} is not within {:g} to {:g}".format(getattr(origin, name), *bounds[name])
+    boxes = job.area.boxes()
+    if outside or not boxes:
+        return
+    away = min(_distance_m(box, origin) for box in boxes)
+    if away > MAX_ORIGIN_DISTANCE_M:
+        limit = (
+            f"more than {MAX_ORIGIN_DISTANCE_M / 1000:.0f} km: are latitude and longitude swapped, or a digit mistyped?"
+        )
+        yield "takeoff_origin", f"({origin.lat}, {origin.lon}) is {away / 1000:,.0f} km from the area, {limit}"
+
+
+def _distance_m(box: BoundingBox, origin: Origin) -> float:
+    """Metres to the box; 0 inside. Its nearest point is taken along parallel and meridian, also across the antimeridian."""
+    lat = min(max(origin.lat, box.lat_min), box.lat_max)
+    lons = (min(max(origin.lon + turn, box.lon_min), box.lon_max) for turn in (-360.0, 0.0, 360.0))
+    return min(haversine_m(origin.lat, origin.lon, lat, lon) for lon in lons)
+
+
+def _backbones(backbones: Sequence[BackboneSpec]) -> Iterator[Problem]:
+    at = f"{_CONFIG}.backbones"
+    roles = [spec.role for spec in backbones]
+    if roles.count("descriptor") != 1:
+        yield at, f"{roles.count('descriptor')} have role `descriptor`; exactly one must"
+    names = [spec.model_name for spec in backbones]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield at, f"model_name {name} is given twice"
+    for number, spec in enumerate(backbones):
+        yield from _backbone(spec, f"{at}[{number}]")
+
+
+def _backbone(spec: BackboneSpec, at: str) -> Iterator[Problem]:
+    name_problem = model_name_problem(spec.model_name)
+    if name_problem is not None:
+        yield f"{at}.model_name", name_problem
+    path = str(spec.onnx_path)
+    file_problem = None if path.startswith(BUILTIN) else _file_problem(spec.onnx_path)
+    if path.startswith(BUILTIN) and path != _BUILT_HERE:
+        file_problem = f"{path} is unknown; the only built-in is {_BUILT_HERE}"
+    if file_problem is not None:
+        yield f"{at}.onnx_path", file_problem
+    if 0.0 in spec.preprocessing.std:
+        yield f"{at}.preprocessing.std", "a channel is divided by 0"
+    if not spec.inputs:
+        yield at, "give either input_name with expected_input_shape, or inputs"
+    elif spec.role == "descriptor" and not _is_image(spec.inputs):
+        yield f"{at}.expected_input_shape", "a descriptor backbone takes one image: [1, 3, height, width]"
+
+
+def _is_image(inputs: Mapping[str, Sequence[int]]) -> bool:
+    shapes = list(inputs.values())
+    return len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][1] == 3
+
+
+def _config(config: ProvisioningConfig) -> Iterator[Problem]:
+    if config.descriptors.overlap != 0:
+        yield f"{_CONFIG}.descriptors.overlap", "only 0 (one descriptor a tile) can be built by this version"
+    if config.runtime in {"tensorrt", "pytorch_fp16"}:
+        yield f"{_CONFIG}.runtime", f"{config.runtime} is not in this version; use openvino or onnxruntime"
+    manifest = config.manifest
+    if manifest.signing_mode == "operator" and not manifest.allowed_operator_fingerprints:
+        yield (
+            f"{_CONFIG}.manifest.allowed_operator_fingerprints",
+            "is empty: in operator mode no key could sign",
+        )
+
+
+def _file_problem(path: Path) -> str | None:
+    try:
+        return None if path.is_file() else f"{path} is not a file"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
