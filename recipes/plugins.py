@@ -323,13 +323,14 @@ class Collect(_Command):
         try:
             session.hold(sweep=not options["dry_run"])
             removed = collect(run.assembly(), session, limit, dry_run=options["dry_run"])
+            left = bytes_below([session.layout.root])
         finally:
             session.close()
         for item in removed if not run.log_json else ():
             print(f"{size_text(item.size):>10}  {item.path}")  # noqa: T201 - the command's output
         deed = "would be removed" if options["dry_run"] else "removed"
         size = sum(item.size for item in removed)
-        left = bytes_below([CacheLayout(run.mission().job.cache_root).root]) - (size if options["dry_run"] else 0)
+        left -= size if options["dry_run"] else 0
         text = f"{len(removed)} {deed}, {size_text(size)}"
         reached = limit is None or left <= limit
         if not reached:

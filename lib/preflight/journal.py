@@ -26,7 +26,6 @@ class Journal:
 
     stages: dict[str, StageNote] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
-    facts: dict[str, str] = field(default_factory=dict)
     built: bool = False
 
     def stage(self, name: str, deed: Deed, seconds: float) -> None:

@@ -35,8 +35,8 @@ from preflight.importing import (
     TileSource,
     import_tiles,
 )
-from preflight.journal import Journal
 from preflight.job import BUILTIN, Job, check_job
+from preflight.journal import Journal
 from preflight.mission import Mission
 from preflight.mission_schema import ProvisioningConfig
 from preflight.planning import Planner
@@ -429,9 +429,7 @@ class Assembly:
         )
 
         self.seal = SealStage(self.job, self.layout, tiles.metadata, surroundings.clock, self.digests, self.journal)
-        self.publisher = Publisher(
-            self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata, self.journal
-        )
+        self.publisher = Publisher(self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata)
 
         self.descriptors = DescriptorStage(
             self.job, self.layout, self.compiler, self.digests, tiles.pixels, image_codec, self.batcher, self.journal

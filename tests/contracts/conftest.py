@@ -52,9 +52,7 @@ class MemoryTileStore:
 
     def rows_in_box(self, zoom, x_range, y_range):
         return self._sorted(
-            lambda row: (
-                row.zoom == zoom and x_range[0] <= row.x <= x_range[1] and y_range[0] <= row.y <= y_range[1]
-            )
+            lambda row: row.zoom == zoom and x_range[0] <= row.x <= x_range[1] and y_range[0] <= row.y <= y_range[1]
         )
 
     def tile_hashes_by_bbox(self, bbox, zoom_levels, sector_class):

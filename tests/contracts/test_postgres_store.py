@@ -152,7 +152,9 @@ def test_a_box_is_found_by_an_index(embedded_database):
         )
         connection.execute("ANALYZE preflight.tiles")
         for box in ((30010, 30012, 20000, 20099), (30000, 30199, 20010, 20012)):
-            query = "EXPLAIN SELECT * FROM preflight.tiles WHERE zoom = 16 AND x BETWEEN %s AND %s AND y BETWEEN %s AND %s"
+            query = (
+                "EXPLAIN SELECT * FROM preflight.tiles WHERE zoom = 16 AND x BETWEEN %s AND %s AND y BETWEEN %s AND %s"
+            )
             plan = str(connection.execute(query, box).fetchall())
             assert "Seq Scan" not in plan
             assert "Index" in plan

@@ -183,7 +183,8 @@ def fill(place, tiles, area, zooms):
         "sector_class": "stable_rear",
         "calibration": "camera.json",
         "trust": "trust",
-        "takeoff_origin": {"lat": 45.99, "lon": -29.99, "alt": 120.0},
+        # In the landscape; a place without tiles may be anywhere.
+        "takeoff_origin": {"lat": 45.99, "lon": -29.99, "alt": 120.0} if tiles else None,
         "flight_id": "0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10",
         "components": {
             "c10_provisioning": {

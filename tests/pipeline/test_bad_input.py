@@ -52,7 +52,7 @@ def whole_refuses(whole, python_outside):
 
 def test_no_tiles_in_the_area(built, refuses):
     box = {"lat_min": 0.348, "lon_min": 32.589, "lat_max": 0.349, "lon_max": 32.590}
-    built.edit(lambda mission: mission.update(area={"bbox": box}))
+    built.edit(lambda mission: mission.update(area={"bbox": box}, takeoff_origin=None))
     refuses("none of the 6 tiles", "area lat 0.348", "zoom 17, 18", "C11 TileDownloader", "doit import")
     assert built.report["outcome"] == "failure"
     assert "TileDownloader" in built.report["failure_reason"]

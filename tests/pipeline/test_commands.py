@@ -11,8 +11,10 @@ import threading
 from collections import namedtuple
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+import yaml
 
 from preflight import wiring
 from preflight.commands.rollback import roll_back
@@ -20,6 +22,7 @@ from preflight.errors import CacheRootError, ManifestCoverageError
 from preflight.mission import load_mission
 from preflight.trace.digests import hash_file
 
+DEMO = Path(__file__).resolve().parents[2] / "cache_templates" / "demo.yaml"
 TILES = 80
 STAGES = ["tiles", "engine:weight_free_vpr", "descriptors", "index", "selftest", "manifest", "publish"]
 OTHER_FLIGHT = "2f3d1c9e-5d3b-4c57-8e86-0a5d1f6f0001"
@@ -91,6 +94,20 @@ def test_plan_where_no_tile_was_imported_makes_no_tile_store(room, numbers, plac
     assert set(fates.values()) == {"will run"}
     assert plan["tiles_expected"] > 0
     assert plan["tiles_present"] == 0
+    assert sorted(path.name for path in place.folder.iterdir()) == ["camera.json", "mission.yaml"]
+
+
+def test_plan_of_a_demo_counts_the_tiles_it_will_import_first(room, numbers, place_in):
+    demo = yaml.safe_load(DEMO.read_text())
+    place = place_in(room / f"demo-{next(numbers)}", demo["area"], demo["zoom_levels"])
+    place.edit(lambda mission: mission["tile_store"].update(if_empty="demo"))
+    plan, _ = plan_of(place)
+    assert (plan["tiles_expected"], plan["tiles_present"]) == (600, 0)
+    assert (plan["tiles_to_import"], plan["tiles_to_embed"]) == (600, 600)
+    assert plan["bytes_needed"] > 600 * 1000
+    text = place.doit("plan").sentences
+    assert "600 tiles of the demo first" in text
+    assert "0 of 600 there, 600 to embed" in text
     assert sorted(path.name for path in place.folder.iterdir()) == ["camera.json", "mission.yaml"]
 
 
@@ -337,8 +354,25 @@ def test_gc_down_to_a_size_takes_the_oldest_first(built):
         os.utime(path, (number, number))
     done = built.doit("gc", f"--max-size={size + 600_000}", "log=json")
     (told,) = done.event("collected")
-    assert (told["count"], told["bytes"]) == (1, 500_000)
+    assert (told["count"], told["bytes"], told["reached"]) == (1, 500_000, True)
     assert {path.name for path in (built.work / "engines").glob("?.engine")} == {"a.engine"}
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_gc_says_that_a_size_cannot_be_reached(built, dry):
+    (built.work / "engines" / "a.engine").write_bytes(bytes(500_000))
+    size = sum(path.lstat().st_size for path in built.cache.rglob("*") if path.is_file()) - 500_000
+    (told,) = built.doit("gc", "--max-size=1000", "log=json", *dry).event("collected")
+    assert (told["count"], told["reached"]) == (1, False)
+    assert abs(told["left"] - size) < 10_000
+    assert "more than --max-size=1000" in built.doit("gc", "--max-size=1000", *dry).sentences
+
+
+def test_import_refuses_a_date_in_the_future(fresh):
+    done = fresh.doit("import", str(fresh.folder), "--captured-at=2999-01-01")
+    assert done.status == 1
+    assert "--captured-at=2999-01-01 is in the future" in done.err
+    assert "Traceback" not in done.said
 
 
 @pytest.mark.parametrize("size", ["lots", "-1", "1.5GB", "1TB "])
@@ -420,7 +454,7 @@ def test_rollback_within_the_second_of_a_build_is_valid_at_once(built):
     for flight in (OTHER_FLIGHT, None):
         built.edit(lambda mission, flight=flight: mission.update(flight_id=flight))
         mission = load_mission(built.mission, {})
-        assert wiring.open_mission(mission, surroundings, wiring.Options()).build().outcome == "success"
+        assert wiring.assemble(mission, surroundings, wiring.Options()).session().build().outcome == "success"
     assembly = wiring.assemble(mission, surroundings, wiring.Options())
     session = assembly.session()
     try:
@@ -505,7 +539,7 @@ Usage = namedtuple("Usage", "total used free")
 def test_a_disk_too_small_is_refused_before_anything_is_written(fresh, monkeypatch):
     monkeypatch.setattr(wiring.shutil, "disk_usage", lambda path: Usage(10**9, 0, 67_500_000))
     with pytest.raises(CacheRootError, match=r"68 MB free, this build needs about 2 MB and a reserve of 67 MB"):
-        wiring.open_mission(load_mission(fresh.mission, {}), wiring.Surroundings.real(), wiring.Options()).build()
+        wiring.assemble(load_mission(fresh.mission, {}), wiring.Surroundings.real(), wiring.Options()).session().build()
     kept = sorted(str(path.relative_to(fresh.cache)) for path in fresh.cache.rglob("*") if path.is_file())
     assert kept == [".c10.lock", "work/build_report.json"]
     assert "68 MB free" in fresh.report["failure_reason"]
@@ -515,5 +549,5 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(fresh, monkeypat
 def test_a_full_disk_does_not_refuse_a_run_with_nothing_to_do(built, monkeypatch):
     monkeypatch.setattr(wiring.shutil, "disk_usage", lambda path: Usage(10**9, 0, 67_500_000))
     mission = load_mission(built.mission, {})
-    report = wiring.open_mission(mission, wiring.Surroundings.real(), wiring.Options()).build()
+    report = wiring.assemble(mission, wiring.Surroundings.real(), wiring.Options()).session().build()
     assert report.outcome == "idempotent_no_op"

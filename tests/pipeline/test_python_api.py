@@ -120,7 +120,7 @@ def test_what_doit_built_is_nothing_to_do_for_the_api(built, provisioner_of, req
 def test_missing_tiles_are_a_report_of_failure(built, provisioner_of, request_of):
     link = built.current.readlink()
     box = BoundingBox(lat_min=0.34, lon_min=32.58, lat_max=0.35, lon_max=32.59)
-    report = provisioner_of(built).build_cache_artifacts(replace(request_of(built), bbox=box))
+    report = provisioner_of(built).build_cache_artifacts(replace(request_of(built), bbox=box, takeoff_origin=None))
     assert report.outcome == "failure"
     assert report.manifest_hash is None
     assert "C11 TileDownloader" in report.failure_reason

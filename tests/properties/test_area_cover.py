@@ -50,7 +50,9 @@ def test_a_box_is_covered_by_the_tiles_that_share_its_interior(lat_a, lon_a, lat
 def stars(draw):
     """Simple polygons: corners sorted by their angle about a point inside, some on tile borders."""
     corners = draw(
-        st.lists(st.tuples(longitudes.filter(lambda lon: abs(lon) <= 90), latitudes), min_size=3, max_size=7, unique=True)
+        st.lists(
+            st.tuples(longitudes.filter(lambda lon: abs(lon) <= 90), latitudes), min_size=3, max_size=7, unique=True
+        )
     )
     lon, lat = (sum(values) / len(values) for values in zip(*corners, strict=True))
     return sorted(corners, key=lambda corner: math.atan2(corner[1] - lat, corner[0] - lon))

@@ -45,10 +45,18 @@ def test_what_is_sealed_comes_back(found):
         for at, one in enumerate(chosen):
             record = inventory.rows[at]
             assert (record["zoom"], record["x"], record["y"], record["lat"], record["lon"]) == (
-                one.zoom, one.x, one.y, one.lat, one.lon
+                one.zoom,
+                one.x,
+                one.y,
+                one.lat,
+                one.lon,
             )
             assert record["id"] == tile_id(one.zoom, one.lat, one.lon)
-            assert (inventory.path(at), inventory.source(at), inventory.sha256(at)) == (one.path, one.source, one.sha256)
+            assert (inventory.path(at), inventory.source(at), inventory.sha256(at)) == (
+                one.path,
+                one.source,
+                one.sha256,
+            )
             lines.append(f"{one.zoom}|{one.lat!r}|{one.lon!r}|{one.source}|{one.sha256}\n")
         assert header.aggregate == hashlib.sha256("".join(lines).encode()).hexdigest()
         assert inventory.header == header

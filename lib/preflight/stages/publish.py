@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from preflight.errors import ManifestCoverageError
-from preflight.journal import Journal
 from preflight.mission import Job
 from preflight.ports import ManifestRow, TileMetadataStore
 from preflight.stages.manifest import ManifestBuilder
@@ -39,7 +38,6 @@ class Publisher:
         generations: Generations,
         digests: DigestCache,
         store: Callable[[], TileMetadataStore],
-        journal: Journal,
     ) -> None:
         self._job = job
         self._layout = layout
@@ -47,7 +45,6 @@ class Publisher:
         self._generations = generations
         self._digests = digests
         self._store = store
-        self._journal = journal
 
     @property
     def receipt(self) -> Path:
@@ -151,7 +148,6 @@ class Publisher:
         atomic.atomic_write(
             self.receipt, canonical_json({"generation": generation.path.name, "manifest": row.manifest_sha256})
         )
-        self._journal.facts["generation"] = generation.path.name
 
     def step(self) -> Step:
         """As the rule judges it."""

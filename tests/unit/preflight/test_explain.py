@@ -111,6 +111,7 @@ def test_a_plan_for_programs():
         "tiles_expected": 1200,
         "tiles_present": 1000,
         "tiles_to_embed": 40,
+        "tiles_to_import": 0,
         "bytes_needed": 3_000_000,
         "bytes_free": 5_000_000_000,
         "seconds": 1.5,

@@ -29,7 +29,7 @@ def test_stages_keep_the_order_they_ended_in():
     assert list(journal.stages) == ["tiles", "engine:a", "index"]
 
 
-def test_a_warning_is_kept_and_logged_with_its_event_and_fields():
+def test_a_warning_is_logged_with_its_event_and_fields():
     seen = []
 
     class Keep(logging.Handler):
@@ -44,8 +44,8 @@ def test_a_warning_is_kept_and_logged_with_its_event_and_fields():
         journal.warn("dev_key_made", "made a key", fingerprint="ab")
     finally:
         log.removeHandler(handler)
-    assert journal.warnings == ["made a key"]
     (record,) = seen
+    assert record.getMessage() == "made a key"
     assert (record.levelno, record.event, record.fields) == (logging.WARNING, "dev_key_made", {"fingerprint": "ab"})
 
 

@@ -342,8 +342,8 @@ def test_a_route_is_read_from_its_file_and_starts_the_flight(load, routed, tmp_p
 
 
 def test_the_missions_own_origin_goes_before_the_routes(load, routed):
-    routed["takeoff_origin"] = {"lat": 0.3, "lon": 32.0, "alt": 5}
-    assert load(routed).job.takeoff_origin == Origin(0.3, 32.0, 5.0)
+    routed["takeoff_origin"] = {"lat": 0.3, "lon": 32.5, "alt": 5}
+    assert load(routed).job.takeoff_origin == Origin(0.3, 32.5, 5.0)
 
 
 @pytest.mark.parametrize("form", ["plan", "geojson"])
@@ -351,18 +351,19 @@ def test_a_route_that_starts_without_an_altitude_of_its_own_needs_the_missions(l
     if form == "plan":
         items = [
             {"type": "SimpleItem", "command": 16, "frame": 3, "params": [0, 0, 0, 0, *p]}
-            for p in ([1, 2, 50], [1, 3, 50])
+            for p in ([1, 32, 50], [1, 33, 50])
         ]
         (tmp_path / "flight.plan").write_text(json.dumps({"fileType": "Plan", "mission": {"items": items}}))
         routed["area"]["route"] = "flight.plan"
-        why = "where the route starts (1.0, 2.0) has an altitude above home alone"
+        why = "where the route starts (1.0, 32.0) has an altitude above home alone"
     else:
         flat = [place[:2] for place in LEG]
         (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": flat}))
         why = "where the route starts (0.346, 32.588) has no altitude"
     assert problems(routed) == (f"takeoff_origin: give it here: {why}",)
-    routed["takeoff_origin"] = {"lat": 0.3, "lon": 32.0, "alt": 5}
-    assert load(routed).job.takeoff_origin == Origin(0.3, 32.0, 5.0)
+    lat = 0.9 if form == "plan" else 0.3
+    routed["takeoff_origin"] = {"lat": lat, "lon": 32.5, "alt": 5}
+    assert load(routed).job.takeoff_origin == Origin(lat, 32.5, 5.0)
 
 
 def test_a_route_and_a_corridor_go_together(problems, routed):

@@ -79,12 +79,10 @@ def test_engines_are_compiled_into_a_folder_of_their_own(tmp_path):
     assert not any(entry.reused for entry in entries)
 
 
-def test_without_a_folder_a_temporary_one_is_made(monkeypatch, tmp_path):
-    import tempfile
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (entry,) = provisioner().compile_engines_for_corpus(SPECS[:1])
-    assert tmp_path in entry.path.parents
+def test_the_folder_is_the_callers(tmp_path):
+    with pytest.raises(TypeError, match="folder"):
+        provisioner().compile_engines_for_corpus(SPECS)
+    (entry,) = provisioner().compile_engines_for_corpus(SPECS[:1], folder=tmp_path)
     assert entry.path.read_text() == "a"
 
 

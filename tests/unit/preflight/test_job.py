@@ -1,0 +1,215 @@
+"""The rules of the whole job, as both faces apply them; each breach is told with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from preflight import job as job_module
+from preflight import wiring
+from preflight.area import Area, area_from_bbox
+from preflight.errors import MissionError
+from preflight.job import Job, check_job
+from preflight.mission_schema import BackboneSection, ManifestSection, ProvisioningConfig
+from preflight.records import BackboneSpec, BoundingBox, BuildRequest, HostCapabilities, Origin, Preprocessing
+
+BOX = BoundingBox(0.346, 32.588, 0.352, 32.6)
+SPEC = BackboneSpec("vpr", "descriptor", Path("builtin:weight_free_vpr"), {"image": (1, 3, 8, 8)}, "fp32")
+CONFIG = ProvisioningConfig(
+    backbones=(BackboneSection(model_name="vpr", onnx_path="builtin:weight_free_vpr"),),
+    manifest=ManifestSection(signing_mode="dev", signing_key="keys/dev.pem"),
+)
+AT = "components.c10_provisioning"
+
+
+@pytest.fixture
+def job(tmp_path):
+    (tmp_path / "camera.json").write_text('{"fx": 1, "fx": 2}')
+    return Job(
+        cache_root=tmp_path / "cache",
+        area=area_from_bbox(BOX),
+        area_file=None,
+        allow_missing=0.0,
+        zoom_levels=(19, 20),
+        sector_class="stable_rear",
+        source_order=(),
+        calibration=tmp_path / "camera.json",
+        takeoff_origin=Origin(0.348, 32.59, 1190.0),
+        flight_id=None,
+        trust=tmp_path / "trust",
+        signing_key=tmp_path / "keys" / "dev.pem",
+        backbones=(SPEC,),
+        config=CONFIG,
+    )
+
+
+@pytest.fixture
+def places(job):
+    """Where a changed job is refused."""
+
+    def run(tile_root=None, **changes):
+        return [place for place, _ in check_job(replace(job, **changes), tile_root or job.cache_root.parent / "tiles")]
+
+    return run
+
+
+def test_a_job_without_fault_is_accepted_also_with_a_key_given_twice_in_the_calibration(places):
+    assert places() == []
+    assert places(takeoff_origin=None) == []
+
+
+@pytest.mark.parametrize("zooms", [(), (19, 19), (-1,), (23,), (19.5,)])
+def test_zooms(places, zooms):
+    assert places(zoom_levels=zooms) == ["zoom_levels"]
+
+
+@pytest.mark.parametrize("zooms", [(0,), (22,)])
+def test_the_outermost_zooms_are_zooms(places, zooms):
+    assert places(zoom_levels=zooms) == []
+
+
+def test_values_the_types_of_python_do_not_hold_back(places):
+    assert places(sector_class="quiet") == ["sector_class"]
+    assert places(allow_missing=1.5) == places(allow_missing=math.nan) == ["area.allow_missing"]
+
+
+def test_keys_and_tiles_stay_out_of_the_cache_root(job, places):
+    cache = job.cache_root
+    for inside in (cache, cache / "a" / "b"):
+        assert places(trust=inside) == ["trust"]
+        assert places(signing_key=inside) == [f"{AT}.manifest.signing_key"]
+        assert places(tile_root=inside) == ["tile_store.root"]
+    assert places(tile_root=cache.parent) == ["tile_store.root"]
+    beside = cache.with_name("cache-2")
+    assert places(trust=beside, signing_key=beside / "key", tile_root=beside) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"fx: 1", b'{"a": "\xff"}', b"\xef\xbb\xbf{}", b"[" * 100_000])
+def test_a_calibration_that_is_no_json_text(places, tmp_path, content):
+    path = tmp_path / "other.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert places(calibration=path) == ["calibration"]
+
+
+def test_a_calibration_of_more_than_its_limit(places, job, tmp_path, monkeypatch):
+    assert job_module.MAX_CALIBRATION_BYTES == 16 * 2**20
+    monkeypatch.setattr(job_module, "MAX_CALIBRATION_BYTES", 100)
+    path = tmp_path / "other.json"
+    path.write_bytes(b"{}" + b" " * 98)
+    assert places(calibration=path) == []
+    path.write_bytes(b"{}" + b" " * 99)
+    assert places(calibration=path) == ["calibration"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("lat", (91.0, -91.0, math.nan, math.inf)),
+        ("lon", (181.0, -181.0, math.nan, -math.inf)),
+        ("alt", (-501.0, 100_001.0, math.nan, math.inf)),
+    ],
+)
+def test_an_origin_out_of_range_is_told_at_its_place_alone(job, places, name, values):
+    for value in values:
+        assert places(takeoff_origin=replace(job.takeoff_origin, **{name: value})) == [f"takeoff_origin.{name}"]
+
+
+def test_swapped_or_mistyped_origins_are_refused_with_their_distance(job):
+    swapped = replace(job, takeoff_origin=Origin(32.59, 0.348, 1190.0))
+    ((place, text),) = check_job(swapped, Path("/tiles"))
+    assert place == "takeoff_origin"
+    assert "is 4,924 km from the area" in text
+
+
+@pytest.mark.parametrize(("lat", "refused"), [(0.352 + 0.44, False), (0.352 + 0.46, True)])
+def test_fifty_kilometres_from_the_area_is_the_limit(places, lat, refused):
+    """A degree of latitude is 111.2 km on the mean sphere."""
+    assert bool(places(takeoff_origin=Origin(lat, 32.59, 0.0))) is refused
+
+
+def test_the_nearest_part_counts_also_across_the_antimeridian(places):
+    east = area_from_bbox(BoundingBox(10.0, 179.9, 10.1, 180.0))
+    assert places(area=east, takeoff_origin=Origin(10.0, -179.9, 0.0)) == []
+    assert places(area=east, takeoff_origin=Origin(10.0, -179.0, 0.0)) == ["takeoff_origin"]
+
+
+def test_an_area_that_was_refused_is_not_told_twice(places):
+    assert places(area=Area(None)) == []
+
+
+def test_backbones(places, tmp_path):
+    at = f"{AT}.backbones"
+    assert places(backbones=()) == [at]
+    assert places(backbones=(SPEC, replace(SPEC, model_name="b"))) == [at]
+    assert places(backbones=(SPEC, replace(SPEC, role="auxiliary"))) == [at]
+    for name in ("Ultra VPR", "a" * 101, ""):
+        assert places(backbones=(replace(SPEC, model_name=name),)) == [f"{at}[0].model_name"]
+    for path in (tmp_path / "none.onnx", tmp_path, Path("builtin:other")):
+        assert places(backbones=(replace(SPEC, onnx_path=path),)) == [f"{at}[0].onnx_path"]
+    for inputs in ({"a": (1, 1, 8, 8)}, {"a": (1, 3, 8, 8), "b": (1,)}):
+        assert places(backbones=(replace(SPEC, inputs=inputs),)) == [f"{at}[0].expected_input_shape"]
+    assert places(backbones=(replace(SPEC, inputs={}),)) == [f"{at}[0]"]
+    dark = Preprocessing(std=(1.0, 0.0, 1.0))
+    assert places(backbones=(replace(SPEC, preprocessing=dark),)) == [f"{at}[0].preprocessing.std"]
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """refused(tile_root, **fields): the problems a request is refused for, before the lock is taken or a store is opened."""
+    (tmp_path / "camera.json").write_text("{}")
+    request = BuildRequest(BOX, (19,), "stable_rear", tmp_path / "camera.json", tmp_path / "cache")
+
+    def never(*_):
+        raise AssertionError("the store was opened")
+
+    def run(tile_root=None, backbones=(SPEC,), trust=None, **fields):
+        provisioner = wiring.build_cache_provisioner(
+            msgspec.structs.replace(CONFIG, runtime="onnxruntime"),
+            tiles=wiring.TileAccess(tile_root or tmp_path / "tiles", never, never),
+            trust=trust or tmp_path / "trust",
+            signing_key=tmp_path / "keys" / "dev.pem",
+            surroundings=wiring.Surroundings(wiring.wall_clock, {}, HostCapabilities("x86_64", "avx2")),
+            backbones=backbones,
+        )
+        with pytest.raises(MissionError) as refusal:
+            provisioner.build_cache_artifacts(dataclasses.replace(request, **fields))
+        assert refusal.value.source == "BuildRequest"
+        assert not (tmp_path / "cache").exists()
+        return refusal.value.problems
+
+    return run
+
+
+def test_the_python_api_holds_a_request_to_the_same_rules(refused, tmp_path):
+    found = refused(
+        bbox=BoundingBox(1.0, 0.0, 0.0, 1.0),
+        zoom_levels=(25, 19, 19),
+        sector_class="quiet",
+        calibration_path=tmp_path / "none.json",
+        takeoff_origin=Origin(math.nan, 0.0, 0.0),
+        trust=tmp_path / "x" / ".." / "cache" / "trust",
+        tile_root=tmp_path / "cache" / "tiles",
+        backbones=(),
+    )
+    assert [problem.split(": ")[0] for problem in found] == [
+        "bbox",
+        "zoom_levels",
+        "zoom_levels",
+        "sector_class",
+        "trust",
+        "tile_store.root",
+        "calibration",
+        "takeoff_origin.lat",
+        f"{AT}.backbones",
+    ]
+
+
+def test_the_python_api_refuses_a_far_origin(refused):
+    (problem,) = refused(takeoff_origin=Origin(32.59, 0.348, 0.0))
+    assert "km from the area" in problem
