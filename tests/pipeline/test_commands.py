@@ -537,7 +537,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_disk_too_small_is_refused_before_anything_is_written(fresh, monkeypatch):
-    monkeypatch.setattr(wiring.shutil, "disk_usage", lambda path: Usage(10**9, 0, 67_500_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 0, 67_500_000))
     with pytest.raises(CacheRootError, match=r"68 MB free, this build needs about 2 MB and a reserve of 67 MB"):
         wiring.assemble(load_mission(fresh.mission, {}), wiring.Surroundings.real(), wiring.Options()).session().build()
     kept = sorted(str(path.relative_to(fresh.cache)) for path in fresh.cache.rglob("*") if path.is_file())
@@ -547,7 +547,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(fresh, monkeypat
 
 
 def test_a_full_disk_does_not_refuse_a_run_with_nothing_to_do(built, monkeypatch):
-    monkeypatch.setattr(wiring.shutil, "disk_usage", lambda path: Usage(10**9, 0, 67_500_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 0, 67_500_000))
     mission = load_mission(built.mission, {})
     report = wiring.assemble(mission, wiring.Surroundings.real(), wiring.Options()).session().build()
     assert report.outcome == "idempotent_no_op"

@@ -1,0 +1,317 @@
+"""One run: its parts, and how they fit."""
+
+# ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preflight.area import area_from_bbox, cover
+from preflight.batcher import DescriptorBatcher
+from preflight.cards import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
+from preflight.errors import BackboneError
+from preflight.estimate import bytes_below, check_space, expected_sizes, still_needed
+from preflight.job import Job
+from preflight.journal import Journal
+from preflight.mission import Mission
+from preflight.planning import Planner
+from preflight.ports import (
+    Engine,
+    Signer,
+)
+from preflight.records import (
+    PREPROCESSING_VERSION,
+    BackboneSpec,
+)
+from preflight.session import Hooks, Session, Stage
+from preflight.signing import make_dev_key
+from preflight.stages.descriptors import DescriptorStage
+from preflight.stages.engines import (
+    builtin_step,
+    compile_step,
+    descriptor_dim,
+    inspect_step,
+    parity_step,
+)
+from preflight.stages.index import index_step
+from preflight.stages.manifest import corpus_step, manifest_step
+from preflight.stages.publish import Publisher, reconcile
+from preflight.stages.selftest import SelftestStage
+from preflight.stages.tiles import Preview, SealStage, sample_step
+from preflight.store.atomic import atomic_write
+from preflight.store.generations import Generations
+from preflight.store.layout import CacheLayout
+from preflight.store.lock import BuildLock
+from preflight.tile_access import TileAccess
+from preflight.trace.digests import DigestCache
+from preflight.trace.rule import Step, Tracer
+
+if TYPE_CHECKING:
+    pass
+
+from preflight.wiring import parts
+from preflight.wiring.factories import (
+    build_backbone_specs,
+    build_descriptor_batcher,
+    build_engine_compiler,
+    build_manifest_builder,
+    is_builtin,
+)
+from preflight.wiring.imports import import_demo
+from preflight.wiring.parts import (
+    PASSPHRASE,
+    KeySigner,
+    Options,
+    Surroundings,
+    image_codec,
+    installed_version,
+    tile_access,
+)
+
+
+def open_session(job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options) -> Session:
+    """Puts the stages of a job together; nothing is read or written yet.
+
+    Raises:
+        EngineBuildError: the runtime or FAISS is not installed.
+    """
+    return Assembly(job, tiles, surroundings, options, demo=False).session()
+
+
+def assemble(mission: Mission, surroundings: Surroundings, options: Options) -> Assembly:
+    """The parts of a mission's run, for commands that need more of them than a session. Raises EngineBuildError."""
+    tiles = tile_access(mission.tile_root, mission.database)
+    return Assembly(mission.job, tiles, surroundings, options, demo=mission.demo)
+
+
+class Assembly:
+    """The parts of one run, and how they fit."""
+
+    def __init__(
+        self, job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options, *, demo: bool
+    ) -> None:
+        self.builtin = frozenset(spec.model_name for spec in job.backbones if is_builtin(spec))
+        self.job = replace(job, backbones=build_backbone_specs(job))
+        self.tiles, self.surroundings, self.options, self.demo = tiles, surroundings, options, demo
+        self.layout = CacheLayout(job.cache_root)
+        self.journal = Journal()
+        self.digests = DigestCache(self.layout.digests)
+        self.generations = Generations(self.layout, self.digests)
+        self.compiler = build_engine_compiler(job.config, surroundings.host)
+        self._signing: Signer | None = None
+        self.builder = build_manifest_builder(
+            self.job, self.compiler, self.digests, self.generations, surroundings.clock, self.signer
+        )
+
+        self.seal = SealStage(self.job, self.layout, tiles.metadata, surroundings.clock, self.digests, self.journal)
+        self.publisher = Publisher(self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata)
+
+        self.descriptors = DescriptorStage(
+            self.job, self.layout, self.compiler, self.digests, tiles.pixels, image_codec, self.batcher, self.journal
+        )
+
+    def signer(self) -> Signer:
+        """The signing key, loaded once. Raises SigningKeyError."""
+        if self._signing is None:
+            passphrase = self.surroundings.environment.get(PASSPHRASE)
+            self._signing = KeySigner(self.job, passphrase.encode() if passphrase else None, self.journal)
+        return self._signing
+
+    def session(self) -> Session:
+        """The run."""
+        return Session(
+            layout=self.layout,
+            stages=self.stages(),
+            tracer=Tracer(self.digests, atomic_write, self.layout.history),
+            generations=self.generations,
+            lock=BuildLock(self.layout.lock, pid=os.getpid(), host=socket.gethostname()),
+            journal=self.journal,
+            clock=self.surroundings.clock,
+            hooks=Hooks(self.prepare, self.tiles.close, self.manifest_hash),
+            repair=self.options.repair,
+            wait=self.options.wait,
+        )
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The table of stages: what each is made of, and what it comes after."""
+        job, layout, tiles = self.job, self.layout, self.tiles
+        engines = [self.engine_stage(spec) for spec in job.backbones]
+        descriptors = self.descriptors
+        selftest = SelftestStage(
+            job,
+            layout,
+            self.compiler,
+            lambda: self.card(job.descriptor),
+            descriptors.store,
+            parts.index_factory,
+            parts.index_identity(),
+            tiles.pixels,
+            image_codec,
+        )
+        sample = sample_step(layout, tiles.pixels, image_codec, recalibrate=self.options.recalibrate)
+        index = index_step(
+            job, layout, descriptors.store, parts.index_factory, parts.index_identity(), self.digests, self.journal
+        )
+        corpus = corpus_step(job, layout, self.compiler, self.card_fields)
+        return (
+            Stage("tiles", (), (self.seal.step(), sample)),
+            *engines,
+            Stage("descriptors", (f"engine:{job.descriptor.model_name}",), (descriptors.step(),)),
+            Stage("index", ("descriptors",), (index,)),
+            Stage("selftest", ("index",), (selftest.step(),)),
+            Stage(
+                "manifest",
+                ("selftest", *(stage.name for stage in engines)),
+                (corpus, manifest_step(self.builder, layout)),
+            ),
+            Stage("publish", ("manifest",), (self.publisher.step(),)),
+        )
+
+    def planner(self, session: Session) -> Planner:
+        """Looks ahead without building."""
+        job = self.job
+
+        def preview() -> Preview:
+            # Opening an embedded tile store that is not there would make one.
+            return (
+                self.seal.preview()
+                if self.tiles.root.is_dir()
+                else Preview(len(cover(job.area, job.zoom_levels)), 0, ())
+            )
+
+        return Planner(
+            session=session,
+            preview=preview,
+            missing=self.descriptors.count_missing,
+            engine=f"engine:{job.descriptor.model_name}",
+            engine_bytes=self.engine_bytes,
+            dim=self.dim,
+            m=job.config.index.m,
+            demo=self.demo_tiles,
+        )
+
+    def demo_tiles(self) -> tuple[int, int]:
+        """The demo's tiles a build would import first, and how many of them lie in the area. Raises DatabaseError."""
+        # Opening an embedded tile store that is not there would make one.
+        if not self.demo or (self.tiles.root.is_dir() and self.tiles.metadata().count() > 0):
+            return 0, 0
+        from preflight.adapters import landscape
+
+        area = cover(self.job.area, self.job.zoom_levels)
+        drawn = cover(area_from_bbox(landscape.DEMO_BBOX), landscape.DEMO_ZOOMS)
+        return landscape.DEMO_TILE_COUNT, sum(tile in area for tile in drawn)
+
+    def dim(self) -> int:
+        """The descriptors' length; 0 while the ONNX file cannot be read: the stage that reads it says why."""
+        spec = self.job.descriptor
+        try:
+            return self.card(spec).descriptor_dim
+        except FileNotFoundError:
+            pass
+        try:
+            shapes = list(self.compiler.inspect(spec).outputs.values())
+        except BackboneError:
+            return 0
+        return (shapes[0][-1] or 0) if shapes and shapes[0] else 0
+
+    def engine_bytes(self) -> int:
+        """What the engines come to: about as much as their ONNX files and weights, or as they are where they are larger."""
+        files = [path for spec in self.job.backbones for path in (spec.onnx_path, Path(f"{spec.onnx_path}.data"))]
+        names = [self.layout.engines / str(self.compiler.name(spec)) for spec in self.job.backbones]
+        return max(bytes_below(files), bytes_below(names))
+
+    def check_space(self) -> None:
+        """Refuse, before anything is written, a build that would not fit. Raises CacheRootError with the figures."""
+        job, layout = self.job, self.layout
+        there = bytes_below([layout.descriptors, layout.index, layout.engines, layout.inventory])
+        sizes = expected_sizes(self._tile_count(), self.dim(), job.config.index.m, self.engine_bytes())
+        check_space(layout.root, still_needed(sizes, there), shutil.disk_usage(layout.root).free)
+
+    def _tile_count(self) -> int:
+        """Tiles of the area; those that were there, where an area of this size was sealed before."""
+        expected = len(cover(self.job.area, self.job.zoom_levels))
+        try:
+            sealed = json.loads(self.layout.coverage.read_bytes())
+            return int(sealed["present"]) if sealed["expected"] == expected else expected
+        except (OSError, ValueError, KeyError, TypeError):
+            return expected  # not sealed yet, or damaged: sealed anew by this run
+
+    def engine_stage(self, spec: BackboneSpec) -> Stage:
+        """Inspect, compile, gate."""
+        layout, digests = self.layout, self.digests
+        steps: tuple[Step, ...] = (
+            inspect_step(spec, layout, self.compiler, digests),
+            compile_step(spec, layout, self.compiler, digests, self.journal),
+            parity_step(spec, layout, self.compiler, digests, image_codec, installed_version("onnxruntime", "cpu")),
+        )
+        if spec.model_name in self.builtin:
+            steps = (builtin_step(spec, _write_weight_free_vpr), *steps)
+        return Stage(f"engine:{spec.model_name}", ("tiles",), steps)
+
+    def batcher(self, engine: Engine, dim: int) -> DescriptorBatcher:
+        """For the descriptor backbone."""
+        return build_descriptor_batcher(
+            self.job.config, self.job.descriptor, engine, dim, image_codec(), self.options.progress
+        )
+
+    def card(self, spec: BackboneSpec) -> BackboneCard:
+        """What is known of a descriptor backbone. Raises FileNotFoundError before its ONNX file was read."""
+        if spec.model_name in self.builtin:
+            return WEIGHT_FREE_VPR
+        return card_without_shifts(spec.model_name, descriptor_dim(spec, self.layout))
+
+    def card_fields(self, spec: BackboneSpec) -> dict[str, object]:
+        """The card as corpus.json carries it."""
+        if spec.role != "descriptor":
+            return {}
+        card = self.card(spec)
+        return {
+            "description": card.description,
+            "descriptor_dim": card.descriptor_dim,
+            "shift_count": card.shift_count,
+            "preprocessing_version": PREPROCESSING_VERSION,
+        }
+
+    def prepare(self) -> None:
+        """Under the lock, before anything is judged."""
+        self.check_space()
+        self.prepare_keys()
+        if self.demo and self.tiles.metadata().count() == 0:
+            import_demo(self.tiles, self.surroundings.clock)
+        self.prepare_database()
+
+    def prepare_database(self) -> None:
+        """Make the `manifests` rows say what the file system shows. Raises DatabaseError."""
+        metadata = self.tiles.metadata()
+        rows = metadata.manifests(str(self.layout.root))
+        for row in reconcile(rows, self.generations, self.publisher.active_row()):
+            metadata.record_manifest(row)
+
+    def prepare_keys(self) -> None:
+        """In dev mode, where neither is there: a key and a trust directory. Raises SigningKeyError."""
+        job = self.job
+        if job.config.manifest.signing_mode != "dev" or job.trust.exists() or job.signing_key.exists():
+            return
+        key = make_dev_key(job.signing_key, job.trust)
+        self.journal.warn(
+            "dev_key_made",
+            f"made a development key {job.signing_key} and a trust directory {job.trust} that allows it: "
+            "not for flight; sign operator caches with a key of your own",
+            fingerprint=key.fingerprint,
+        )
+
+    def manifest_hash(self) -> str | None:
+        """The current generation's."""
+        published = self.builder.published()
+        return None if published is None else published.manifest.manifest_hash
+
+
+def _write_weight_free_vpr(path: Path) -> None:
+    from preflight.adapters import weight_free_vpr
+
+    weight_free_vpr.write(path)

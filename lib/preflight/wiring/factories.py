@@ -1,0 +1,128 @@
+"""SPEC.md's factories but the last, each from the configuration and what it is handed."""
+
+# ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preflight import __version__
+from preflight.batcher import DescriptorBatcher
+from preflight.job import BUILTIN, Job
+from preflight.mission_schema import ProvisioningConfig
+from preflight.ports import (
+    Clock,
+    Engine,
+    ImageCodec,
+    Signer,
+)
+from preflight.records import (
+    BackboneSpec,
+    HostCapabilities,
+    TileHashRecord,
+)
+from preflight.stages.descriptors import Progress
+from preflight.stages.engines import (
+    EngineCompiler,
+)
+from preflight.stages.manifest import ManifestBuilder
+from preflight.store.generations import Generations
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+
+if TYPE_CHECKING:
+    from takeoff.manifest import Manifest
+    from takeoff.verify import ManifestVerifier
+
+from preflight.wiring import parts
+
+TileHashes = Callable[["Manifest"], Iterable[TileHashRecord]]
+"""The tile store's rows for the area and zooms of a manifest."""
+
+
+def build_engine_compiler(config: ProvisioningConfig, host: HostCapabilities) -> EngineCompiler:
+    """Compiles backbones with the configured runtime. Raises EngineBuildError when it is not installed."""
+    return EngineCompiler(
+        parts.runtime_choice(config.runtime),
+        host,
+        parts.onnx_models(),
+        workspace_mb=config.workspace_mb,
+        batch_size=config.descriptors.batch_size,
+    )
+
+
+def build_backbone_specs(job: Job) -> tuple[BackboneSpec, ...]:
+    """The corpus, with the built-in backbone's path in the cache root."""
+    layout = CacheLayout(job.cache_root)
+    return tuple(
+        replace(spec, onnx_path=layout.onnx / f"{spec.model_name}.onnx") if is_builtin(spec) else spec
+        for spec in job.backbones
+    )
+
+
+def is_builtin(spec: BackboneSpec) -> bool:
+    """Whether the backbone's ONNX file is written by this package."""
+    return str(spec.onnx_path).startswith(BUILTIN)
+
+
+def build_descriptor_batcher(
+    config: ProvisioningConfig,
+    spec: BackboneSpec,
+    engine: Engine,
+    dim: int,
+    images: ImageCodec,
+    progress: Progress | None = None,
+) -> DescriptorBatcher:
+    """Embeds images of the backbone's size through an engine, `dim` numbers each."""
+    section = config.descriptors
+    return DescriptorBatcher(
+        engine,
+        input_name=next(iter(spec.inputs)),
+        dim=dim,
+        batch_size=section.batch_size,
+        preprocess=lambda image: images.to_batch(image[None], spec.preprocessing)[0],
+        max_oom_retries=section.max_oom_retries,
+        progress_callback=progress,
+    )
+
+
+def build_manifest_builder(
+    job: Job,
+    compiler: EngineCompiler,
+    digests: DigestCache,
+    generations: Generations,
+    clock: Clock,
+    signer: Callable[[], Signer],
+) -> ManifestBuilder:
+    """Makes and signs the statement of a job."""
+    layout = CacheLayout(job.cache_root)
+    builder = {"preflight": __version__, compiler.runtime.name: compiler.runtime.version, **parts.index_identity()}
+    return ManifestBuilder(job, layout, compiler, digests, generations, clock, signer, builder)
+
+
+def build_manifest_verifier(
+    trust: Path,
+    clock: Clock,
+    *,
+    mode: str = "airborne",
+    floor: Path | None = None,
+    tiles: TileHashes | None = None,
+) -> ManifestVerifier:
+    """The shipped verifier. Raises ValueError in operator mode without a tile store; in airborne mode one is ignored."""
+    from takeoff.verify import ManifestVerifier
+
+    return ManifestVerifier(
+        trust=trust, now=clock, mode=mode, floor=floor, tiles=None if tiles is None else _tiles_of(tiles)
+    )
+
+
+def _tiles_of(tiles: TileHashes) -> Callable[[Manifest], Iterator[tuple[int, float, float, str, str]]]:
+    """The tile rows of a manifest's area, as the verifier's operator mode compares them."""
+
+    def fetch(manifest: Manifest) -> Iterator[tuple[int, float, float, str, str]]:
+        for record in tiles(manifest):
+            yield record.zoom, record.lat, record.lon, record.source, record.sha256_hex
+
+    return fetch

@@ -1,0 +1,202 @@
+"""Which adapter stands behind which port, and what a run is handed of the world."""
+
+# ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preflight.errors import EngineBuildError
+from preflight.job import Job
+from preflight.journal import Journal
+from preflight.ports import (
+    Clock,
+    DescriptorIndexFactory,
+    Engine,
+    ImageCodec,
+    InferenceRuntime,
+    OnnxModels,
+    TileMetadataStore,
+    TilePixelStore,
+)
+from preflight.records import (
+    BackboneSpec,
+    HostCapabilities,
+    ModelSummary,
+)
+from preflight.signing import check_signing_mode, load_signing_key, sign_statement
+from preflight.stages.descriptors import Progress
+from preflight.stages.engines import (
+    RuntimeChoice,
+)
+from preflight.tile_access import EMBEDDED, TileAccess
+
+if TYPE_CHECKING:
+    pass
+
+
+PASSPHRASE = "PREFLIGHT_SIGNING_PASSPHRASE"  # noqa: S105 - the name of a variable
+# The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss enforces it).
+_SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}
+
+
+def wall_clock() -> datetime:
+    """Now, UTC."""
+    return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run differs from the usual one."""
+
+    repair: bool = False
+    recalibrate: bool = False
+    wait: float = 0.0  # seconds for the holder of the lock to end
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run is handed of the world."""
+
+    clock: Clock
+    environment: Mapping[str, str]
+    host: HostCapabilities
+
+    @classmethod
+    def real(cls) -> Surroundings:
+        """This machine, now."""
+        from preflight.adapters.host import probe_host
+
+        return cls(wall_clock, os.environ, probe_host())
+
+
+# Adapters behind ports
+
+
+def tile_access(root: Path, database: str) -> TileAccess:
+    """The tile store at `root`: rows in an embedded Postgres or behind a URL, pixels in files."""
+
+    def open_metadata(stack: ExitStack) -> TileMetadataStore:
+        from preflight.adapters.postgres import PostgresTileStore
+
+        address = database
+        if database == EMBEDDED:
+            from preflight.adapters.embedded_postgres import EmbeddedPostgres
+
+            address = stack.enter_context(EmbeddedPostgres(root))
+        return stack.enter_context(PostgresTileStore(address))
+
+    def open_pixels(root: Path) -> TilePixelStore:
+        from preflight.adapters.tile_files import TileFiles
+
+        return TileFiles(root)
+
+    return TileAccess(root, open_metadata, open_pixels)
+
+
+def image_codec() -> ImageCodec:
+    """Pillow."""
+    from preflight.adapters import images
+
+    return images
+
+
+def runtime_choice(name: str) -> RuntimeChoice:
+    """A runtime by its name in the mission; its version is read without importing it.
+
+    Raises:
+        EngineBuildError: it is not installed, or not part of this version.
+    """
+    if name == "openvino":
+        return RuntimeChoice(name, installed_version("openvino", "cpu"), _openvino)
+    if name == "onnxruntime":
+        return RuntimeChoice(name, installed_version("onnxruntime", "cpu"), _onnxruntime)
+    raise EngineBuildError(f"runtime {name} is not in this version; set runtime to openvino or onnxruntime")
+
+
+def _openvino() -> InferenceRuntime:
+    from preflight.adapters.openvino import OpenVinoRuntime
+
+    return OpenVinoRuntime()
+
+
+def _onnxruntime() -> InferenceRuntime:
+    from preflight.adapters.onnxruntime import OnnxRuntime
+
+    return OnnxRuntime(threads=os.cpu_count() or 1)
+
+
+def installed_version(distribution: str, extra: str) -> str:
+    """A library's version, without importing it. Raises EngineBuildError, which names the extra to install."""
+    try:
+        version = metadata.version(distribution)
+    except metadata.PackageNotFoundError as error:
+        raise EngineBuildError(f"{distribution} is not installed: run pip install -e '.[{extra}]'") from error
+    return version
+
+
+class _OnnxModels:
+    """OnnxModels by the onnx package and ONNX Runtime."""
+
+    def inspect(self, spec: BackboneSpec) -> ModelSummary:
+        from preflight.adapters.onnx_models import inspect
+
+        model = inspect(spec.onnx_path)
+        model.check_against(spec)
+        return ModelSummary(model.outputs, model.external_data, model.opset)
+
+    def reference(self, onnx: Path) -> Engine:
+        from preflight.adapters.onnxruntime import OnnxRuntime
+
+        return OnnxRuntime(threads=os.cpu_count() or 1).reference(onnx)
+
+
+def onnx_models() -> OnnxModels:
+    """The reader of ONNX files."""
+    return _OnnxModels()
+
+
+def index_factory() -> DescriptorIndexFactory:
+    """FAISS."""
+    from preflight.adapters.faiss import FaissIndexFactory
+
+    return FaissIndexFactory()
+
+
+def index_identity() -> dict[str, str]:
+    """What decides an index's bytes, known without loading FAISS."""
+    for name in ("faiss-cpu", "faiss-gpu"):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return {"faiss": version, "simd": _SIMD.get(platform.machine(), "NONE")}
+    raise EngineBuildError("FAISS is not installed: run pip install -e '.[cpu]'")
+
+
+class KeySigner:
+    """A key loaded when first needed, held to the signing mode."""
+
+    def __init__(self, job: Job, passphrase: bytes | None, journal: Journal) -> None:
+        section = job.config.manifest
+        self._key = load_signing_key(job.signing_key, passphrase)
+        warning = check_signing_mode(section.signing_mode, self._key.fingerprint, section.allowed_operator_fingerprints)
+        if warning is not None:
+            journal.warn("dev_signing_with_operator_key", warning)
+
+    @property
+    def fingerprint(self) -> str:
+        """As `ports.Signer`."""
+        return self._key.fingerprint
+
+    def sign(self, statement: bytes) -> bytes:
+        """As `ports.Signer`."""
+        return sign_statement(statement, self._key)
