@@ -200,8 +200,6 @@ def serve():
     """Answer one JSON object a line: start a run of doit, or wait for one."""
     import atomicwrites  # noqa: F401 - loaded here once for all children, as the rest
     import numpy  # noqa: F401
-    import onnxruntime  # noqa: F401
-    import openvino  # noqa: F401
     import PIL.Image  # noqa: F401
     import psycopg  # noqa: F401
     import shapely  # noqa: F401
@@ -209,6 +207,11 @@ def serve():
 
     import preflight.wiring
     import recipes.plugins  # noqa: F401
+    from preflight.adapters import onnxruntime, openvino
+
+    # As the adapters import them: by themselves both libraries report to a server.
+    onnxruntime._library()
+    openvino._library()
 
     preflight.wiring.index_factory().identity()  # loads FAISS at the level it is held to
     os.chdir(ROOT)

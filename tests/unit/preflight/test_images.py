@@ -169,9 +169,16 @@ def test_thumbnail_is_the_mean_luminance_of_equal_areas():
     assert thumbnail.sum() == 255 + 76
 
 
-@given(st.integers(16, 90), st.integers(16, 90))
+@given(st.integers(1, 6), st.integers(1, 6))
 @settings(max_examples=25, deadline=None)
-def test_thumbnail_of_any_size_keeps_the_mean(height, width):
-    image = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def test_thumbnail_of_equal_areas_keeps_the_mean(rows, columns):
+    shape = (16 * rows, 16 * columns, 3)
+    image = np.random.default_rng(rows * 100 + columns).integers(0, 256, shape, dtype=np.uint8)
     luminance = np.asarray(Image.fromarray(image).convert("L"), dtype=float)
     assert abs(thumbnail16(image).mean() - luminance.mean()) < 1.0
+
+
+@given(st.integers(16, 90), st.integers(16, 90), st.integers(0, 255))
+@settings(max_examples=25, deadline=None)
+def test_thumbnail_of_any_size_keeps_an_even_grey(height, width, grey):
+    assert set(thumbnail16(np.full((height, width, 3), grey, dtype=np.uint8)).tolist()) == {grey}

@@ -17,6 +17,7 @@ from preflight.errors import MissionError
 from preflight.job import Job, check_job
 from preflight.mission_schema import BackboneSection, ManifestSection, ProvisioningConfig
 from preflight.records import BackboneSpec, BoundingBox, BuildRequest, HostCapabilities, Origin, Preprocessing
+from preflight.tile_access import TileAccess
 
 BOX = BoundingBox(0.346, 32.588, 0.352, 32.6)
 SPEC = BackboneSpec("vpr", "descriptor", Path("builtin:weight_free_vpr"), {"image": (1, 3, 8, 8)}, "fp32")
@@ -171,7 +172,7 @@ def refused(tmp_path):
     def run(tile_root=None, backbones=(SPEC,), trust=None, **fields):
         provisioner = wiring.build_cache_provisioner(
             msgspec.structs.replace(CONFIG, runtime="onnxruntime"),
-            tiles=wiring.TileAccess(tile_root or tmp_path / "tiles", never, never),
+            tiles=TileAccess(tile_root or tmp_path / "tiles", never, never),
             trust=trust or tmp_path / "trust",
             signing_key=tmp_path / "keys" / "dev.pem",
             surroundings=wiring.Surroundings(wiring.wall_clock, {}, HostCapabilities("x86_64", "avx2")),
