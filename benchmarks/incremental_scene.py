@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT / "lib"))
 
 import yaml  # noqa: E402 - after the path
 
-from preflight import wiring  # noqa: E402
-from preflight.adapters.embedded_postgres import EmbeddedPostgres  # noqa: E402
-from preflight.geometry import tile_bounds, tile_center  # noqa: E402
-from preflight.records import TileRow  # noqa: E402
+from preflight import wiring  # noqa: E402 - after the path
+from preflight.adapters.embedded_postgres import EmbeddedPostgres  # noqa: E402 - after the path
+from preflight.geometry import tile_bounds, tile_center  # noqa: E402 - after the path
+from preflight.records import TileRow  # noqa: E402 - after the path
 
 ZOOM, X0, Y0 = 18, 109_056, 93_184  # in the Atlantic; the corner of a 256 x 256 block
 SOURCE = "made-up"
@@ -118,8 +118,8 @@ def write_mission(folder: Path, name: str, rows: int, database: str) -> Path:
 def write_backbone(path: Path) -> None:
     """(N, 3, 16, 16) float32 -> (N, 8), L2-normalised: one matrix of seeded numbers."""
     import numpy as np  # noqa: PLC0415 - heavy
-    import onnx  # noqa: PLC0415
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+    import onnx  # noqa: PLC0415 - heavy, as above
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 - heavy, as above
 
     matrix = np.random.default_rng(1).standard_normal((3 * SIDE * SIDE, DIM)).astype(np.float32)
     nodes = [
