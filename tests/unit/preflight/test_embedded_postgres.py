@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import select
 import signal
 import stat
 import subprocess
@@ -70,6 +71,14 @@ def own_root(folder, template):
 
 def server_pid(root):
     return embedded_postgres._running(root / "postgres" / "data")
+
+
+def kill_and_wait(pid):
+    """SIGKILL takes effect a moment after it was sent: until then the server is still the one that runs."""
+    watch = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([watch], [], [])
+    os.close(watch)
 
 
 def ask(conninfo, query="SELECT current_user::text"):
@@ -173,7 +182,7 @@ def test_a_forked_child_does_not_stop_its_parents_server(root):
 def test_a_killed_server_is_started_anew(root):
     process, theirs = hold(root)
     end(process, signal.SIGKILL)
-    os.kill(server_pid(root), signal.SIGKILL)
+    kill_and_wait(server_pid(root))
     old_socket = Path(psycopg.conninfo.conninfo_to_dict(theirs)["host"])
     with EmbeddedPostgres(root) as mine:
         assert mine != theirs
