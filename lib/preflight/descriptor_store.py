@@ -188,7 +188,7 @@ class DescriptorStore:
         """
         import numpy as np  # noqa: PLC0415 - heavy
 
-        yield from self._gathered(blocks, keys, chunk_rows, np.empty((0, self._dim), np.float32))
+        return self._gathered(_codes(blocks), _as_keys(keys), chunk_rows, np.empty((0, self._dim), np.float32))
 
     def gather_thumbs(
         self, blocks: NDArray[np.integer], keys: NDArray[np.uint8], chunk_rows: int = _CHUNK_ROWS
@@ -196,15 +196,16 @@ class DescriptorStore:
         """Thumbnails as `gather` gives descriptors: chunks of (n, 256) uint8."""
         import numpy as np  # noqa: PLC0415 - heavy
 
-        yield from self._gathered(blocks, keys, chunk_rows, np.empty((0, _THUMB), np.uint8))
+        return self._gathered(_codes(blocks), _as_keys(keys), chunk_rows, np.empty((0, _THUMB), np.uint8))
 
     def _gathered(
-        self, blocks: NDArray[np.integer], keys: NDArray[np.uint8], chunk_rows: int, like: NDArray[ScalarT]
+        self, codes: NDArray[np.int64], keys: NDArray[np.bytes_], chunk_rows: int, like: NDArray[ScalarT]
     ) -> Iterator[NDArray[ScalarT]]:
         import numpy as np  # noqa: PLC0415 - heavy
 
-        table, segment_of, row_of = self._resolve(blocks, _as_keys(keys))
-        for at in range(0, len(keys), chunk_rows):
+        table, segment_of, row_of = self._resolve(codes, keys)
+        del codes, keys  # what is made of the chunks may need the memory
+        for at in range(0, len(row_of), chunk_rows):
             wanted = slice(at, at + chunk_rows)
             segments, rows = segment_of[wanted], row_of[wanted]
             chunk = np.empty((len(rows), like.shape[1]), like.dtype)
@@ -214,25 +215,23 @@ class DescriptorStore:
             yield chunk
 
     def _resolve(
-        self, blocks: NDArray[np.integer], keys: NDArray[np.bytes_]
+        self, codes: NDArray[np.int64], keys: NDArray[np.bytes_]
     ) -> tuple[list[_Segment], NDArray[np.int32], NDArray[np.int64]]:
         """Every row's segment, as an index into the list returned, and its place in it."""
         import numpy as np  # noqa: PLC0415 - heavy
 
-        if len(blocks) != len(keys):
-            raise DescriptorBatchError(f"{len(blocks)} blocks were given for {len(keys)} keys.")
+        if len(codes) != len(keys):
+            raise DescriptorBatchError(f"{len(codes)} blocks were given for {len(keys)} keys.")
         table: list[_Segment] = []
         segment_of = np.empty(len(keys), np.int32)
         row_of = np.empty(len(keys), np.int64)
-        codes = blocks.astype(np.int64) @ np.array(
-            [1 << 48, 1 << 24, 1], np.int64
-        )  # one number sorts faster than three
         by_block = np.argsort(codes, kind="stable")
-        firsts = np.flatnonzero(np.diff(codes[by_block], prepend=-1))
-        borders = [*firsts.tolist(), len(codes)]
-        for number, first in enumerate(firsts.tolist()):
-            block = Block(*blocks[by_block[first]].tolist())
-            rows = by_block[first : borders[number + 1]]
+        ordered = codes[by_block]
+        borders = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+        del ordered
+        for rows in np.split(by_block, borders) if len(codes) else []:
+            code = int(codes[rows[0]])
+            block = Block(code >> 48, code >> 24 & 0xFFFFFF, code & 0xFFFFFF)
             segments, places = self._find(block, keys[rows])
             if (segments < 0).any():
                 missing = keys[rows][int(np.argmax(segments < 0))].ljust(_KEY, b"\0").hex()
@@ -252,8 +251,16 @@ class DescriptorStore:
         stored, owners, places = self._merged(block)
         if not len(stored):
             return np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int64)
-        at = np.minimum(np.searchsorted(stored, keys), len(stored) - 1)
+        last = len(stored) - 1
+        heads, wanted = _heads(stored), _heads(keys)
+        # Whole numbers, asked for in their order, are found twenty times as fast as keys of 32 bytes in any order.
+        order = np.argsort(wanted)
+        at = np.empty(len(keys), np.int64)
+        at[order] = np.searchsorted(heads, wanted[order]).clip(max=last)
         hit = stored[at] == keys
+        alike = np.flatnonzero(~hit & (heads[at] == wanted))
+        at[alike] = np.searchsorted(stored, keys[alike]).clip(max=last)
+        hit[alike] = stored[at[alike]] == keys[alike]
         return np.where(hit, owners[at], np.int32(-1)), np.where(hit, places[at], np.int64(0))
 
     def _merged(self, block: Block) -> tuple[NDArray[np.bytes_], NDArray[np.int32], NDArray[np.int64]]:
@@ -337,6 +344,24 @@ def _as_keys(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     if keys.ndim != 2 or keys.shape[1] != _KEY or keys.dtype != np.uint8:
         raise DescriptorBatchError(f"Keys of the descriptor store are (N, 32) uint8, not {keys.shape} {keys.dtype}.")
     return np.ascontiguousarray(keys).view(f"S{_KEY}").reshape(-1)
+
+
+def _codes(blocks: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Each block as one number, which sorts faster than three."""
+    import numpy as np  # noqa: PLC0415 - heavy
+
+    codes: NDArray[np.int64] = blocks[:, 0].astype(np.int64) << 48
+    codes |= blocks[:, 1].astype(np.int64) << 24
+    codes |= blocks[:, 2]
+    return codes
+
+
+def _heads(keys: NDArray[np.bytes_]) -> NDArray[np.uint64]:
+    """The first 8 bytes of each key as a number, in the same order as the keys. They are not distinct by necessity."""
+    import numpy as np  # noqa: PLC0415 - heavy
+
+    heads: NDArray[np.uint64] = keys.view(">u8").reshape(-1, _KEY // 8)[:, 0].astype(np.uint64)
+    return heads
 
 
 def _raw(array: NDArray[np.generic]) -> memoryview:

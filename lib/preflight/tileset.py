@@ -20,17 +20,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import re
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from heapq import merge
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn
 
 from preflight.errors import TileContentError
 from preflight.geometry import tile_bounds
@@ -49,7 +50,9 @@ __all__ = [
     "Inventory",
     "SealedHeader",
     "choose_sources",
+    "columns_of",
     "read_header",
+    "row_blocks",
     "rows_of_cover",
     "seal",
     "tile_id",
@@ -63,6 +66,7 @@ _ROW = struct.Struct("<qBIIddH32s")
 _ROW_BYTES = _ROW.size  # 67
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BLOCK_BITS = 8
+_BLOCK_ROWS = 1 << 14  # 1 MB of rows
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 Buffer = bytes | bytearray | memoryview
 
@@ -105,19 +109,23 @@ def rows_of_cover(store: TileMetadataStore, cover: Cover) -> Iterator[TileRow]:
         yield from (row for row in rows if cover.position(row.zoom, row.x, row.y) is not None)
 
 
-def choose_sources(rows: Iterable[TileRow], source_order: Sequence[str]) -> Iterator[TileRow]:
+def choose_sources(
+    rows: Iterable[TileRow], source_order: Sequence[str], passed_over: Callable[[TileRow], None] | None = None
+) -> Iterator[TileRow]:
     """Keep one row a (zoom, x, y): of the first source in `source_order`; sources not listed come after, by name.
 
     Rows come and go by (zoom, lat, lon, source). One row of tiles is held at a time, so that two sources may also
-    disagree about the last bits of a centre.
+    disagree about the last bits of a centre. passed_over: told of each row that is not kept.
     """
     rank = {source: number for number, source in enumerate(source_order)}
     for _, band in groupby(rows, key=lambda row: (row.zoom, row.y)):
         best: dict[int, TileRow] = {}
         for row in band:
             held = best.get(row.x)
-            if held is None or _rank(rank, row) < _rank(rank, held):
-                best[row.x] = row
+            kept, left = (row, held) if held is None or _rank(rank, row) < _rank(rank, held) else (held, row)
+            best[row.x] = kept
+            if left is not None and passed_over is not None:
+                passed_over(left)
         yield from sorted(best.values(), key=_order)
 
 
@@ -149,7 +157,12 @@ def seal(rows: Iterable[TileRow], out: BinaryIO, companions: Companions | None =
         companions.captured.write(np.array(captured, "<i8").tobytes())
     table = np.frombuffer(packed, row_type())
     _refuse_twins(table)
-    return write_inventory(out, table, np.array(offsets, "<u4"), [blob], tuple(sources), digest.hexdigest())
+    zooms = np.unique(table["zoom"]).tolist()
+    draft = SealedHeader(len(table), tuple(sorted(sources)), tuple(zooms), digest.hexdigest(), "", len(blob))
+    numbers = numbers_by_name(tuple(sources))
+    if numbers is not None and len(table):
+        table["source"] = numbers[table["source"]]
+    return write_inventory(out, draft, [packed, np.array(offsets, "<u4").data, blob])
 
 
 class Companions(NamedTuple):
@@ -172,38 +185,36 @@ def capture_time(row: TileRow) -> int:
     return (row.captured_at - _EPOCH) // timedelta(microseconds=1)
 
 
-def write_inventory(
-    out: BinaryIO,
-    table: NDArray[np.void],
-    offsets: NDArray[np.uint32],
-    paths: Sequence[Buffer],
-    sources: Sequence[str],
-    aggregate: str,
-) -> SealedHeader:
-    """Write the file from its parts. sources: by the rows' source number; written by name, so that equal sets are equal bytes.
+def numbers_by_name(sources: Sequence[str]) -> NDArray[np.uint16] | None:
+    """What the number of each source becomes when sources are numbered by name, so that equal sets are equal bytes.
 
-    Args as the module's format names them; the rows are in order and hold no tile twice.
+    None where nothing changes.
     """
-    import numpy as np  # noqa: PLC0415 - see seal
+    import numpy as np  # noqa: PLC0415 - reading a header must not need it
 
-    names = tuple(sorted(sources))
-    if tuple(sources) != names and len(table):
-        table = table.copy()
-        table["source"] = np.array([names.index(name) for name in sources], "<u2")[table["source"]]
-    raw = np.ascontiguousarray(table).view(np.uint8)
-    body = hashlib.sha256(raw.data)
-    body.update(offsets.data)
-    for part in paths:
-        body.update(part)
-    zooms = tuple(np.unique(table["zoom"]).tolist())
-    size = sum(memoryview(part).nbytes for part in paths)
-    header = SealedHeader(len(table), names, zooms, aggregate, body.hexdigest(), size)
-    encoded = _encode(header)
-    out.write(_PREFIX.pack(_MAGIC, _VERSION, len(encoded), hashlib.sha256(encoded).digest()) + encoded)
-    out.write(raw.data)
-    out.write(offsets.data)
-    for part in paths:
+    names = sorted(sources)
+    return None if names == list(sources) else np.array([names.index(name) for name in sources], "<u2")
+
+
+def write_inventory(out: BinaryIO, draft: SealedHeader, body: Iterable[Buffer]) -> SealedHeader:
+    """Write the file from its parts, which may come one at a time; returns its header.
+
+    draft: the header but for `body_sha256`, which is filled in. body: rows, offsets and paths as the module's format has
+    them, in order; sources are numbered by name, no tile is there twice. out: a file that can seek, at its start.
+    """
+    encoded = _encode(replace(draft, body_sha256="0" * 64))
+    start = out.tell()
+    out.seek(start + _PREFIX.size + len(encoded))
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
         out.write(part)
+    end = out.tell()
+    header = replace(draft, body_sha256=digest.hexdigest())
+    encoded = _encode(header)
+    out.seek(start)
+    out.write(_PREFIX.pack(_MAGIC, _VERSION, len(encoded), hashlib.sha256(encoded).digest()) + encoded)
+    out.seek(end)
     return header
 
 
@@ -217,15 +228,22 @@ def read_header(path: Path) -> SealedHeader:
 
 
 class Inventory:
-    """An opened, memory-mapped inventory. `rows` is a structured array with the fields named above, read-only."""
+    """An opened, memory-mapped inventory. `rows` is a structured array with the fields named above, read-only.
 
-    def __init__(
-        self, header: SealedHeader, rows: NDArray[np.void], offsets: NDArray[np.uint32], blob: NDArray[np.uint8]
-    ) -> None:
+    Looking at all rows maps all of the file, which counts as this process's memory: `row_blocks` and `columns_of` do not.
+    """
+
+    def __init__(self, header: SealedHeader, mapped: mmap.mmap, start: int) -> None:
+        import numpy as np  # noqa: PLC0415 - reading a header must not need it
+
         self.header = header
-        self.rows = rows
-        self._offsets = offsets
-        self._blob = blob
+        self.rows_at = start
+        body = np.frombuffer(mapped, np.uint8, offset=start)
+        split = header.count * _ROW_BYTES
+        rest = split + 4 * (header.count + 1)
+        self.rows: NDArray[np.void] = body[:split].view(row_type())
+        self._offsets: NDArray[np.uint32] = body[split:rest].view("<u4")
+        self._blob: NDArray[np.uint8] = body[rest:]
 
     @classmethod
     def open(cls, path: Path, *, vouched: bool = False) -> Inventory:
@@ -234,19 +252,16 @@ class Inventory:
         Raises:
             TileContentError: as `read_header`, or the rows or paths are not those that were sealed.
         """
-        import numpy as np  # noqa: PLC0415 - reading a header must not need it
-
         header, start = _read_header(path)
         try:
-            body = np.memmap(path, np.uint8, "r", offset=start)
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise TileContentError(f"{path}: the tile inventory cannot be mapped: {error}. Build it again") from error
-        if not vouched and hashlib.sha256(body.data).hexdigest() != header.body_sha256:
+        found = cls(header, mapped, start)
+        if not vouched and hashlib.sha256(memoryview(mapped)[start:]).hexdigest() != header.body_sha256:
             _refuse(path, "its rows are not those that were sealed")
-        split = header.count * _ROW_BYTES
-        rest = split + 4 * (header.count + 1)
-        rows = body[:split].view(row_type())
-        return cls(header, rows, body[split:rest].view("<u4"), body[rest:])
+        return found
 
     def __len__(self) -> int:
         return self.header.count
@@ -273,14 +288,52 @@ class Inventory:
         """The rows by zoom and 256 x 256 block of tiles, ascending by (zoom, block_x, block_y)."""
         import numpy as np  # noqa: PLC0415 - see open
 
-        rows = self.rows
-        columns, lines = rows["x"] >> _BLOCK_BITS, rows["y"] >> _BLOCK_BITS
-        order = np.lexsort((lines, columns, rows["zoom"]))
-        keys = np.stack([rows["zoom"][order].astype(np.int64), columns[order], lines[order]], axis=1)
-        starts = np.flatnonzero(np.any(keys[1:] != keys[:-1], axis=1)) + 1
+        codes = np.empty(len(self), np.int64)
+        for at, part in row_blocks(self.rows):
+            column, line = (part[name].astype(np.int64) >> _BLOCK_BITS for name in ("x", "y"))
+            codes[at : at + len(part)] = part["zoom"].astype(np.int64) << 48 | column << 24 | line
+        order = np.argsort(codes, kind="stable")
+        sorted_codes = codes[order]
+        starts = np.flatnonzero(sorted_codes[1:] != sorted_codes[:-1]) + 1
         for indices in np.split(order, starts) if len(order) else []:
-            first = indices[0]
-            yield Block(int(rows["zoom"][first]), int(columns[first]), int(lines[first]), indices)
+            code = int(codes[indices[0]])
+            yield Block(code >> 48, code >> 24 & 0xFFFFFF, code & 0xFFFFFF, indices)
+
+
+def row_blocks(rows: NDArray[np.void]) -> Iterator[tuple[int, NDArray[np.void]]]:
+    """Rows a few thousand at a time, with the number of the first.
+
+    Where they lie in a mapped file, only these stay mapped: pages of a file that a process has looked at count as its memory.
+    """
+    mapped = _file_of(rows)
+    for at in range(0, len(rows), _BLOCK_ROWS):
+        yield at, rows[at : at + _BLOCK_ROWS]
+        if mapped is not None:
+            # Looked at once more they are there again, most likely from the kernel's cache.
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def columns_of(rows: NDArray[np.void], *names: str) -> list[NDArray[Any]]:
+    """Copies of these fields of all rows, in the order named, taken as `row_blocks` gives them."""
+    import numpy as np  # noqa: PLC0415 - see Inventory.open
+
+    found = [np.empty(len(rows), rows.dtype[name]) for name in names]
+    for at, block in row_blocks(rows):
+        for name, column in zip(names, found, strict=True):
+            column[at : at + len(block)] = block[name]
+    return found
+
+
+def _file_of(rows: NDArray[np.void]) -> mmap.mmap | None:
+    """The mapped file an array is a view of; None where it is of none, or may be written through."""
+    import numpy as np  # noqa: PLC0415 - see Inventory.open
+
+    base: object = rows
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    return base if isinstance(base, mmap.mmap) and not rows.flags.writeable else None
 
 
 def _order(row: TileRow) -> tuple[int, float, float, str]:

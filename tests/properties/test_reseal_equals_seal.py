@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preflight import reseal as reseal_module
+from preflight import tileset
 from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
@@ -54,9 +56,14 @@ def sealed(tiles, folder):
     return files, header
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(rows(), min_size=1, max_size=12), st.lists(rows(), max_size=5), st.lists(PLACES, max_size=4))
-def test_a_reseal_writes_what_a_seal_would(before, replaced, removed):
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(rows(), min_size=1, max_size=12),
+    st.lists(rows(), max_size=5),
+    st.lists(PLACES, max_size=4),
+    st.sampled_from([(1, 1), (2, 150), (5, 1 << 20)]),
+)
+def test_a_reseal_writes_what_a_seal_would(before, replaced, removed, blocks):
     old = one_a_tile(before)
     changed = {**dict.fromkeys(removed), **one_a_tile(replaced)}
     new = {tile: row for tile, row in {**old, **changed}.items() if row is not None}
@@ -67,7 +74,11 @@ def test_a_reseal_writes_what_a_seal_would(before, replaced, removed):
         files, _ = sealed(old, folder / "old")
         expected, header = sealed(new, folder / "new")
         out, lines, times = io.BytesIO(), io.BytesIO(), io.BytesIO()
-        found, oldest = reseal(files, changed, out, Companions(lines, times))
+        with pytest.MonkeyPatch.context() as patch:
+            # Rows and bytes handled at a time: the borders between blocks lie everywhere.
+            patch.setattr(tileset, "_BLOCK_ROWS", blocks[0])
+            patch.setattr(reseal_module, "_BLOCK_BYTES", blocks[1])
+            found, oldest = reseal(files, changed, out, Companions(lines, times))
         assert found == header
         assert out.getvalue() == expected.inventory.read_bytes()
         assert lines.getvalue() == expected.lines.read_bytes()
@@ -80,7 +91,7 @@ def test_companions_that_do_not_fit_are_refused(tmp_path):
     lat, lon = tile_center(2, 1, 1)
     files, _ = sealed({(2, 1, 1): TileRow(2, 1, 1, lat, lon, "a", "0" * 64, "p", THEN)}, tmp_path)
     files.lines.write_bytes(files.lines.read_bytes() * 2)
-    with pytest.raises(TileContentError, match="do not fit"):
+    with pytest.raises(TileContentError, match="does not fit"):
         reseal(files, {}, io.BytesIO(), Companions(io.BytesIO(), io.BytesIO()))
 
 

@@ -76,10 +76,14 @@ class FaissIndexFactory:
         for block in _fixed_blocks(chunks, dim):
             if done + len(block) > len(ids):
                 break
-            index.add_with_ids(block, ids[done : done + len(block)])
+            graph.add(block)
             done += len(block)
         else:
             if done == len(ids):
+                # What `add_with_ids` leaves, but for the table of where each id is: it has no place in the file, and is
+                # larger than the vectors where these are short.
+                library.copy_array_to_vector(ids, index.id_map)
+                index.ntotal = graph.ntotal
                 _write(library, index, target)
                 return
         raise IndexBuildError(f"The index of {target} was given {len(ids)} ids, but not as many vectors.")
