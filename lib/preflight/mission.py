@@ -133,9 +133,8 @@ def _area(
 def _origin(file: MissionFile, route: Route | None, problems: Problems) -> Origin | None:
     """Where the aircraft takes off: as the mission says, else where its route starts, else not known.
 
-    The route's altitude is taken as its format defines it, and not converted: metres above the ellipsoid in GeoJSON, above
-    mean sea level in a `.plan`, `.waypoints` or KML file. One above the home position or the ground is no altitude of the
-    origin: it is refused, as is none.
+    Altitudes are metres above mean sea level, as in `.plan`, `.waypoints` and KML files. Nothing is converted: a height above
+    the ellipsoid (GeoJSON), the home position or the ground is refused, as is none.
     """
     given = file.takeoff_origin
     if given is not None:
@@ -143,9 +142,10 @@ def _origin(file: MissionFile, route: Route | None, problems: Problems) -> Origi
     if route is None:
         return None
     start = route.start
-    if start.alt is None or start.datum in {"home", "ground"}:
-        why = "has no altitude" if start.alt is None else f"has an altitude above {start.datum} alone"
-        problems.add("takeoff_origin", f"give it here: where the route starts ({start.lat}, {start.lon}) {why}")
+    why = start.altitude_problem()
+    if why is not None or start.alt is None:
+        told = f"give it here, in metres above mean sea level: where the route starts ({start.lat}, {start.lon}) {why}"
+        problems.add("takeoff_origin", told)
         return None
     return Origin(start.lat, start.lon, start.alt)
 
@@ -159,6 +159,7 @@ def _backbone(section: BackboneSection, place: Callable[[str], Path]) -> Backbon
         _inputs(section),
         section.precision,
         Preprocessing(section.preprocessing.mean, section.preprocessing.std),
+        None if section.parity is None else section.parity.cosine,
     )
 
 

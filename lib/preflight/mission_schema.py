@@ -56,7 +56,7 @@ class TileStoreSection(_Part, frozen=True):
 
 
 class OriginSection(_Part, frozen=True):
-    """takeoff_origin: degrees, metres."""
+    """takeoff_origin: degrees, and metres above mean sea level."""
 
     lat: Latitude
     lon: Longitude
@@ -70,6 +70,12 @@ class PreprocessingSection(_Part, frozen=True):
     std: Channels = (1.0, 1.0, 1.0)
 
 
+class ParitySection(_Part, frozen=True):
+    """parity.cosine: the gate's threshold for one model. Below 0.95 no engine says what its model says."""
+
+    cosine: Annotated[float, msgspec.Meta(ge=0.95, le=1)]
+
+
 class BackboneSection(_Part, frozen=True):
     """One entry of backbones."""
 
@@ -81,6 +87,7 @@ class BackboneSection(_Part, frozen=True):
     inputs: dict[str, tuple[Positive, ...]] | None = None
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     preprocessing: PreprocessingSection = PreprocessingSection()
+    parity: ParitySection | None = None
 
 
 class DescriptorsSection(_Part, frozen=True):

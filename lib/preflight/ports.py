@@ -76,8 +76,9 @@ class TileMetadataStore(TileHashesByBbox, TilesByBbox, Protocol):
     def upsert(self, rows: Iterable[TileRow], *, replace: bool) -> int:
         """Insert rows in one transaction; returns how many were new or replaced.
 
-        A row whose (zoom, x, y, source) is there with the same sha256 is left as it is. With other bytes it is replaced
-        if `replace`, else ImportSourceError is raised and nothing of the call is kept.
+        A row whose (zoom, x, y, source) is there with the same sha256 is left as it is, but for a texture nobody had
+        measured: that is filled in, which is a change like any other, though not counted. With other bytes the row is
+        replaced if `replace`, else ImportSourceError is raised and nothing of the call is kept.
         """
 
     def count(self) -> int:

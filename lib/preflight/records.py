@@ -18,6 +18,9 @@ SectorClass = Literal["active_conflict", "stable_rear"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Outcome = Literal["success", "failure", "idempotent_no_op"]
 
+STEPS = {0.0: 1, 0.5: 2, 0.75: 4}
+"""Overlap of the database's units -> how many of them begin along a tile's side."""
+
 
 @dataclass(frozen=True, slots=True)
 class BoundingBox:
@@ -31,7 +34,10 @@ class BoundingBox:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the aircraft takes off: degrees, and metres above the ellipsoid."""
+    """Where the aircraft takes off: degrees, and metres above mean sea level, as flight plans and autopilots have it.
+
+    No height is ever converted: there is no geoid model here.
+    """
 
     lat: float
     lon: float
@@ -43,7 +49,8 @@ class TileRow:
     """One row of the tile store.
 
     lat and lon are the tile centre as the store's double precision holds it; they are never recomputed from x and y.
-    path is relative to the tile store's root.
+    path is relative to the tile store's root. texture is how much the picture shows, as `TileImage` of the import defines
+    it; None where nobody measured it.
     """
 
     zoom: int
@@ -55,6 +62,7 @@ class TileRow:
     sha256: str
     path: str
     captured_at: datetime
+    texture: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,7 @@ class BackboneSpec:
     """One model of the corpus, as the mission names it.
 
     inputs: input name -> shape, batch first; for an image NCHW. A batch dimension of 1 in the mission means
-    "one image"; the graph may be dynamic in it.
+    "one image"; the graph may be dynamic in it. parity_cosine: the gate's threshold for this model; None for its precision's.
     """
 
     model_name: str
@@ -133,15 +141,20 @@ class BackboneSpec:
     inputs: dict[str, tuple[int, ...]]
     precision: Precision
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    parity_cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What an ONNX file says of itself. outputs: name -> shape, None for a dynamic dimension; external_data: its weights."""
+    """What an ONNX file says of itself.
+
+    outputs: name -> shape, None for a dynamic dimension; external_data: its weights; types: input name -> ONNX element type.
+    """
 
     outputs: dict[str, tuple[int | None, ...]]
     external_data: tuple[Path, ...]
     opset: int
+    types: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

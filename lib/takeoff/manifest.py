@@ -52,7 +52,7 @@ class Corpus(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Takeoff origin: WGS84 degrees, and metres above the ellipsoid, as decimal strings."""
+    """Takeoff origin: WGS84 degrees, and metres above mean sea level, as decimal strings."""
 
     lat: Decimal
     lon: Decimal

@@ -101,7 +101,7 @@ class VerificationResult(NamedTuple):
 
     @property
     def takeoff_origin(self) -> tuple[float, float, float] | None:
-        """Latitude and longitude in WGS84 degrees, altitude in metres; None where there is none or the cache failed."""
+        """WGS84 degrees, latitude first, and metres above mean sea level; None where there is none or the cache failed."""
         origin = self.manifest.identity.takeoff_origin if self.manifest and not self.failures else None
         return (float(origin.lat), float(origin.lon), float(origin.alt)) if origin else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import secrets
@@ -65,7 +66,7 @@ class MemoryTileStore:
             yield TileBboxRecord(row.zoom, row.lat, row.lon, row.source)
 
     def upsert(self, rows, *, replace):
-        after, changed = dict(self._rows), set()
+        after, changed, measured = dict(self._rows), set(), set()
         for row in rows:
             key = row.zoom, row.x, row.y, row.source
             held = after.get(key)
@@ -74,10 +75,13 @@ class MemoryTileStore:
                     raise ImportSourceError(f"1 tiles differ, such as {row.zoom}/{row.x}/{row.y} of {row.source}")
                 after[key] = row
                 changed.add(key)
-        if changed:
+            elif held.texture is None and row.texture is not None:
+                after[key] = dataclasses.replace(held, texture=row.texture)
+                measured.add(key)
+        if changed or measured:
             self._rows = after
             self._revision = StoreRevision(self._revision.store_id, self._revision.revision + 1)
-            self._changes += [(self._revision.revision, key[:3]) for key in changed]
+            self._changes += [(self._revision.revision, key[:3]) for key in changed | measured]
         return len(changed)
 
     def record_source(self, record):

@@ -180,3 +180,44 @@ def test_the_provenance_of_sources_is_kept_by_name_and_origin(tile_store):
 
 def test_a_new_store_knows_no_source(tile_store):
     assert tile_store.sources() == []
+
+
+def test_texture_is_kept_or_is_not_known(tile_store):
+    kept = [replace(row(5, 1, 1), texture=12.345), row(5, 2, 1), replace(row(5, 3, 1), texture=0.0)]
+    tile_store.upsert(kept, replace=False)
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(kept)
+    assert tile_store.rows_of_tiles([(5, 1, 1), (5, 2, 1), (5, 3, 1)]) == by_place(kept)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_texture_measured_later_is_filled_in_as_a_change_that_is_not_counted(tile_store, replaced):
+    old = [row(5, 1, 1), replace(row(5, 2, 1), texture=7.5), row(5, 3, 1)]
+    tile_store.upsert(old, replace=False)
+    before = tile_store.revision().revision
+    offered = [replace(old[0], texture=20.0, path="elsewhere.png"), replace(old[1], texture=99.0), row(5, 4, 1)]
+    assert tile_store.upsert(offered, replace=replaced) == 1
+    after = [replace(old[0], texture=20.0), old[1], old[2], row(5, 4, 1)]
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(after)
+    # Two equal revisions hold equal rows.
+    filled = tile_store.revision().revision
+    assert filled > before
+    assert tile_store.changed_since(before) == {(5, 1, 1), (5, 4, 1)}
+    assert tile_store.upsert(offered, replace=replaced) == 0
+    assert tile_store.upsert(old, replace=replaced) == 0
+    assert tile_store.revision().revision == filled
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(after)
+
+
+def test_other_bytes_bring_their_own_texture_or_none(tile_store):
+    tile_store.upsert([replace(row(5, 1, 1), texture=7.5), replace(row(5, 2, 1), texture=7.5)], replace=False)
+    other = [replace(row(5, 1, 1, digit="1"), texture=3.0), row(5, 2, 1, digit="1")]
+    assert tile_store.upsert(other, replace=True) == 2
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(other)
+
+
+def test_a_refused_call_fills_nothing_in(tile_store):
+    old = [row(5, 1, 1), row(5, 2, 1)]
+    tile_store.upsert(old, replace=False)
+    with pytest.raises(ImportSourceError):
+        tile_store.upsert([replace(old[0], texture=3.0), row(5, 2, 1, digit="1")], replace=False)
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(old)

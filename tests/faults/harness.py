@@ -547,7 +547,7 @@ def ground(folder):
             captured_at=wiring.wall_clock(),
             metadata=access.metadata(),
             pixels=access.pixels(),
-            check_image=lambda content: wiring.image_codec().decode_rgb(content).shape[1::-1],
+            check_image=wiring.check_image,
             clock=wiring.wall_clock,
             replace=True,
         )

@@ -208,7 +208,7 @@ def fill(place, tiles, area, zooms):
             captured_at=datetime.now(timezone.utc),
             metadata=access.metadata(),
             pixels=access.pixels(),
-            check_image=lambda content: wiring.image_codec().decode_rgb(content).shape[1::-1],
+            check_image=wiring.check_image,
             clock=wiring.wall_clock,
         )
     finally:

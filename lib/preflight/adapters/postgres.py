@@ -40,17 +40,21 @@ _FETCH = 2000
 _NAMED = 5
 _MOST_CHANGES = 10_000
 _TILE = "zoom, x, y, source"
-_COLUMNS = "zoom, x, y, lat, lon, source, content_sha256, path, captured_at"
+_COLUMNS = "zoom, x, y, lat, lon, source, content_sha256, path, captured_at, texture"
 _INCOMING = """
 CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
     number bigint, zoom smallint, x integer, y integer, lat double precision, lon double precision,
-    source text COLLATE "C", content_sha256 text COLLATE "C", path text, captured_at timestamptz
+    source text COLLATE "C", content_sha256 text COLLATE "C", path text, captured_at timestamptz,
+    texture double precision
 ) ON COMMIT DELETE ROWS
 """
 _KEEP = "DO NOTHING"
 _REPLACE = """DO UPDATE SET lat = excluded.lat, lon = excluded.lon, content_sha256 = excluded.content_sha256,
-    path = excluded.path, captured_at = excluded.captured_at, imported_at = now()
+    path = excluded.path, captured_at = excluded.captured_at, texture = excluded.texture, imported_at = now()
     WHERE tiles.content_sha256 <> excluded.content_sha256"""
+_MEASURED = """UPDATE preflight.tiles SET texture = incoming.texture FROM incoming
+    WHERE tiles.zoom = incoming.zoom AND tiles.x = incoming.x AND tiles.y = incoming.y AND tiles.source = incoming.source
+    AND tiles.content_sha256 = incoming.content_sha256 AND tiles.texture IS NULL AND incoming.texture IS NOT NULL"""
 _CLASHES = f"""
 SELECT {_TILE}, count(*) OVER () FROM (
     SELECT {_TILE} FROM incoming GROUP BY {_TILE} HAVING count(DISTINCT content_sha256) > 1
@@ -159,8 +163,9 @@ class PostgresTileStore:
         """
         with self._errors(), self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.execute(_INCOMING)
+            number = 0
             with cursor.copy(f"COPY incoming (number, {_COLUMNS}) FROM STDIN") as copy:
-                for number, row in enumerate(rows):
+                for number, row in enumerate(rows, 1):
                     copy.write_row((number, *_values(row)))
             cursor.execute(
                 f"INSERT INTO preflight.tiles ({_COLUMNS}) "  # noqa: S608 - made of constants
@@ -171,6 +176,8 @@ class PostgresTileStore:
             if not replace:
                 # After the insert, which waits for other writers of the same tiles: their bytes are seen too.
                 _refuse_clashes(cursor.execute(_CLASHES).fetchall())
+            if changed < number:
+                cursor.execute(_MEASURED)
         return changed
 
     def record_source(self, record: SourceRecord) -> None:
@@ -237,6 +244,8 @@ class PostgresTileStore:
             with self._errors():
                 connection.isolation_level = IsolationLevel.REPEATABLE_READ
                 connection.read_only = True
+                # All rows are read; by default a cursor is planned for the first tenth of them.
+                connection.execute("SET LOCAL cursor_tuple_fraction = 1")
                 with connection.cursor("tiles", binary=True) as cursor:
                     cursor.itersize = _FETCH
                     cursor.execute(query, values)
@@ -345,12 +354,12 @@ def _migrations() -> list[tuple[int, bytes]]:
 
 
 def _values(row: TileRow) -> tuple[object, ...]:
-    return row.zoom, row.x, row.y, row.lat, row.lon, row.source, row.sha256, row.path, row.captured_at
+    return row.zoom, row.x, row.y, row.lat, row.lon, row.source, row.sha256, row.path, row.captured_at, row.texture
 
 
 def _tile_row(row: tuple[Any, ...]) -> TileRow:
-    zoom, x, y, lat, lon, source, sha256, path, captured_at = row
-    return TileRow(zoom, x, y, lat, lon, source, sha256, path, captured_at.astimezone(timezone.utc))
+    zoom, x, y, lat, lon, source, sha256, path, captured_at, texture = row
+    return TileRow(zoom, x, y, lat, lon, source, sha256, path, captured_at.astimezone(timezone.utc), texture)
 
 
 def _source_record(row: tuple[Any, ...]) -> SourceRecord:

@@ -15,6 +15,13 @@ Position = tuple[float, float]
 Datum = Literal["ellipsoid", "sea_level", "home", "ground"]
 """What an altitude is above: the WGS84 ellipsoid, mean sea level, the home position, or the ground below."""
 
+_PROBLEMS: dict[Datum, str | None] = {
+    "sea_level": None,
+    "ellipsoid": "has a height above the ellipsoid, and no geoid is here to convert it to mean sea level",
+    "home": "has an altitude above home alone",
+    "ground": "has an altitude above the ground alone",
+}
+
 MAX_POSITIONS = 100_000
 
 
@@ -31,6 +38,10 @@ class Waypoint:
     def position(self) -> Position:
         """Without the altitude."""
         return self.lat, self.lon
+
+    def altitude_problem(self) -> str | None:
+        """Why `alt` is not metres above mean sea level, as a predicate; None where it is."""
+        return "has no altitude" if self.alt is None else _PROBLEMS[self.datum]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from preflight.wiring.factories import (
     build_manifest_builder,
     build_manifest_verifier,
 )
-from preflight.wiring.imports import import_demo, import_folder, import_source
+from preflight.wiring.imports import check_image, import_demo, import_folder, import_source
 from preflight.wiring.parts import (
     Options,
     Surroundings,
@@ -39,6 +39,7 @@ __all__ = [
     "build_engine_compiler",
     "build_manifest_builder",
     "build_manifest_verifier",
+    "check_image",
     "image_codec",
     "import_demo",
     "import_folder",

@@ -18,6 +18,7 @@ from preflight.importing import (
     ImportReport,
     ImportRequest,
     OfferedTile,
+    TileImage,
     TileSource,
     import_tiles,
 )
@@ -69,7 +70,8 @@ def import_source(
 ) -> ImportReport:
     """Put a folder, MBTiles, PMTiles, GeoTIFF or picture with corners into the tile store.
 
-    A date and terms given go before those the source states.
+    A date and terms given go before those the source states; so do they where the source states a date in the future, which
+    is refused otherwise.
 
     Raises:
         ImportSourceError: it is refused, whole or for a tile.
@@ -123,6 +125,14 @@ def _open_source(request: ImportRequest) -> TileSource:
     )
 
 
+def check_image(content: bytes) -> TileImage:
+    """Decode and measure a tile. Raises TileContentError."""
+    images = image_codec()
+    picture = images.decode_rgb(content)
+    height, width, _ = picture.shape
+    return TileImage(width, height, round(float(images.thumbnail16(picture).std()), 3))
+
+
 def _import(
     tiles: TileAccess,
     offered: Iterable[OfferedTile | BadTile],
@@ -133,12 +143,6 @@ def _import(
     progress: Callable[[ImportProgress], None] | None = None,
     stated_terms: str | None = None,
 ) -> ImportReport:
-    images = image_codec()
-
-    def check_image(content: bytes) -> tuple[int, int]:
-        height, width, _ = images.decode_rgb(content).shape
-        return width, height
-
     return import_tiles(
         offered,
         source=request.source,

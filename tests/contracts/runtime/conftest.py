@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from preflight.adapters.onnxruntime import OnnxRuntime
 from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters.tensorrt import TENSORRT_RTX, TensorRtRuntime
+from preflight.adapters.torch import TorchRuntime
 from preflight.ports import CompileRequest, InferenceRuntime
 
 _SIDE, _DIM = 32, 24
@@ -43,9 +45,24 @@ def _tiny_model(batch: int | str) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.fixture(params=["openvino", "onnxruntime"])
+def _runtime(name: str) -> InferenceRuntime:
+    if name == "pytorch_fp16":
+        pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[cpu,torch]'")
+    return {"openvino": OpenVinoRuntime, "onnxruntime": OnnxRuntime, "pytorch_fp16": TorchRuntime}[name]()
+
+
+@pytest.fixture(params=["openvino", "onnxruntime", "pytorch_fp16"])
 def runtime(request: pytest.FixtureRequest) -> InferenceRuntime:
-    return {"openvino": OpenVinoRuntime, "onnxruntime": OnnxRuntime}[request.param]()
+    return _runtime(request.param)
+
+
+@pytest.fixture(params=["openvino", "onnxruntime", "pytorch_fp16", "tensorrt_rtx"])
+def compiler(request: pytest.FixtureRequest) -> InferenceRuntime:
+    """A runtime that compiles here; TensorRT's family runs nothing without a GPU."""
+    if request.param != "tensorrt_rtx":
+        return _runtime(request.param)
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
+    return TensorRtRuntime(TENSORRT_RTX)
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +87,19 @@ def external_data_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def request_for() -> Callable[..., CompileRequest]:
+def request_for(request: pytest.FixtureRequest) -> Callable[..., CompileRequest]:
+    """At the precision of the test's runtime: fp32, but where a runtime has one of its own."""
+    under_test = next((name for name in ("runtime", "compiler") if name in request.fixturenames), None)
+    own = {"pytorch_fp16": "fp16"}
+    precision = "fp32" if under_test is None else own.get(request.getfixturevalue(under_test).name, "fp32")
+
     def make(onnx_path: Path, **changes: object) -> CompileRequest:
-        values = {"inputs": {"image": (1, 3, _SIDE, _SIDE)}, "precision": "fp32", "workspace_mb": 64, "batch_size": 8}
+        values = {
+            "inputs": {"image": (1, 3, _SIDE, _SIDE)},
+            "precision": precision,
+            "workspace_mb": 64,
+            "batch_size": 8,
+        }
         return CompileRequest(onnx_path=onnx_path, **(values | changes))
 
     return make

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
+from PIL import Image
 
+from preflight import wiring
 from preflight.adapters.embedded_postgres import EmbeddedPostgres
 from preflight.adapters.postgres import PostgresTileStore
 from preflight.adapters.tile_files import TileFiles
@@ -14,8 +22,9 @@ from preflight.adapters.tile_folder import TileFolder
 from preflight.area import area_from_geojson, cover
 from preflight.errors import ImportSourceError, TileContentError
 from preflight.geometry import tile_center
-from preflight.importing import BadTile, ImportReport, OfferedTile, import_tiles
+from preflight.importing import BadTile, ImportReport, ImportRequest, OfferedTile, TileImage, import_tiles
 from preflight.records import SourceRecord
+from preflight.tile_access import TileAccess
 from preflight.tileset import rows_of_cover
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -24,14 +33,12 @@ NOW = datetime(2025, 7, 1, 9, 30, tzinfo=timezone.utc)
 
 
 def check_image(content):
-    from PIL import Image
-
     if content.startswith(b"tile"):
-        return 256, 256
+        return TileImage(256, 256, 30.0)
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
-            return image.size
+            return TileImage(*image.size, 30.0)
     except OSError as error:
         raise TileContentError(str(error)) from error
 
@@ -140,8 +147,6 @@ def test_a_chunk_with_a_bad_tile_is_refused_whole(bring, metadata, offered, reas
 
 
 def test_an_image_that_is_not_square_is_refused(bring):
-    from PIL import Image
-
     out = io.BytesIO()
     Image.new("RGB", (256, 128)).save(out, "PNG")
     with pytest.raises(ImportSourceError, match="10/1/5 of field is 256 x 128"):
@@ -209,7 +214,7 @@ def test_what_is_there_is_not_decoded_again(bring):
 
     def check(content):
         decoded.append(content)
-        return 256, 256
+        return TileImage(256, 256, 0.0)
 
     assert bring(tiles, check_image=check).added == 2
     assert sorted(decoded) == [b"tile 4", b"tile 5"]
@@ -282,6 +287,132 @@ def test_terms_given_go_before_those_recorded_and_these_before_those_stated(brin
     assert terms_after(stated_terms="stated") == "stated"
     assert terms_after(terms="given", stated_terms="stated") == "given"
     assert terms_after(stated_terms="stated") == "given"
+
+
+def test_texture_is_stored_as_it_was_measured(bring, metadata):
+    bring([tile(1)], check_image=lambda _: TileImage(256, 256, 12.345))
+    [row] = metadata.rows_in_box(10, (1, 1), (5, 5))
+    assert row.texture == 12.345
+
+
+def test_texture_nobody_measured_is_filled_in_without_any_other_change(bring, metadata):
+    bring([tile(1), tile(2)], origin="/media/a")
+    rows = [replace(row, texture=None) for row in metadata.rows_of_tiles([(10, 1, 5), (10, 2, 5)])]
+    # As another program writes them.
+    metadata.upsert([replace(row, source="c11") for row in rows], replace=False)
+    before, provenance = metadata.revision().revision, metadata.sources()
+    offered, decoded = [tile(1), tile(2)], []
+
+    def check(content):
+        decoded.append(content)
+        return TileImage(256, 256, 8.5)
+
+    later = NOW + timedelta(days=1)
+    report = bring(offered, source="c11", captured_at=later, clock=lambda: later, check_image=check)
+    assert report == ImportReport(offered=2, added=0, unchanged=2, replaced=0)
+    assert len(decoded) == 2
+    found = [row for row in metadata.rows_of_tiles([(10, 1, 5), (10, 2, 5)]) if row.source == "c11"]
+    assert found == [replace(row, source="c11", texture=8.5) for row in rows]
+    assert metadata.sources() == provenance
+    filled = metadata.revision().revision
+    assert filled > before
+    assert bring(offered, source="c11", check_image=check).unchanged == 2
+    assert len(decoded) == 2
+    assert metadata.revision().revision == filled
+
+
+def test_what_does_not_decode_is_found_where_texture_is_filled_in(bring, metadata):
+    bring([tile(1)])
+    [row] = metadata.rows_of_tiles([(10, 1, 5)])
+    nonsense = b"\x89PNG nonsense"
+    digest = hashlib.sha256(nonsense).hexdigest()
+    metadata.upsert([replace(row, source="c11", sha256=digest, texture=None)], replace=False)
+    with pytest.raises(ImportSourceError, match="10/1/5 of c11 does not decode"):
+        bring([tile(1, nonsense)], source="c11")
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=1, seconds=1), timedelta(days=400)])
+def test_a_date_in_the_future_is_refused(bring, metadata, ahead):
+    with pytest.raises(ImportSourceError, match=r"of field are said to be captured 202[56]-.* but it is 2025-07-01"):
+        bring([tile(1)], captured_at=NOW + ahead, origin="/media/a")
+    assert (metadata.count(), metadata.sources()) == (0, [])
+
+
+def dated_mbtiles(path, date):
+    picture = io.BytesIO()
+    Image.linear_gradient("L").save(picture, "PNG")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE tiles (zoom_level, tile_column, tile_row, tile_data)")
+        connection.execute("INSERT INTO tiles VALUES (9, 1, 1, ?)", [picture.getvalue()])
+        connection.execute("CREATE TABLE metadata (name, value)")
+        connection.execute("INSERT INTO metadata VALUES ('capture_date', ?)", [date])
+        connection.commit()
+
+
+def dated_geotiff(path, date):
+    place = rasterio.transform.from_origin(1_000_000, 1_000_000, 100, 100)
+    grid = {"driver": "GTiff", "width": 512, "height": 512, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", crs="EPSG:3857", transform=place, **grid) as dataset:
+        dataset.write(np.arange(512 * 512, dtype=np.uint8).reshape(1, 512, 512))
+        dataset.update_tags(TIFFTAG_DATETIME=date)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "wrong", "right"),
+    [
+        (dated_mbtiles, "a.mbtiles", "2062-05-01", "2025-05-01"),
+        (dated_geotiff, "a.tif", "2062:05:01 12:00:00", "2025:05:01 00:00:00"),
+    ],
+)
+def test_a_date_in_the_future_that_the_source_states_is_refused_unless_one_is_given(
+    metadata, tmp_path, caplog, write, name, wrong, right
+):
+    access = TileAccess(tmp_path / "store", lambda _: metadata, TileFiles)
+
+    def bring(date, **options):
+        (tmp_path / name).unlink(missing_ok=True)
+        write(tmp_path / name, date)
+        request = ImportRequest(tmp_path / name, "field", **options)
+        added = wiring.import_source(access, request, lambda: NOW).added
+        return added, [one.captured_at for one in metadata.sources()]
+
+    with pytest.raises(ImportSourceError, match=r"captured 2062-05-01, but it is 2025-07-01.*--captured-at"):
+        bring(wrong)
+    assert (metadata.count(), metadata.sources()) == (0, [])
+    caplog.set_level(logging.WARNING)
+    added, dates = bring(wrong, captured_at=THEN)
+    assert added > 0
+    assert dates == [THEN]
+    assert "says it was captured 2062-05-01" in caplog.text
+    assert bring(right)[0] == 0
+
+
+def test_a_date_that_may_be_today_elsewhere_counts_as_now(bring, metadata):
+    """Without a zone it is read as UTC, which is behind half of the world."""
+    bring([tile(1)], captured_at=NOW + timedelta(hours=14), origin="/media/a")
+    assert {row.captured_at for row in metadata.rows_in_box(10, (0, 9), (5, 5))} == {NOW}
+    assert [one.captured_at for one in metadata.sources()] == [NOW]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
+def test_the_real_tiles_show_more_than_water_or_fog_drawn_over_them(bring, metadata):
+    """Why texture is measured on 16 x 16 areas: the real tiles keep their distance from what shows no place."""
+    from preflight.adapters import images
+
+    noise = np.random.default_rng(0)
+    pictures = [images.decode_rgb(one.content) for one in list(TileFolder(DATA / "oam"))[::7]]
+    glint = [90 + 150 * (noise.random((256, 256, 1)) < 0.02) for _ in range(9)]
+    swell = [noise.normal(0, 1, (128, 128)).astype("f4") for _ in range(9)]
+    waves = [60 + 10 * np.array(Image.fromarray(one).resize((256, 256)))[..., None] for one in swell]
+    fog = [0.92 * 225 + 0.08 * picture for picture in pictures]
+
+    def texture(picture):
+        out = io.BytesIO()
+        Image.fromarray(np.broadcast_to(picture, (256, 256, 3)).clip(0, 255).astype("u1")).save(out, "PNG")
+        return wiring.check_image(out.getvalue()).texture
+
+    assert min(map(texture, pictures)) > 15
+    assert max(map(texture, [*glint, *waves, *fog])) < 5.5
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")

@@ -1,0 +1,181 @@
+"""How Postgres answers the very queries the tile store sends, at a million rows: by an index, and in its order."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from preflight.adapters.postgres import PostgresTileStore
+from preflight.geometry import tile_bounds
+from preflight.records import BoundingBox
+
+X0, Y0 = 109_056, 93_184  # the north-western tile at zoom 18
+COLUMNS, ROWS = 1000, 800  # and half of each at zoom 17: a million tiles
+# Every trigger fires; a tile's centre is where it is, since the order of the rows is by it.
+FILL = f"""
+INSERT INTO preflight.tiles (zoom, x, y, lat, lon, source, content_sha256, path, captured_at)
+SELECT zoom, x, y, degrees(atan(sinh(pi() * (1 - 2 * (y + 0.5::float8) / (1 << zoom))))),
+    (x + 0.5::float8) * 360 / (1 << zoom) - 180, 'made-up', repeat('0', 64), 'p', '2026-01-01Z'
+FROM (
+    SELECT 18 AS zoom, {X0} + n % {COLUMNS} AS x, {Y0} + n / {COLUMNS} AS y
+        FROM generate_series(0, {COLUMNS * ROWS - 1}) AS n
+    UNION ALL SELECT 17, {X0 // 2} + n % {COLUMNS // 2}, {Y0 // 2} + n / {COLUMNS // 2}
+        FROM generate_series(0, {COLUMNS * ROWS // 4 - 1}) AS n
+) AS places
+"""  # noqa: S608 - made of the numbers above
+
+
+class Plans:
+    """Every query the store sends about tiles is explained where it is sent, with its values, then run."""
+
+    def __init__(self, monkeypatch):
+        self.found = []
+        plans = self
+
+        class Explaining(psycopg.Cursor):
+            def execute(self, query, params=None, **options):
+                plans.explain(self.connection, query, params)
+                return super().execute(query, params, **options)
+
+        class ExplainingOnServer(psycopg.ServerCursor):
+            def execute(self, query, params=None, **options):
+                plans.explain(self.connection, f"DECLARE explained CURSOR FOR {query}", params)
+                return super().execute(query, params, **options)
+
+        def connect(conninfo, before=psycopg.connect):
+            connection = before(conninfo)
+            connection.cursor_factory, connection.server_cursor_factory = Explaining, ExplainingOnServer
+            return connection
+
+        monkeypatch.setattr(psycopg, "connect", connect)
+
+    def explain(self, connection, query, params):
+        if isinstance(query, str) and ("preflight.tiles" in query or "preflight.tile_changes" in query):
+            with psycopg.Cursor(connection) as cursor:
+                (plan,) = cursor.execute(f"EXPLAIN (FORMAT JSON) {query}", params).fetchone()
+            self.found.append(plan[0]["Plan"])
+
+    def of(self, call):
+        """The nodes of the one plan a call made."""
+        self.found.clear()
+        call()
+        (plan,) = self.found
+        return list(_nodes(plan))
+
+
+def _nodes(plan):
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from _nodes(below)
+
+
+def _kinds(nodes):
+    return {node["Node Type"] for node in nodes}
+
+
+def _first(rows):
+    with closing(rows):
+        next(rows)
+
+
+def _bbox(columns, rows):
+    first, last = tile_bounds(18, X0, Y0), tile_bounds(18, X0 + columns - 1, Y0 + rows - 1)
+    return BoundingBox(last.lat_min + 1e-7, first.lon_min + 1e-7, first.lat_max - 1e-7, last.lon_max - 1e-7)
+
+
+@pytest.fixture(scope="module")
+def million(embedded_conninfo):
+    """A database of its own with 1,000,000 tiles, not analysed yet."""
+    name = f"preflight_million_{os.getpid()}"
+    with closing(psycopg.connect(embedded_conninfo, autocommit=True)) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        conninfo = make_conninfo(embedded_conninfo, dbname=name)
+        try:
+            PostgresTileStore(conninfo).close()
+            with closing(psycopg.connect(conninfo, autocommit=True)) as connection:
+                connection.execute("ALTER TABLE preflight.tiles SET (autovacuum_enabled = false)")
+                # Half the time of the filling, and no plan depends on it.
+                connection.execute("ALTER TABLE preflight.tiles DROP CONSTRAINT tiles_content_sha256_check")
+                connection.execute(FILL)
+            yield conninfo
+        finally:
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def analysed(million):
+    with closing(psycopg.connect(million, autocommit=True)) as connection:
+        assert connection.execute("SELECT count(*) FROM preflight.tiles").fetchone() == (1_000_000,)
+        connection.execute("ANALYZE preflight.tiles")
+    return million
+
+
+BOXES = {
+    "all": (COLUMNS, ROWS),
+    "a tenth": (COLUMNS * 3 // 10, ROWS * 3 // 10),
+    "a column": (1, ROWS),
+    "a row": (COLUMNS, 1),
+    "a tile": (1, 1),
+}
+
+
+def test_without_statistics_too_a_box_is_found_by_an_index(million, monkeypatch):
+    """As right after the first import: the embedded server ends with its command, before it would gather any."""
+    plans = Plans(monkeypatch)
+    with PostgresTileStore(million) as store:
+        for columns, rows in BOXES.values():
+            box = (X0, X0 + columns - 1), (Y0, Y0 + rows - 1)
+            nodes = plans.of(lambda box=box: _first(store.rows_in_box(18, *box)))
+            assert "Seq Scan" not in _kinds(nodes)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_rows_of_a_box_come_by_an_index_and_a_large_box_is_not_sorted(analysed, monkeypatch, box):
+    plans = Plans(monkeypatch)
+    columns, rows = BOXES[box]
+    x_range, y_range = (X0, X0 + columns - 1), (Y0, Y0 + rows - 1)
+    with PostgresTileStore(analysed) as store:
+        calls = [lambda: _first(store.rows_in_box(18, x_range, y_range))]
+        for zooms in ([18], [17, 18]):
+            asked = _bbox(columns, rows), zooms, "stable_rear"
+            calls.append(lambda asked=asked: _first(store.tile_hashes_by_bbox(*asked)))
+            calls.append(lambda asked=asked: _first(store.tiles_by_bbox(*asked)))
+        for call in calls:
+            nodes = plans.of(call)
+            assert "Seq Scan" not in _kinds(nodes)
+            if box == "all":
+                assert _kinds(nodes) == {"Index Scan"}
+                assert nodes[0]["Index Name"] == "tiles_in_order"
+            else:
+                # What is sorted, and what is read for it, is the box.
+                assert nodes[0]["Node Type"] in {"Sort", "Incremental Sort", "Index Scan"}
+                assert all("Filter" not in node for node in nodes)
+
+
+@pytest.mark.parametrize("count", [1, 500, 10_000])
+def test_rows_of_some_tiles_cost_a_look_into_an_index_each(analysed, monkeypatch, count):
+    plans = Plans(monkeypatch)
+    tiles = [(18, X0 + n % COLUMNS, Y0 + n // COLUMNS * 7) for n in range(count)]
+    with PostgresTileStore(analysed) as store:
+        found = []
+        nodes = plans.of(lambda: found.extend(store.rows_of_tiles(tiles)))
+    assert len(found) == count
+    assert {node["Node Type"] for node in nodes if node.get("Relation Name") == "tiles"} == {"Index Scan"}
+
+
+def test_what_changed_lately_is_found_by_an_index(analysed, monkeypatch):
+    with closing(psycopg.connect(analysed, autocommit=True)) as other:
+        for row in range(50):
+            other.execute("UPDATE preflight.tiles SET path = 'q' WHERE zoom = 18 AND y = %s", (Y0 + row,))
+        other.execute("ANALYZE preflight.tile_changes")
+    plans = Plans(monkeypatch)
+    with PostgresTileStore(analysed) as store:
+        before = store.revision().revision - 2
+        changed = []
+        nodes = plans.of(lambda: changed.extend(store.changed_since(before)))
+    assert len(changed) == 2 * COLUMNS
+    assert not any("Seq Scan" in kind for kind in _kinds(nodes))
