@@ -210,7 +210,7 @@ class Plan(_Command):
         "Takes no lock. A stage that may be cut off early is skipped when what is before it builds equal bytes."
     )
     cmd_options: ClassVar[list[dict[str, Any]]] = [
-        _option("missing", "also write the missing and the stale tiles as GeoJSON, for the C11 TileDownloader"),
+        _option("missing", "also write the missing, stale and corrupt tiles as GeoJSON, for the C11 TileDownloader"),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
@@ -227,9 +227,11 @@ class Plan(_Command):
         if found is not None:
             run.say(
                 "missing_written",
-                f"{found.missing:,} missing and {found.stale:,} stale of {found.expected:,} tiles are in {lacking}",
+                f"{found.missing:,} missing, {found.stale:,} stale and {found.corrupt:,} corrupt of {found.expected:,} tiles "
+                f"are in {lacking}",
                 missing=found.missing,
                 stale=found.stale,
+                corrupt=found.corrupt,
                 expected=found.expected,
                 path=str(lacking),
             )

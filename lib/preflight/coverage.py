@@ -1,4 +1,4 @@
-"""What an area lacks: tiles that are missing or too old, found before anything is built."""
+"""What an area lacks: tiles that are missing, too old or corrupt, found before anything is built; and remarks on the others."""
 
 from __future__ import annotations
 
@@ -13,30 +13,39 @@ from preflight.area import Area, Cover
 from preflight.errors import CoverageError
 from preflight.geometry import tile_bounds
 from preflight.records import BoundingBox, TileRow
+from preflight.remarks import Remarks, RemarkTaker
 
 __all__ = ["CoverageReport", "CoverageWalk", "Lack", "check", "lacks_geojson"]
 
+Reason = Literal["missing", "stale", "corrupt"]
+
 _NAMED = 5
-_ABSENT, _FRESH, _STALE = 0, 1, 2
+_ABSENT, _FRESH, _STALE, _CORRUPT = 0, 1, 2, 3
+_REASONS: dict[int, Reason] = {_ABSENT: "missing", _STALE: "stale", _CORRUPT: "corrupt"}
 _REMEDY = (
     "Run the C11 TileDownloader for this area (`doit plan --missing=FILE` writes these tiles as GeoJSON for it), "
-    "or `doit import SOURCE`, then provision again"
+    "or `doit import SOURCE` (with --update where tiles are there but bad), then provision again"
 )
 
-Lack = tuple[Literal["missing", "stale"], int, int, int]
+Lack = tuple[Reason, int, int, int]
 """Why a tile is wanted, and its zoom, x and y."""
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageReport:
-    """Counts of tiles. first_missing, first_stale: the first few (zoom, x, y). sources: name and tiles, by name."""
+    """Counts of tiles. first_...: the first few (zoom, x, y). sources: name and tiles, by name.
+
+    corrupt: their files are not there, or hold other bytes than their rows say. A tile may be stale and corrupt.
+    """
 
     expected: int
     present: int
     missing: int
     stale: int
+    corrupt: int
     first_missing: tuple[tuple[int, int, int], ...]
     first_stale: tuple[tuple[int, int, int], ...]
+    first_corrupt: tuple[tuple[int, int, int], ...]
     sources: tuple[tuple[str, int], ...]
 
     @property
@@ -57,6 +66,8 @@ class CoverageWalk:
         self._seen = bytearray(len(cover))
         self._stale = 0
         self._first_stale: list[tuple[int, int, int]] = []
+        self._corrupt: list[tuple[int, int, int]] = []
+        self._taker = RemarkTaker()
         self._sources: Counter[str] = Counter()
 
     def through(self, rows: Iterable[TileRow]) -> Iterator[TileRow]:
@@ -67,12 +78,28 @@ class CoverageWalk:
                 continue
             self._seen[position] = _FRESH
             self._sources[row.source] += 1
+            self._taker.sealed(row)
             if row.captured_at < self._oldest:
                 self._seen[position] = _STALE
                 self._stale += 1
                 if len(self._first_stale) < _NAMED:
                     self._first_stale.append((row.zoom, row.x, row.y))
             yield row
+
+    def passed_over(self, row: TileRow) -> None:
+        """A row of the cover that is not sealed, because another source's is."""
+        self._taker.passed_over(row)
+
+    def corrupt(self, tile: tuple[int, int, int]) -> None:
+        """A tile that went through and turned out not to be what its row says."""
+        position = self._cover.position(*tile)
+        if position is not None:
+            self._seen[position] = _CORRUPT
+            self._corrupt.append(tile)
+
+    def remarks(self) -> Remarks:
+        """On the tiles that went through so far."""
+        return self._taker.remarks()
 
     def report(self) -> CoverageReport:
         """What has been counted so far."""
@@ -82,16 +109,18 @@ class CoverageWalk:
             present=present,
             missing=len(self._cover) - present,
             stale=self._stale,
+            corrupt=len(self._corrupt),
             first_missing=tuple(self._cover.tile(position) for position in self._absent()),
             first_stale=tuple(self._first_stale),
+            first_corrupt=tuple(self._corrupt[:_NAMED]),
             sources=tuple(sorted(self._sources.items())),
         )
 
     def lacks(self) -> Iterator[Lack]:
-        """Every tile that was missing or stale so far, in the order of the cover."""
+        """Every tile that was missing, stale or corrupt so far, in the order of the cover."""
         for tile, seen in zip(self._cover, self._seen, strict=True):
             if seen != _FRESH:
-                yield ("missing" if seen == _ABSENT else "stale", *tile)
+                yield (_REASONS[seen], *tile)
 
     def _absent(self) -> Iterator[int]:
         at = -1
@@ -105,7 +134,7 @@ class CoverageWalk:
 def lacks_geojson(lacks: Iterable[Lack]) -> Iterator[str]:
     """The text of a GeoJSON FeatureCollection (RFC 7946), in parts: one Polygon a tile, its borders in degrees.
 
-    properties: zoom, x and y of the XYZ scheme, and `reason`, missing or stale.
+    properties: zoom, x and y of the XYZ scheme, and `reason`: missing, stale or corrupt.
     """
     yield '{"type":"FeatureCollection","features":['
     comma = "\n"
@@ -128,7 +157,7 @@ def lacks_geojson(lacks: Iterable[Lack]) -> Iterator[str]:
 def check(
     report: CoverageReport, area: Area, zooms: Iterable[int], *, allow_missing: float, max_age: timedelta
 ) -> None:
-    """Refuse a tile set with more missing than the share allowed, with stale tiles, or with no tiles at all.
+    """Refuse a tile set with more missing than the share allowed, with stale or corrupt tiles, or with no tiles at all.
 
     Raises:
         CoverageError: every reason at once, counted, with the area, the zooms and what to do.
@@ -145,6 +174,11 @@ def check(
         problems.append(
             f"{report.stale} of {report.present} tiles were captured more than {max_age.days} days ago, such as "
             f"{_names(report.first_stale)}"
+        )
+    if report.corrupt:
+        problems.append(
+            f"{report.corrupt} of {report.present} tiles have no file or one that is not what was imported, such as "
+            f"{_names(report.first_corrupt)}"
         )
     if problems:
         where = f"{_place(area)} at zoom {', '.join(map(str, sorted(set(zooms))))}"

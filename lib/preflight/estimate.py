@@ -10,6 +10,8 @@ from preflight.errors import CacheRootError
 
 # Bytes a tile in tiles.inventory: the packed row, its offset, and a path such as objects/ab/<64 hex>.jpg.
 INVENTORY_ROW = 67 + 4 + 80
+# Bytes a window in windows.inventory.
+WINDOW_ROW = 65
 # Bytes a row of a descriptor segment beside its vector: key and thumbnail.
 SEGMENT_ROW = 32 + 256
 # Bytes a vector of the index beside its numbers and its links on the ground level: level, offset, id, links above (mean).
@@ -20,7 +22,7 @@ RESERVE = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of what a build of `count` tiles leaves behind."""
+    """Bytes of what a build leaves behind. inventory: with the windows, where there are any."""
 
     inventory: int
     descriptors: int
@@ -38,12 +40,16 @@ class Sizes:
         return self.inventory + self.index + self.engines
 
 
-def expected_sizes(count: int, dim: int, m: int, engines: int) -> Sizes:
-    """Sizes for `count` tiles with descriptors of `dim` float32 in an HNSW graph of `m` links, and these bytes of engines."""
+def expected_sizes(tiles: int, windows: int | None, dim: int, m: int, engines: int) -> Sizes:
+    """Sizes for so many tiles, with descriptors of `dim` float32 in an HNSW graph of `m` links, and these bytes of engines.
+
+    windows: how many of them have the descriptors, None where the tiles themselves do.
+    """
+    units = tiles if windows is None else windows
     return Sizes(
-        inventory=count * INVENTORY_ROW,
-        descriptors=count * (4 * dim + SEGMENT_ROW),
-        index=count * (4 * dim + 8 * m + INDEX_ROW),
+        inventory=tiles * INVENTORY_ROW + (windows or 0) * WINDOW_ROW,
+        descriptors=units * (4 * dim + SEGMENT_ROW),
+        index=units * (4 * dim + 8 * m + INDEX_ROW),
         engines=engines,
     )
 

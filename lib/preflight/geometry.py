@@ -14,6 +14,7 @@ from preflight.records import BoundingBox
 __all__ = [
     "MAX_LATITUDE",
     "MAX_ZOOM",
+    "grid_center",
     "haversine_m",
     "tile_at",
     "tile_bounds",
@@ -64,6 +65,15 @@ def tile_bounds(zoom: int, x: int, y: int) -> BoundingBox:
 def tile_center(zoom: int, x: int, y: int) -> tuple[float, float]:
     """(lat, lon) of the middle pixel of a tile, degrees: the middle in EPSG:3857, not the mean of latitudes."""
     return _latitude(zoom, y + 0.5), _longitude(zoom, x + 0.5)
+
+
+def grid_center(zoom: int, x: int, y: int, steps: int) -> tuple[float, float]:
+    """(lat, lon) of the middle of a square of one tile's size that begins x / steps columns and y / steps rows of tiles in.
+
+    A square across the antimeridian has its middle on the side it lies on: longitudes stay below 180.
+    """
+    lon = _longitude(zoom, x / steps + 0.5)
+    return _latitude(zoom, y / steps + 0.5), lon - 360.0 if lon >= 180.0 else lon
 
 
 def tile_at(zoom: int, lat: float, lon: float) -> tuple[int, int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from preflight.estimate import expected_sizes
-from preflight.records import TileRow
 from preflight.session import Session, read_rates
+from preflight.stages.descriptors import DescriptorSet, Forecast
 from preflight.stages.tiles import Preview
 
 Fate = Literal["up to date", "will run", "may be cut off early"]
@@ -28,16 +28,20 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole plan. Bytes are estimates for the tiles that are there; seconds None where no rate is known."""
+    """A whole plan. Bytes are estimates for the tiles that are there; seconds None where no rate is known.
+
+    units: what gets a descriptor, the tiles that are there or windows over them.
+    """
 
     stages: tuple[StagePlan, ...]
     tiles_expected: int
     tiles_present: int
-    tiles_to_embed: int
+    units: int
+    units_to_embed: int
     bytes_needed: int
     bytes_free: int
     seconds: float | None
-    tiles_to_import: int = 0  # the demo's, into an empty store; those in the area are among tiles_to_embed
+    tiles_to_import: int = 0  # the demo's, into an empty store; those in the area are among units_to_embed
 
     @property
     def idle(self) -> bool:
@@ -49,35 +53,38 @@ class Plan:
 class Planner:
     """Reads what a plan needs.
 
-    preview: the area's tiles as they are now; missing: how many of some rows are not embedded with the engine that is there;
-    engine: the step that compiles it; engine_bytes: what all engines come to; demo: tiles of the demo that would be imported
-    first, and how many of them lie in the area.
+    preview: the area's tiles as they are now; forecast: what they come to, and whether the engine that is there made the
+    descriptors that are; engine: the step that compiles it; engine_bytes: what all engines come to; steps: units along a
+    tile's side; demo: tiles of the demo that would be imported first, and how many of them lie in the area.
     """
 
     session: Session
     preview: Callable[[], Preview]
-    missing: Callable[[Iterable[TileRow]], int]
+    forecast: Callable[[Preview, bool], Forecast]
     engine: str
     engine_bytes: Callable[[], int]
     dim: Callable[[], int]
     m: int
+    steps: int
     demo: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def plan(self) -> Plan:
         """Nothing is written and no lock is taken. Raises PreflightError as the ports do."""
         stages = self._stages()
         fates = {stage.name: stage.fate for stage in stages}
-        expected, present, to_embed = self._tiles(fates)
-        to_import, inside = self.demo() if present == 0 else (0, 0)
-        to_embed += inside
+        expected, found = self._tiles(fates)
+        to_import, inside = self.demo() if found.tiles == 0 else (0, 0)
+        fresh = inside * self.steps**2
+        found = Forecast(found.tiles, found.units + fresh, found.to_embed + fresh)
         return Plan(
             stages=stages,
             tiles_expected=expected,
-            tiles_present=present,
-            tiles_to_embed=to_embed,
-            bytes_needed=self._bytes(fates, present + inside, to_embed),
+            tiles_present=found.tiles,
+            units=found.units,
+            units_to_embed=found.to_embed,
+            bytes_needed=self._bytes(fates, found, inside),
             bytes_free=shutil.disk_usage(_existing(self.session.layout.root)).free,
-            seconds=self._seconds(fates, to_embed),
+            seconds=self._seconds(fates, found.to_embed),
             tiles_to_import=to_import,
         )
 
@@ -105,34 +112,28 @@ class Planner:
             found.append(StagePlan(name, fate, reasons))
         return tuple(found)
 
-    def _tiles(self, fates: dict[str, Fate]) -> tuple[int, int, int]:
-        """Tiles expected, present, and to embed."""
+    def _tiles(self, fates: dict[str, Fate]) -> tuple[int, Forecast]:
+        """Tiles expected, and what those that are there come to."""
+        session = self.session
         if fates["tiles"] == fates["descriptors"] == "up to date":
-            coverage = json.loads(self.session.layout.coverage.read_bytes())
-            return coverage["expected"], coverage["present"], 0
+            coverage = json.loads(session.layout.coverage.read_bytes())
+            units = DescriptorSet.read(session.layout.descriptor_set).count
+            return coverage["expected"], Forecast(coverage["present"], units, 0)
         preview = self.preview()
-        counted = _Counted(preview.rows)
-        missing = self._missing(counted)
-        present = counted.count if preview.present is None else preview.present
-        return preview.expected, present, present if missing is None else missing
-
-    def _missing(self, rows: _Counted) -> int | None:
-        """How many of the rows are not embedded; None: the engine will be another, so no tile is."""
-        stages = self.session.stages
-        explained = [item for name in stages if name.startswith("engine:") for item in self.session.explain(name)]
+        explained = [item for name in session.stages if name.startswith("engine:") for item in session.explain(name)]
         try:
-            if all(item.verdict.current for item in explained if item.step == self.engine):
-                return self.missing(rows)
+            current = all(item.verdict.current for item in explained if item.step == self.engine)
+            return preview.expected, self.forecast(preview, current)
         except FileNotFoundError:
-            pass  # the engine is there, the stages before it are not: as if it were not
-        rows.finish()
-        return None
+            # The engine is there, the stages before it are not: as if it were not.
+            return preview.expected, self.forecast(preview, False)
 
-    def _bytes(self, fates: dict[str, Fate], present: int, to_embed: int) -> int:
-        sizes = expected_sizes(present, self.dim(), self.m, self.engine_bytes())
+    def _bytes(self, fates: dict[str, Fate], found: Forecast, inside: int) -> int:
+        windows = None if self.steps == 1 else found.units
+        sizes = expected_sizes(found.tiles + inside, windows, self.dim(), self.m, self.engine_bytes())
         parts = {
             "tiles": sizes.inventory,
-            "descriptors": to_embed * sizes.descriptors // max(present, 1),
+            "descriptors": found.to_embed * sizes.descriptors // max(found.units, 1),
             "index": sizes.index,
             "publish": sizes.generation,
         }
@@ -147,24 +148,6 @@ class Planner:
             return None
         units = {"descriptors": to_embed}
         return sum(rates[name]["seconds"] / rates[name]["units"] * units.get(name, 1) for name in running)
-
-
-class _Counted:
-    """Rows, counted as they pass."""
-
-    def __init__(self, rows: Iterable[TileRow]) -> None:
-        self._rows = iter(rows)
-        self.count = 0
-
-    def __iter__(self) -> Iterator[TileRow]:
-        for row in self._rows:
-            self.count += 1
-            yield row
-
-    def finish(self) -> None:
-        """Let the rest pass."""
-        for _ in self:
-            pass
 
 
 def _existing(path: Path) -> Path:

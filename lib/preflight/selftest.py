@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preflight.evaluation.baselines import best_per_id, chance_recall, nearest_thumbnails
-from preflight.evaluation.metrics import Truth, figures, tiles_holding
+from preflight.evaluation.metrics import Truth, figures, units_holding
 from preflight.evaluation.queries import OpenRgb, Query, TileTable, draw_queries
 from preflight.evaluation.result import RANKS, Figures, HeadingResult, SelftestResult
 
@@ -48,7 +48,8 @@ class _Views:
 
 
 def evaluate(
-    table: TileTable,
+    tiles: TileTable,
+    units: TileTable,
     card: BackboneCard,
     *,
     open_rgb: OpenRgb,
@@ -60,37 +61,39 @@ def evaluate(
     seed: int,
     size: int = 224,
 ) -> SelftestResult:
-    """Draw `queries` positions and look each up twice, heading known and unknown.
+    """Draw `queries` positions over `tiles` and look each up twice, heading known and unknown.
 
-    `thumbnails` gives the tiles' thumbnails as chunks of (ids, (n, 256) uint8), it is called once.
+    `units` are what the index holds: the tiles themselves, or windows over them. `thumbnails` gives their thumbnails as
+    chunks of (ids, (n, 256) uint8), it is called once.
     With the heading unknown, all turns of the card's shift group are searched and merged; the thumbnail baseline has no
     such turns. Raises ValueError when there are no queries or no tiles, a tile of the table does not open, or the index
-    returns an id that is not in the table.
+    returns an id that is no unit's.
     """
     if queries < 1:
         raise ValueError(f"a self-test needs at least one query, not {queries}")
     cells: list[tuple[int, int]] = []
     degrees: list[tuple[float, float]] = []
     known, unknown = _Views(), _Views()
-    for chunk in _chunks(draw_queries(table, open_rgb, queries, seed, size)):
+    for chunk in _chunks(draw_queries(tiles, open_rgb, queries, seed, size)):
         cells.extend((query.column, query.row) for query in chunk)
         degrees.extend((query.lat, query.lon) for query in chunk)
         known.add(np.stack([query.heading_known for query in chunk]), embed, thumbnail)
         unknown.add(np.stack([query.heading_unknown for query in chunk]), embed, thumbnail)
     truth = Truth(cells, degrees)
-    chance = _chance(truth, table, seed)
+    chance = _chance(truth, units, seed)
 
     # Both headings in one walk over the tiles' thumbnails.
     by_thumbnail = nearest_thumbnails(np.stack(known.thumbnails + unknown.thumbnails), thumbnails(), RANKS[-1])
 
     def judge(found: NDArray[np.int64], by_thumbnail: NDArray[np.int64]) -> HeadingResult:
-        return HeadingResult(figures(found, truth, table), figures(by_thumbnail, truth, table), chance)
+        return HeadingResult(figures(found, truth, units), figures(by_thumbnail, truth, units), chance)
 
     return SelftestResult(
         backbone=card.name,
         seed=seed,
         queries=queries,
-        tiles=len(table),
+        tiles=len(tiles),
+        units=len(units),
         shifts=card.shift_count,
         heading_known=judge(search(np.concatenate(known.descriptors), RANKS[-1])[1], by_thumbnail[:queries]),
         heading_unknown=judge(
@@ -113,7 +116,7 @@ def _chance(truth: Truth, table: TileTable, seed: int) -> Figures:
     """Recall by counting, position errors by drawing one tile a query."""
     rng = np.random.Generator(np.random.PCG64([seed, len(truth), len(table)]))
     drawn = table.ids[rng.integers(len(table), size=(len(truth), RANKS[-1]))]
-    holding = tiles_holding(truth, table)
+    holding = units_holding(truth, table)
     recall = tuple(chance_recall(holding, len(table), k) for k in RANKS)
     by_draw = figures(drawn, truth, table)
     return Figures(recall, by_draw.median_error_m, by_draw.p90_error_m)

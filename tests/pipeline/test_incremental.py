@@ -24,7 +24,8 @@ from preflight.errors import CoverageError, InputChangedError
 from preflight.geometry import tile_bounds
 from preflight.mission import load_mission
 from preflight.records import BuildReport
-from preflight.stages import descriptors, engines, index, manifest, publish, selftest, tiles
+from preflight.stages import descriptors, engines, index, manifest, provenance, publish, selftest, tiles
+from preflight.trace import digests
 from preflight.trace.digests import hash_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,7 +189,7 @@ def test_the_repository_cloned_elsewhere(built, python_outside, tmp_path):
 # Tiles and area
 
 
-def test_one_tiles_pixels(whole, build, landscape_tiles, tmp_path):
+def test_one_tiles_pixels(whole, build, landscape_tiles, tmp_path, monkeypatch):
     tile = landscape_tiles[0]
     other = next(iter(landscape.generate(99, columns=2, rows=2)))
     folder = tmp_path / str(tile.zoom) / str(tile.x)
@@ -201,8 +202,12 @@ def test_one_tiles_pixels(whole, build, landscape_tiles, tmp_path):
     finally:
         store.close()
     assert report.replaced == 1
+    hashed = []
+    monkeypatch.setattr(digests, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
     done = build(whole)
-    assert done.ran == ["tiles", "descriptors", "index", "selftest", *SIGNED]
+    assert done.ran == ["tiles", "descriptors", "index", "selftest", "provenance", *SIGNED]
+    # Both as they were copied here; the new times from the file, the new lines of the aggregate as they were written.
+    assert [hashed.count(name) for name in ("tiles.times", "tiles.lines")] == [2, 1]
     assert done.work == (0, 1, 1)
     # One tile tells what loading the engine costs, not what a tile does: the plan keeps the rate of the eighty.
     assert json.loads((whole.work / "rates.json").read_bytes())["descriptors"]["units"] == TILES
@@ -244,7 +249,7 @@ def test_the_area_shifted_by_one_column(built, build, landscape_tiles):
     assert sealed(built) == 4 * 8 + 3 * 4
     # The new column of zoom 18, and the one of zoom 17 that it begins.
     assert shifted.work == (0, 8 + 4, 1)
-    assert shifted.ran == ["tiles", "descriptors", "index", "selftest", *SIGNED]
+    assert shifted.ran == ["tiles", "descriptors", "index", "selftest", "provenance", *SIGNED]
 
     built.edit(lambda mission: mission.update(area={"bbox": columns(landscape_tiles, 0, 3)}))
     assert build(built).work == (0, 0, 1)
@@ -412,7 +417,7 @@ def test_another_openvino(built, build, monkeypatch):
     """A new engine embeds all anew; its vectors are equal, so the index is not built again."""
     choice = wiring.runtime_choice("openvino")
     monkeypatch.setattr(
-        wiring.parts, "runtime_choice", lambda name: engines.RuntimeChoice(choice.name, "2099.1", choice.make)
+        wiring.parts, "runtime_choice", lambda *_: engines.RuntimeChoice(choice.name, "2099.1", choice.make)
     )
     done = build(built)
     names = [f"engine:{DESCRIPTOR}", f"parity:{DESCRIPTOR}", "descriptors", "selftest", "corpus"]
@@ -441,6 +446,7 @@ def test_another_openvino(built, build, monkeypatch):
         (index, "INDEX_VERSION", ["index", *SIGNED], (0, 0, 1)),
         (selftest, "SELFTEST_VERSION", ["selftest", *SIGNED], (0, 0, 0)),
         (manifest, "CORPUS_VERSION", ["corpus"], (0, 0, 0)),
+        (provenance, "PROVENANCE_VERSION", ["provenance"], (0, 0, 0)),
         (manifest, "MANIFEST_VERSION", SIGNED, (0, 0, 0)),
         (publish, "PUBLISH_VERSION", ["publish"], (0, 0, 0)),
     ],
@@ -473,6 +479,7 @@ def test_another_stage_version(built, build, monkeypatch, module, name, ran, wor
         ("index/descriptors.faiss.sha256", ["index"]),
         ("selftest/selftest.json", ["selftest"]),
         ("manifest/corpus.json", ["corpus"]),
+        ("manifest/provenance.json", ["provenance"]),
         ("manifest/manifest.json", SIGNED),
         ("manifest/manifest.dsse.json", SIGNED),
         ("publish/published.json", ["publish"]),

@@ -147,7 +147,7 @@ def test_one_replaced_tile_is_one_inference(whole, landscape_tiles, tmp_path):
     done = whole.provision_json()
     assert done.status == 0, done.said
     # The sample keeps its tiles, so the gate is not asked again.
-    assert done.ran == ["tiles", "descriptors", "index", "selftest", "manifest", "publish"]
+    assert done.ran == ["tiles", "descriptors", "index", "selftest", "provenance", "manifest", "publish"]
     report = whole.report
     assert (report["engines_built"], report["engines_reused"], report["descriptors_generated"]) == (0, 1, 1)
     assert whole.takeoff().status == 0
@@ -158,7 +158,7 @@ def test_tiles_of_another_place_change_nothing(whole, tmp_path):
     folder = tmp_path / "elsewhere" / "18" / "5"
     folder.mkdir(parents=True)
     (folder / "5.jpg").write_bytes(tile.content)
-    assert whole.doit("import", str(tmp_path / "elsewhere"), "--source=small-landscape").status == 0
+    assert whole.doit("import", str(tmp_path / "elsewhere"), "--source=elsewhere").status == 0
     done = whole.provision_json()
     assert done.status == 0
     # The rows are read again; what they seal is equal, so nothing follows.

@@ -116,7 +116,7 @@ def test_a_route_mission_from_template_to_verified_cache(place, offer, flight, t
     # Before anything is imported every tile is missing, and no tile store is made by asking.
     done = place.doit("plan", f"--missing={lacking_file}")
     assert done.status == 0, done.said
-    assert f"{len(wanted)} missing and 0 stale of {len(wanted)} tiles are in {lacking_file}" in done.out
+    assert f"{len(wanted)} missing, 0 stale and 0 corrupt of {len(wanted)} tiles are in {lacking_file}" in done.out
     assert not (place.folder / "tiles").exists()
 
     # Some of the tiles are not in the folder: refused with what to do, and told tile by tile.
@@ -147,9 +147,17 @@ def test_a_route_mission_from_template_to_verified_cache(place, offer, flight, t
     assert [float(origin[key]) for key in ("lat", "lon", "alt")] == [*home, HOME_ALT]
     assert place.takeoff().status == 0
     assert place.doit("verify", "mode=operator").status == 0
-    assert place.report["descriptors_generated"] == len(wanted)
+    # The template's windows, four along a tile's side, wherever all tiles under them are of the corridor.
+    tiles = set(wanted)
+    under = [(i > 0, j > 0) for i in range(4) for j in range(4)]
+    windows = sum(
+        all((zoom, x + dx, y + dy) in tiles for dx in {0, int(right)} for dy in {0, int(down)})
+        for zoom, x, y in tiles
+        for right, down in under
+    )
+    assert place.report["descriptors_generated"] == windows
     done = place.doit("plan", f"--missing={lacking_file}")
-    assert "0 missing and 0 stale" in done.out
+    assert "0 missing, 0 stale and 0 corrupt" in done.out
     assert json.loads(lacking_file.read_text())["features"] == []
 
 

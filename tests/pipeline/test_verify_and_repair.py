@@ -7,7 +7,15 @@ import shutil
 
 import pytest
 
-ARTIFACTS = ["descriptors.faiss", "tiles.inventory", "calibration.json", "selftest.json", "corpus.json", "ENGINE"]
+ARTIFACTS = [
+    "descriptors.faiss",
+    "tiles.inventory",
+    "calibration.json",
+    "selftest.json",
+    "corpus.json",
+    "provenance.json",
+    "ENGINE",
+]
 FILES = [
     *ARTIFACTS,
     *(f"{name}.sha256" for name in ARTIFACTS),

@@ -31,7 +31,8 @@ def plan_text(plan: Plan, *, width: int) -> str:
     figures = Table(box=None, show_header=False, pad_edge=False)
     time = "unknown before the first build" if plan.seconds is None else f"about {plan.seconds:.0f} s"
     rows = [
-        ("tiles", f"{plan.tiles_present:,} of {plan.tiles_expected:,} there, {plan.tiles_to_embed:,} to embed"),
+        ("tiles", f"{plan.tiles_present:,} of {plan.tiles_expected:,} there"),
+        ("descriptors", f"{plan.units:,} in all, {plan.units_to_embed:,} to embed"),
         ("writes", f"about {size_text(plan.bytes_needed)}, {size_text(plan.bytes_free)} free"),
         ("time", "none" if plan.idle else time),
     ]

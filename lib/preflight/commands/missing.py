@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 
 from preflight.area import cover
@@ -10,13 +9,16 @@ from preflight.coverage import CoverageReport, CoverageWalk, lacks_geojson
 from preflight.errors import CommandLineError
 from preflight.mission import Job
 from preflight.ports import Clock
+from preflight.stages.reading import intact
 from preflight.store.atomic import atomic_write
 from preflight.tile_access import TileAccess
 from preflight.tileset import choose_sources, rows_of_cover
 
 
 def write_missing(job: Job, tiles: TileAccess, clock: Clock, path: Path) -> CoverageReport:
-    """Write every missing or stale tile of the job's area to `path`, atomically, and return what was counted.
+    """Write every missing, stale or corrupt tile of the job's area to `path`, atomically, and return what was counted.
+
+    Every tile's file is read.
 
     A file is written also when nothing is missing: it then holds no features.
 
@@ -31,7 +33,10 @@ def write_missing(job: Job, tiles: TileAccess, clock: Clock, path: Path) -> Cove
     # Opening an embedded tile store that is not there would make one.
     if tiles.root.is_dir():
         rows = rows_of_cover(tiles.metadata(), cover(job.area, job.zoom_levels))
-        deque(walk.through(choose_sources(rows, job.source_order)), maxlen=0)
+        pixels = tiles.pixels()
+        for row in walk.through(choose_sources(rows, job.source_order, walk.passed_over)):
+            if not intact(pixels, row.path, row.sha256):
+                walk.corrupt((row.zoom, row.x, row.y))
     try:
         atomic_write(path.absolute(), (part.encode("ascii") for part in lacks_geojson(walk.lacks())))
     except OSError as error:

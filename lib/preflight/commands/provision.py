@@ -37,7 +37,8 @@ def cache_facts(layout: CacheLayout) -> CacheFacts | None:
     known, unknown = result["heading_known"], result["heading_unknown"]
     return CacheFacts(
         generation=current.path.name,
-        tiles=manifest.identity.corpus.tile_count,
+        coverage=json.loads((current.path / "provenance.json").read_bytes())["coverage"],
+        units=result["units"],
         recall={
             "known": known["index"]["recall"]["1"],
             "unknown": unknown["index"]["recall"]["1"],

@@ -15,7 +15,7 @@ from preflight.geometry import haversine_m
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Truth", "figures", "tiles_holding"]
+__all__ = ["Truth", "figures", "units_holding"]
 
 
 class Truth:
@@ -29,13 +29,17 @@ class Truth:
         return len(self.cells)
 
 
-def tiles_holding(truth: Truth, table: TileTable) -> NDArray[np.int64]:
-    """(Q,): how many tiles of the table, of any zoom, contain each position."""
+def units_holding(truth: Truth, table: TileTable) -> NDArray[np.int64]:
+    """(Q,): how many units of the table, of any zoom, contain each position."""
     counts = np.zeros(len(truth), dtype=np.int64)
-    tiles = Places(table.zooms, table.xs, table.ys)
+    units = Places(table.zooms, table.xs, table.ys, table.steps)
     for zoom in np.unique(table.zooms).tolist():
-        cells = truth.cells >> (POSITION_ZOOM - zoom)
-        counts += tiles.rows(np.full(len(cells), zoom), cells[:, 0], cells[:, 1]) >= 0
+        around = table.steps << zoom
+        cells = truth.cells // ((1 << POSITION_ZOOM - zoom) // table.steps)
+        zooms = np.full(len(cells), zoom)
+        # Those that begin at the position's place in the grid, or up to a tile's side before it; the map is round.
+        for i, j in np.ndindex(table.steps, table.steps):
+            counts += units.rows(zooms, (cells[:, 0] - i) % around, cells[:, 1] - j) >= 0
     return counts
 
 
@@ -68,7 +72,9 @@ def _rows(found: NDArray[np.int64], table: TileTable) -> NDArray[np.int64]:
 
 
 def _hits(rows: NDArray[np.int64], truth: Truth, table: TileTable) -> NDArray[np.bool_]:
-    shift = POSITION_ZOOM - table.zooms[rows]
-    column, row = truth.cells[:, :1] >> shift, truth.cells[:, 1:] >> shift
-    hits: NDArray[np.bool_] = (rows >= 0) & (column == table.xs[rows]) & (row == table.ys[rows])
+    side = np.left_shift(1, POSITION_ZOOM - table.zooms[rows])
+    step = side // table.steps
+    east = (truth.cells[:, :1] - table.xs[rows] * step) % (1 << POSITION_ZOOM)
+    south = truth.cells[:, 1:] - table.ys[rows] * step
+    hits: NDArray[np.bool_] = (rows >= 0) & (east < side) & (south >= 0) & (south < side)
     return hits

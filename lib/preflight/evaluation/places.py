@@ -11,13 +11,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Places"]
 
-_BITS = 24  # of x and of y: the deepest zoom is 24
+_BITS = 26  # of x and of y: the deepest zoom is 24, a tile's side holds at most 4 windows
+_BLOCK = 1 << 16  # looked at together: a dozen numbers a tile are held meanwhile
 
 
 class Places:
-    """Distinct tiles, found by (zoom, x, y); they are ordered by zoom, x, y."""
+    """Distinct tiles, found by (zoom, x, y); they are ordered by zoom, x, y.
 
-    def __init__(self, zooms: NDArray[np.int64], xs: NDArray[np.int64], ys: NDArray[np.int64]) -> None:
+    steps: with windows instead of tiles, how many of them a tile's side holds: x and y count them.
+    """
+
+    def __init__(self, zooms: NDArray[np.int64], xs: NDArray[np.int64], ys: NDArray[np.int64], steps: int = 1) -> None:
+        self._steps = steps
         codes = _codes(zooms, xs, ys)
         self._rows = np.argsort(codes, kind="stable")
         self._codes = codes[self._rows]
@@ -39,7 +44,7 @@ class Places:
         """As `row`, for many."""
         if not len(self):
             return np.full(len(zooms), -1, np.int64)
-        last = np.left_shift(1, zooms) - 1
+        last = self._steps * np.left_shift(1, zooms) - 1
         wanted = _codes(zooms, xs, ys)
         found = np.searchsorted(self._codes, wanted).clip(max=len(self) - 1)
         there = (self._codes[found] == wanted) & (xs >= 0) & (xs <= last) & (ys >= 0) & (ys <= last)
@@ -49,10 +54,12 @@ class Places:
     def surrounded(self) -> NDArray[np.int64]:
         """The numbers, ascending, of the tiles that have all eight neighbours."""
         mask = (1 << _BITS) - 1
-        zooms, xs, ys = self._codes >> 2 * _BITS, self._codes >> _BITS & mask, self._codes & mask
         whole = np.ones(len(self), bool)
-        for dx, dy in ((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)):
-            whole &= self.rows(zooms, xs + dx, ys + dy) >= 0
+        for at in range(0, len(self), _BLOCK):
+            codes, here = self._codes[at : at + _BLOCK], whole[at : at + _BLOCK]
+            zooms, xs, ys = codes >> 2 * _BITS, codes >> _BITS & mask, codes & mask
+            for dx, dy in ((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)):
+                here &= self.rows(zooms, xs + dx, ys + dy) >= 0
         return np.flatnonzero(whole)
 
 

@@ -34,7 +34,10 @@ _ENOUGH = 16  # tiles with all neighbours, below which the others are used too
 
 @dataclass(frozen=True, slots=True)
 class TileTable:
-    """The tiles of an index as parallel arrays: ids, zooms, xs, ys int64; lats, lons float64, tile centres in degrees."""
+    """The units of an index as parallel arrays: ids, zooms, xs, ys int64; lats, lons float64, their centres in degrees.
+
+    steps: 1 for tiles; for windows, how many of them a tile's side holds: xs and ys then count windows.
+    """
 
     ids: NDArray[np.int64]
     zooms: NDArray[np.int64]
@@ -42,6 +45,7 @@ class TileTable:
     ys: NDArray[np.int64]
     lats: NDArray[np.float64]
     lons: NDArray[np.float64]
+    steps: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)

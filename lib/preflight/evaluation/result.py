@@ -17,8 +17,8 @@ RANKS = (1, 5, 10)
 class Figures:
     """Recall at each of RANKS, 0..1, and position errors in metres; infinite where nothing was found.
 
-    recall[i] is the share of queries of which one of the first RANKS[i] tiles contains the true position. An error is
-    the great-circle distance from the true position to the centre of the first tile.
+    recall[i] is the share of queries of which one of the first RANKS[i] units contains the true position. An error is
+    the great-circle distance from the true position to the centre of the first unit.
     """
 
     recall: tuple[float, ...]
@@ -49,12 +49,16 @@ class HeadingResult:
 
 @dataclass(frozen=True, slots=True)
 class SelftestResult:
-    """What the self-test measured. The queries are simulated: recall on real photographs is lower."""
+    """What the self-test measured. The queries are simulated: recall on real photographs is lower.
+
+    units: what the index holds, which is `tiles` unless windows overlap.
+    """
 
     backbone: str
     seed: int
     queries: int
     tiles: int
+    units: int
     shifts: int
     heading_known: HeadingResult
     heading_unknown: HeadingResult
@@ -71,6 +75,7 @@ class SelftestResult:
             "seed": self.seed,
             "queries": self.queries,
             "tiles": self.tiles,
+            "units": self.units,
             "shifts": self.shifts,
             "heading_known": self.heading_known.as_dict(),
             "heading_unknown": self.heading_unknown.as_dict(),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from preflight.journal import StageNote
 from preflight.records import BuildReport
@@ -23,10 +23,14 @@ OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class CacheFacts:
-    """What is told of the current cache. recall: heading known, unknown, thumbnail, chance; shares 0 to 1."""
+    """What is told of the current cache. recall: heading known, unknown, thumbnail, chance; shares 0 to 1.
+
+    coverage: as provenance.json has it. units: what the index holds, tiles or windows over them.
+    """
 
     generation: str
-    tiles: int
+    coverage: Mapping[str, Any]
+    units: int
     recall: Mapping[str, float]
     error_median_m: float
     size: int
@@ -82,7 +86,8 @@ def _lines(
     if facts is not None:
         recall = facts.recall
         lines += [
-            ("tiles", f"{facts.tiles:,}"),
+            ("tiles", coverage_text(facts.coverage)),
+            ("index", f"{facts.units:,} descriptors"),
             ("recall@1", f"{recall['known']:.3f} heading known, {recall['unknown']:.3f} unknown"),
             ("baselines", f"{recall['thumbnail']:.3f} thumbnail, {recall['chance']:.3f} chance"),
             ("median error", f"{facts.error_median_m:.1f} m, heading known, simulated queries"),
@@ -92,6 +97,17 @@ def _lines(
         ]
     lines += [("time", f"{seconds:.1f} s"), ("outcome", OUTCOMES[report.outcome]), ("next", next_command)]
     return lines
+
+
+def coverage_text(coverage: Mapping[str, Any]) -> str:
+    """Tiles of the area, and what is to be said of some of them."""
+    said = [f"{coverage['present']:,} of {coverage['expected']:,}"]
+    said += [f"{count:,} also held by {name}" for name, count in coverage["passed_over"].items()]
+    if coverage["poor_texture"]:
+        said.append(f"{coverage['poor_texture']:,} show little")
+    if coverage["unmeasured_texture"]:
+        said.append(f"{coverage['unmeasured_texture']:,} of unknown texture")
+    return ", ".join(said)
 
 
 def size_text(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Descriptors: every sealed tile embedded once, whatever the number of builds it is part of."""
+"""Descriptors: every unit (a sealed tile, or a window over some) embedded once, whatever the number of builds it is part of."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from preflight.batcher import DescriptorBatcher
 from preflight.descriptor_store import Block, DescriptorStore, block_of
 from preflight.journal import Journal
 from preflight.mission import Job
 from preflight.ports import Engine, ImageCodec, TilePixelStore
-from preflight.records import TileRow
 from preflight.stages.engines import EngineCompiler, descriptor_dim, image_size, preprocessing_text
 from preflight.stages.reading import read_tile
+from preflight.stages.tiles import Preview
+from preflight.stages.units import Units, open_units, steps_of, units_file
 from preflight.store.atomic import atomic_write, remove_file
 from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, read_header
+from preflight.tileset import Inventory, columns_of, read_header
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json, read_record, record_of, record_path
 from preflight.trace.rule import Step
@@ -27,8 +29,6 @@ from preflight.trace.rule import Step
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from preflight.tileset import Block as TileBlock
 
 DESCRIPTORS_VERSION = 1
 # Inferences a kill may cost at most; also the rows of the largest segment.
@@ -55,6 +55,14 @@ class DescriptorSet:
     def encode(self) -> bytes:
         """Its file's content."""
         return canonical_json({name: getattr(self, name) for name in self.__slots__})
+
+
+class Forecast(NamedTuple):
+    """Tiles that are there, the units they make, and how many of those would be embedded."""
+
+    tiles: int
+    units: int
+    to_embed: int
 
 
 class DescriptorStage:
@@ -96,7 +104,11 @@ class DescriptorStage:
 
     def components(self) -> Mapping[str, str]:
         """Of the action key."""
-        return {**self._space_parts(), "tiles": read_header(self._layout.inventory).aggregate}
+        return {
+            **self._space_parts(),
+            "tiles": read_header(self._layout.inventory).aggregate,
+            "overlap": str(self._job.config.descriptors.overlap),
+        }
 
     def store(self) -> DescriptorStore:
         """The store in this build's space."""
@@ -104,23 +116,42 @@ class DescriptorStage:
         space = hashlib.sha256(canonical_json(parts)).hexdigest()
         return DescriptorStore(self._layout.descriptors, space, int(parts["dim"]), atomic_write)
 
-    def count_missing(self, rows: Iterable[TileRow]) -> int:
-        """How many of these tiles would be embedded now. Raises FileNotFoundError before the engine was built."""
-        import numpy as np  # noqa: PLC0415 - heavy
+    def forecast(self, preview: Preview, *, embedded: bool) -> Forecast:
+        """What these tiles would come to. embedded: whether the engine is the one that descriptors were made with.
 
-        store = self.store()
+        Raises FileNotFoundError where `embedded` is said and no engine was built.
+        """
+        store = self.store() if embedded else None
+        if steps_of(self._job) > 1:
+            return self._forecast_windows(preview, store)
         blocks: dict[Block, set[bytes]] = {}
-        for row in rows:
+        count = 0
+        for row in preview.rows:
+            count += 1
             blocks.setdefault(block_of(row.zoom, row.x, row.y), set()).add(bytes.fromhex(row.sha256))
-        missing = 0
-        for block, keys in blocks.items():
-            table = np.frombuffer(b"".join(sorted(keys)), np.uint8).reshape(-1, 32)
-            missing += int((~store.lookup(block, table)).sum())
-        return missing
+        present = count if preview.present is None else preview.present
+        if store is None:
+            return Forecast(present, present, present)
+        return Forecast(present, present, sum(_missing(store, block, sorted(keys)) for block, keys in blocks.items()))
+
+    def _forecast_windows(self, preview: Preview, store: DescriptorStore | None) -> Forecast:
+        from preflight.windows import SealedTiles, count_windows, cut  # noqa: PLC0415 - loads numpy
+
+        steps, tiles = steps_of(self._job), SealedTiles.of_rows(preview.rows)
+        if preview.changed is not None:
+            sealed = SealedTiles.of_inventory(Inventory.open(self._layout.inventory, vouched=True))
+            tiles = sealed.without(preview.changed).joined(tiles)
+        count = count_windows(tiles, steps)
+        if store is None:
+            return Forecast(len(tiles), count, count)
+        fresh = Units(cut(tiles, steps, preview.changed), steps)
+        keys = fresh.keys()
+        missing = sum(int((~store.lookup(block, keys[rows])).sum()) for block, rows in fresh.by_block())
+        return Forecast(len(tiles), count, missing)
 
     def build(self) -> Iterable[Path]:
-        """Embed the missing tiles and write the set; returns the segments it lies in."""
-        inventory = Inventory.open(self._layout.inventory, vouched=True)
+        """Embed the missing units and write the set; returns the segments it lies in."""
+        units = open_units(self._job, self._layout)
         store = self.store()
         recorded = self._recorded()
         for path in store.segments():
@@ -128,14 +159,10 @@ class DescriptorStage:
             if self._digests.sha256(path) != recorded.get(path) and not store.check(path):
                 remove_file(path)
         store.forget()
-        missing = [
-            (block, block.indices[~store.lookup(_block(block), keys_of(inventory)[block.indices])])
-            for block in inventory.blocks()
-        ]
-        total = sum(len(rows) for _, rows in missing)
-        if total:
-            self._embed(inventory, store, missing, total)
-        atomic_write(self._layout.descriptor_set, self._describe(inventory, store).encode())
+        missing = _not_embedded(units, store)
+        if len(missing):
+            self._embed(units, store, missing)
+        atomic_write(self._layout.descriptor_set, self._describe(units, store).encode())
         return store.segments()
 
     def _recorded(self) -> dict[Path, str]:
@@ -147,24 +174,15 @@ class DescriptorStage:
             else {self._layout.descriptors / name: sha256 for name, sha256 in record.outputs.items()}
         )
 
-    def _embed(
-        self,
-        inventory: Inventory,
-        store: DescriptorStore,
-        missing: list[tuple[TileBlock, NDArray[np.int64]]],
-        total: int,
-    ) -> None:
-        spec, images, pixels = self._spec, self._images(), self._pixels()
-        size = image_size(spec)
-        pending = _Pending(store, inventory)
+    def _embed(self, units: Units, store: DescriptorStore, missing: NDArray[np.int64]) -> None:
+        """Embed these rows of the units; committed piece by piece."""
+        spec, total = self._spec, len(missing)
+        rows, image = self._images_of(units, missing)
+        pending = _Pending(store, units)
 
-        def load(row: int) -> Callable[[], NDArray[np.uint8]]:
-            return lambda: read_tile(inventory, row, pixels, images, size)
-
-        def items() -> Iterator[tuple[tuple[Block, int], Callable[[], NDArray[np.uint8]]]]:
-            for block, rows in missing:
-                for row in rows.tolist():
-                    yield (_block(block), row), load(row)
+        def items() -> Iterator[tuple[int, Callable[[], NDArray[np.uint8]]]]:
+            for place, row in enumerate(rows.tolist()):
+                yield row, partial(image, place)
 
         with self._compiler.load(spec, self._engine) as engine:
             batcher = self._batcher(engine, descriptor_dim(spec, self._layout))
@@ -183,70 +201,98 @@ class DescriptorStage:
                     "set descriptors.batch_size so, to have the same last bits on each build",
                 )
 
-    def _describe(self, inventory: Inventory, store: DescriptorStore) -> DescriptorSet:
+    def _images_of(
+        self, units: Units, missing: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], Callable[[int], NDArray[np.uint8]]]:
+        """The rows in the order they are embedded, and what shows the one at a place of it, at the model's size."""
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        inventory = Inventory.open(self._layout.inventory, vouched=True)
+        images, pixels, size = self._images(), self._pixels(), image_size(self._spec)
+        if units.steps == 1:
+            return missing, lambda place: read_tile(inventory, int(missing[place]), pixels, images, size)
+        from preflight.mosaic import Mosaic  # noqa: PLC0415 - loads numpy
+        from preflight.windows import SealedTiles, parts_of  # noqa: PLC0415 - loads numpy
+
+        # Row by row of tiles over the whole map: each is decoded once, and one row of them is held.
+        steps, rows = units.steps, units.rows[missing]
+        right, down = rows["x"] % steps, rows["y"] % steps
+        order = np.lexsort((right, down, rows["x"] // steps, rows["y"] // steps, rows["zoom"]))
+        mosaic = Mosaic(
+            parts_of(SealedTiles.of_inventory(inventory), rows[order], steps),
+            np.stack([right, down], axis=1)[order].astype(np.int64),
+            steps,
+            read=lambda number: read_tile(inventory, number, pixels, images, None),
+            resize=images.resize,
+        )
+
+        def image(place: int) -> NDArray[np.uint8]:
+            window = mosaic.window(place)
+            return window if size is None else images.resize(window, size)
+
+        return missing[order], image
+
+    def _describe(self, units: Units, store: DescriptorStore) -> DescriptorSet:
         matrix = hashlib.sha256()
-        for chunk in store.gather(blocks_of(inventory), keys_of(inventory)):
+        for chunk in store.gather(units.blocks(), units.keys()):
             matrix.update(chunk.data)
         parts = self._space_parts()
         return DescriptorSet(
             space=hashlib.sha256(canonical_json(parts)).hexdigest(),
-            count=len(inventory),
+            count=len(units.rows),
             dim=int(parts["dim"]),
-            ids_sha256=hashlib.sha256(inventory.rows["id"].tobytes()).hexdigest(),
+            ids_sha256=hashlib.sha256(columns_of(units.rows, "id")[0].data).hexdigest(),
             matrix_sha256=matrix.hexdigest(),
         )
 
     def step(self) -> Step:
         """As the rule judges it."""
-        reads = (self._layout.inventory, self._engine)
+        reads = (self._layout.inventory, units_file(self._job, self._layout), self._engine)
         return Step(
             "descriptors", DESCRIPTORS_VERSION, reads, self.components, (self._layout.descriptor_set,), self.build
         )
 
 
-class _Pending:
-    """Rows embedded and not yet committed: at most COMMIT_ROWS, all of one block."""
+def _missing(store: DescriptorStore, block: Block, keys: list[bytes]) -> int:
+    import numpy as np  # noqa: PLC0415 - heavy
 
-    def __init__(self, store: DescriptorStore, inventory: Inventory) -> None:
+    table = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
+    return int((~store.lookup(block, table)).sum())
+
+
+def _not_embedded(units: Units, store: DescriptorStore) -> NDArray[np.int64]:
+    """The rows that the store does not have, block by block."""
+    import numpy as np  # noqa: PLC0415 - heavy
+
+    keys = units.keys()
+    found = [rows[~store.lookup(block, keys[rows])] for block, rows in units.by_block()]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+class _Pending:
+    """Rows embedded and not yet committed: at most COMMIT_ROWS, each block of theirs a segment."""
+
+    def __init__(self, store: DescriptorStore, units: Units) -> None:
         self._store = store
-        self._keys = inventory.rows["sha256"]
-        self._block: Block | None = None
+        self._units = units
         self._rows: list[int] = []
         self._thumbs: list[NDArray[np.uint8]] = []
         self._vectors: list[NDArray[np.float32]] = []
 
-    def add(self, keys: list[tuple[Block, int]], thumbs: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:
-        for (block, row), thumb, vector in zip(keys, thumbs, vectors, strict=True):
-            if block != self._block or len(self._rows) >= COMMIT_ROWS:
-                self.commit()
-                self._block = block
+    def add(self, rows: list[int], thumbs: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:
+        for row, thumb, vector in zip(rows, thumbs, vectors, strict=True):
             self._rows.append(row)
             self._thumbs.append(thumb)
             self._vectors.append(vector)
+            if len(self._rows) >= COMMIT_ROWS:
+                self.commit()
 
     def commit(self) -> None:
         import numpy as np  # noqa: PLC0415 - heavy
 
-        if self._block is not None and self._rows:
-            keys = np.ascontiguousarray(self._keys[self._rows])
-            self._store.append(self._block, keys, np.stack(self._thumbs), np.stack(self._vectors))
+        if self._rows:
+            units = Units(self._units.rows[self._rows], self._units.steps)
+            keys, thumbs, vectors = units.keys(), np.stack(self._thumbs), np.stack(self._vectors)
+            for block, here in units.by_block():
+                self._store.append(block, keys[here], thumbs[here], vectors[here])
         self._rows, self._thumbs, self._vectors = [], [], []
-
-
-def _block(block: TileBlock) -> Block:
-    return Block(block.zoom, block.block_x, block.block_y)
-
-
-def keys_of(inventory: Inventory) -> NDArray[np.uint8]:
-    """(N, 32): the tiles' SHA-256, in the inventory's order."""
-    import numpy as np  # noqa: PLC0415 - heavy
-
-    return np.ascontiguousarray(inventory.rows["sha256"])
-
-
-def blocks_of(inventory: Inventory) -> NDArray[np.int64]:
-    """(N, 3): each tile's zoom, x >> 8, y >> 8, in the inventory's order."""
-    import numpy as np  # noqa: PLC0415 - heavy
-
-    rows = inventory.rows
-    return np.stack([rows["zoom"].astype(np.int64), rows["x"] >> 8, rows["y"] >> 8], axis=1)

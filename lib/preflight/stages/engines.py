@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Raised by hand when the built-in graph changes.
 BUILTIN_VERSION = 1
-INSPECT_VERSION = 1
+INSPECT_VERSION = 2
 COMPILE_VERSION = 1
 PARITY_VERSION = 1
 PARITY_SEED = 1
@@ -134,6 +134,7 @@ def inspect_step(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompil
             # Relative, so that nothing is read again because everything was moved.
             "external_data": [os.path.relpath(path, spec.onnx_path.parent) for path in summary.external_data],
             "opset": summary.opset,
+            "types": summary.types,
         }
         atomic_write(target, canonical_json(value))
         return ()
@@ -229,7 +230,7 @@ def parity_step(
             # Equal bytes can mean other numbers under another version.
             "runtime": f"{compiler.runtime.name} {compiler.runtime.version}",
             "sample": digests.sha256(layout.parity_sample),
-            "threshold": repr(THRESHOLDS[spec.precision]),
+            "threshold": repr(_threshold(spec)),
             "preprocessing": preprocessing_text(spec),
             "reference": f"onnxruntime {reference_version}",
         }
@@ -244,6 +245,7 @@ def parity_step(
                 feed,
                 precision=spec.precision,
                 batch_size=min(compiler.batch_size, PARITY_BATCH),
+                threshold=_threshold(spec),
             )
         value = {
             "cosine_min": repr(report.cosine_min),
@@ -256,6 +258,11 @@ def parity_step(
 
     reads = (engine, spec.onnx_path, layout.parity_sample)
     return Step(f"parity:{spec.model_name}", PARITY_VERSION, reads, components, (target,), build)
+
+
+def _threshold(spec: BackboneSpec) -> float:
+    """The mission's for this model, else its precision's."""
+    return THRESHOLDS[spec.precision] if spec.parity_cosine is None else spec.parity_cosine
 
 
 def preprocessing_text(spec: BackboneSpec) -> str:
@@ -272,13 +279,14 @@ def image_size(spec: BackboneSpec) -> tuple[int, int] | None:
     return shapes[0][2], shapes[0][3]
 
 
-def _feed(spec: BackboneSpec, layout: CacheLayout, images: ImageCodec) -> Mapping[str, NDArray[np.float32]]:
+def _feed(spec: BackboneSpec, layout: CacheLayout, images: ImageCodec) -> Mapping[str, NDArray[np.generic]]:
     """The parity sample as the backbone takes it; seeded numbers for one that does not take an image."""
     import numpy as np  # noqa: PLC0415 - heavy
 
     tiles = np.load(layout.parity_sample, allow_pickle=False)
     size = image_size(spec)
     if size is None:
-        return synthetic_inputs(spec.inputs, len(tiles), PARITY_SEED)
+        types = json.loads(model_path(spec, layout).read_bytes())["types"]
+        return synthetic_inputs(spec.inputs, len(tiles), PARITY_SEED, types)
     resized = np.stack([images.resize(tile, size) for tile in tiles])
     return {next(iter(spec.inputs)): images.to_batch(resized, spec.preprocessing)}

@@ -11,10 +11,11 @@ from preflight.errors import IndexBuildError
 from preflight.journal import Journal
 from preflight.mission import Job
 from preflight.ports import DescriptorIndexFactory
-from preflight.stages.descriptors import DescriptorSet, blocks_of, keys_of
+from preflight.stages.descriptors import DescriptorSet
+from preflight.stages.units import open_units, units_file
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory
+from preflight.tileset import columns_of
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.record import read_record, record_path
 from preflight.trace.rule import Step
@@ -81,12 +82,12 @@ def index_step(
 
     def fresh(library: DescriptorIndexFactory, target: Path) -> None:
         descriptors = DescriptorSet.read(layout.descriptor_set)
-        inventory = Inventory.open(layout.inventory, vouched=True)
-        chunks = store().gather(blocks_of(inventory), keys_of(inventory))
+        units = open_units(job, layout)
+        chunks = store().gather(units.blocks(), units.keys())
         vectors = _proved(chunks, descriptors.matrix_sha256)
-        library.build(inventory.rows["id"].copy(), vectors, descriptors.dim, parameters, target)
+        library.build(columns_of(units.rows, "id")[0], vectors, descriptors.dim, parameters, target)
 
-    reads = (layout.inventory, layout.descriptor_set)
+    reads = (units_file(job, layout), layout.descriptor_set)
     return Step("index", INDEX_VERSION, reads, components, (layout.index, sidecar), build)
 
 

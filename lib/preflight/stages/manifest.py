@@ -14,6 +14,7 @@ from preflight.mission import Job
 from preflight.ports import Clock, Signer
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.stages.engines import EngineCompiler, parity_path
+from preflight.stages.units import steps_of
 from preflight.store.atomic import atomic_write
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
@@ -36,9 +37,11 @@ MOVED_ON = "current holds other content, rolled back or another mission's: movin
 
 INDEX_NAME = "descriptors.faiss"
 INVENTORY_NAME = "tiles.inventory"
+WINDOWS_NAME = "windows.inventory"
 CALIBRATION_NAME = "calibration.json"
 SELFTEST_NAME = "selftest.json"
 CORPUS_NAME = "corpus.json"
+PROVENANCE_NAME = "provenance.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,11 @@ class ManifestBuilder:
             **{f"engines/{name}": layout.engines / name for name in engines},
             INDEX_NAME: layout.index,
             INVENTORY_NAME: layout.inventory,
+            **({} if steps_of(self._job) == 1 else {WINDOWS_NAME: layout.windows}),
             CALIBRATION_NAME: self._job.calibration,
             SELFTEST_NAME: layout.selftest,
             CORPUS_NAME: layout.corpus,
+            PROVENANCE_NAME: layout.provenance,
         }
 
     def identity(self) -> format_.Identity:
@@ -329,7 +334,12 @@ def corpus_step(
             for spec in job.backbones
         ]
         index = {"file": INDEX_NAME, "metric": section.metric, "m": section.m, "ef_search": section.ef_search}
-        return canonical_json({"backbones": backbones, "index": index}) + b"\n"
+        # Where the position of an id of the index is written.
+        units = {
+            "file": INVENTORY_NAME if steps_of(job) == 1 else WINDOWS_NAME,
+            "overlap": job.config.descriptors.overlap,
+        }
+        return canonical_json({"backbones": backbones, "index": index, "units": units}) + b"\n"
 
     def build() -> Iterable[Path]:
         atomic_write(layout.corpus, content())

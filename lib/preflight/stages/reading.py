@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def intact(pixels: TilePixelStore, path: str, sha256: str) -> bool:
+    """Whether a tile's file is there and holds the bytes its row records."""
+    try:
+        with pixels.open_tile(path) as file:
+            return hashlib.sha256(file.read()).hexdigest() == sha256
+    except TileContentError:
+        return False
+
+
 def read_tile(
     inventory: Inventory, number: int, pixels: TilePixelStore, images: ImageCodec, size: int | tuple[int, int] | None
 ) -> NDArray[np.uint8]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from preflight.cards import BackboneCard
 from preflight.descriptor_store import DescriptorStore
 from preflight.mission import Job
-from preflight.ports import DescriptorIndexFactory, ImageCodec, TilePixelStore
-from preflight.stages.descriptors import blocks_of, keys_of
+from preflight.ports import DescriptorIndex, DescriptorIndexFactory, ImageCodec, TilePixelStore
 from preflight.stages.engines import EngineCompiler, image_size, preprocessing_text
 from preflight.stages.reading import read_tile
+from preflight.stages.units import Units, open_units, units_file
 from preflight.store.atomic import atomic_write
 from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, read_header
+from preflight.tileset import Inventory, columns_of, read_header
 from preflight.trace.record import record_of
 from preflight.trace.rule import Step
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from preflight.evaluation.queries import TileTable
     from preflight.ports import Engine
 
-SELFTEST_VERSION = 1
+SELFTEST_VERSION = 2
 SEED = 20
 TILE_PIXELS = 256
 
@@ -85,8 +85,10 @@ class SelftestStage:
 
         inventory = Inventory.open(self._layout.inventory, vouched=True)
         images = self._images()
-        table = _table(inventory)
-        places = Places(table.zooms, table.xs, table.ys)
+        units = open_units(self._job, self._layout)
+        tiles = _table(Units(inventory.rows, 1))
+        table = tiles if units.steps == 1 else _table(units)
+        places = Places(tiles.zooms, tiles.xs, tiles.ys)
         pixels = self._pixels()
         height, _ = image_size(self._spec) or (224, 224)
 
@@ -96,16 +98,21 @@ class SelftestStage:
             number = places.row(zoom, x, y)
             return None if number < 0 else read_tile(inventory, number, pixels, images, TILE_PIXELS)
 
-        index = self._index().open(self._layout.index)
+        # Opened by the first search, when the walk over the thumbnails is done: both take memory.
+        @lru_cache(maxsize=1)
+        def index() -> DescriptorIndex:
+            return self._index().open(self._layout.index)
+
         with self._compiler.load(self._spec, self._engine) as engine:
             result = evaluate(
+                tiles,
                 table,
                 self._card(),
                 open_rgb=open_rgb,
                 embed=lambda views: self._embed(engine, views, images),
-                search=index.search,
+                search=lambda queries, k: index().search(queries, k),
                 thumbnail=images.thumbnail16,
-                thumbnails=lambda: self._thumbnails(inventory),
+                thumbnails=lambda: self._thumbnails(units, table.ids),
                 queries=self._job.config.selftest.queries,
                 seed=SEED,
                 size=height,
@@ -127,29 +134,25 @@ class SelftestStage:
             found.append(next(iter(engine.run({name: padded}).values()))[: len(part)])
         return np.concatenate(found)
 
-    def _thumbnails(self, inventory: Inventory) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    def _thumbnails(
+        self, units: Units, ids: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
         at = 0
-        for chunk in self._store().gather_thumbs(blocks_of(inventory), keys_of(inventory)):
-            yield inventory.rows["id"][at : at + len(chunk)].copy(), chunk
+        for chunk in self._store().gather_thumbs(units.blocks(), units.keys()):
+            yield ids[at : at + len(chunk)], chunk
             at += len(chunk)
 
     def step(self) -> Step:
         """As the rule judges it."""
-        reads = (self._layout.inventory, self._layout.index, self._engine)
+        reads = (self._layout.inventory, units_file(self._job, self._layout), self._layout.index, self._engine)
         return Step("selftest", SELFTEST_VERSION, reads, self.components, (self._layout.selftest,), self.build)
 
 
-def _table(inventory: Inventory) -> TileTable:
+def _table(units: Units) -> TileTable:
     import numpy as np  # noqa: PLC0415 - heavy
 
     from preflight.evaluation.queries import TileTable  # noqa: PLC0415 - loads numpy
 
-    rows = inventory.rows
-    return TileTable(
-        ids=rows["id"].astype(np.int64),
-        zooms=rows["zoom"].astype(np.int64),
-        xs=rows["x"].astype(np.int64),
-        ys=rows["y"].astype(np.int64),
-        lats=rows["lat"].astype(np.float64),
-        lons=rows["lon"].astype(np.float64),
-    )
+    ids, zooms, xs, ys, lats, lons = columns_of(units.rows, "id", "zoom", "x", "y", "lat", "lon")
+    zooms, xs, ys = (column.astype(np.int64) for column in (zooms, xs, ys))
+    return TileTable(ids, zooms, xs, ys, lats, lons, steps=units.steps)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from preflight.area import Cover, cover
 from preflight.coverage import CoverageWalk, check
@@ -17,15 +18,31 @@ from preflight.journal import Journal
 from preflight.mission import Job
 from preflight.ports import Clock, ImageCodec, TileMetadataStore, TilePixelStore
 from preflight.records import TileRow
-from preflight.stages.reading import read_tile
+from preflight.remarks import Kind, Remarks, RemarkTaker
+from preflight.stages.reading import intact, read_tile
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.layout import CacheLayout
-from preflight.tileset import Companions, Inventory, SealedHeader, choose_sources, rows_of_cover, seal
+from preflight.tileset import (
+    Companions,
+    Inventory,
+    SealedHeader,
+    choose_sources,
+    columns_of,
+    row_blocks,
+    rows_of_cover,
+    seal,
+)
 from preflight.trace.digests import DigestCache
-from preflight.trace.record import canonical_json, read_record, record_path
+from preflight.trace.record import BuildRecord, canonical_json, read_record, record_path
 from preflight.trace.rule import Step
 
-SEAL_VERSION = 2
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SEAL_VERSION = 3
+# Tiles a thread checks in one go.
+CHECKED = 512
 SAMPLE_VERSION = 1
 SAMPLE_SIZE = 32
 SAMPLE_PIXELS = 256
@@ -34,11 +51,15 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Preview:
-    """What a plan knows of the tiles. present: None until the rows are counted. rows: those that may need embedding."""
+    """What a plan knows of the tiles. present: None until the rows are counted. rows: those that may need embedding.
+
+    changed: the tiles of the last seal that `rows` replace; None where `rows` are the whole set.
+    """
 
     expected: int
     present: int | None
     rows: Iterable[TileRow]
+    changed: tuple[tuple[int, int, int], ...] | None = None
 
 
 class SealStage:
@@ -49,6 +70,7 @@ class SealStage:
         job: Job,
         layout: CacheLayout,
         store: Callable[[], TileMetadataStore],
+        pixels: Callable[[], TilePixelStore],
         clock: Clock,
         digests: DigestCache,
         journal: Journal,
@@ -56,10 +78,11 @@ class SealStage:
         self._job = job
         self._layout = layout
         self._store = store
+        self._pixels = pixels
         self._clock = clock
         self._digests = digests
         self._journal = journal
-        self._outputs = (layout.inventory, layout.coverage, layout.tile_lines, layout.tile_times)
+        self._outputs = (layout.inventory, layout.coverage, layout.tile_lines, layout.tile_times, layout.tile_remarks)
 
     def components(self) -> Mapping[str, str]:
         """Of the action key."""
@@ -84,7 +107,7 @@ class SealStage:
         """Seal: only what changed where that is known, else every row of the area.
 
         Raises:
-            CoverageError: tiles are missing or too old.
+            CoverageError: tiles are missing, too old or corrupt.
             TileContentError: a row may not be sealed.
             InputChangedError: the store changed meanwhile.
         """
@@ -92,13 +115,24 @@ class SealStage:
         before = metadata.revision()
         tiles = cover(self._job.area, self._job.zoom_levels)
         changed = self._changed(metadata)
-        header = None if changed is None else self._patch(metadata, tiles, changed)
-        if header is None:
-            header = self._walk(metadata, tiles)
+        header, remarks = (changed is not None and self._patch(metadata, tiles, changed)) or self._walk(metadata, tiles)
         if metadata.revision() != before:
             raise InputChangedError("the tile store changed while its tiles were sealed; run the command again")
-        _summarise(self._layout, header, len(tiles))
+        # Hashed as they were written: they are the aggregate's very lines.
+        self._digests.adopt(self._layout.tile_lines, header.aggregate)
+        atomic_write(self._layout.tile_remarks, remarks.records.tobytes())
+        summary = _summary(self._layout, header, remarks, len(tiles))
+        atomic_write(self._layout.coverage, canonical_json(summary))
+        self._warn(summary["poor_texture"], header.count)
         return ()
+
+    def _warn(self, poor: int, count: int) -> None:
+        if poor:
+            self._journal.warn(
+                "poor_texture",
+                f"{poor} of {count} tiles show little (water, sand, fog): an aircraft above them will hardly be recognised",
+                tiles=poor,
+            )
 
     def preview(self) -> Preview:
         """What sealing now would find; nothing is written. Where only a few tiles changed, only they are read."""
@@ -112,17 +146,51 @@ class SealStage:
         inside = [tile for tile in changed if tile in tiles]
         rows = list(choose_sources(metadata.rows_of_tiles(inside), self._job.source_order))
         inventory = Inventory.open(self._layout.inventory, vouched=True)
-        return Preview(len(tiles), len(inventory) - len(places_of(inventory.rows, inside)) + len(rows), rows)
+        return Preview(len(tiles), len(inventory) - len(places_of(inventory, inside)) + len(rows), rows, tuple(inside))
 
-    def _walk(self, metadata: TileMetadataStore, tiles: Cover) -> SealedHeader:
+    def _walk(self, metadata: TileMetadataStore, tiles: Cover) -> tuple[SealedHeader, Remarks]:
         job = self._job
         walk = CoverageWalk(tiles, now=self._clock(), max_age=job.max_tile_age)
-        rows = walk.through(choose_sources(rows_of_cover(metadata, tiles), job.source_order))
+        rows = walk.through(choose_sources(rows_of_cover(metadata, tiles), job.source_order, walk.passed_over))
         with _writing(self._layout) as (out, companions):
             header = seal(rows, out, companions)
+            out.flush()
+            for tile in self._corrupt(Inventory.open(Path(out.name), vouched=True)):
+                walk.corrupt(tile)
             report = walk.report()
             check(report, job.area, job.zoom_levels, allow_missing=job.allow_missing, max_age=job.max_tile_age)
-        return header
+        return header, walk.remarks()
+
+    def _corrupt(self, inventory: Inventory) -> Iterator[tuple[int, int, int]]:
+        """Of the tiles that were not in the last seal, those whose file is not what was imported.
+
+        Each is read once when it becomes part of the set, so that all are known before the first hour of work.
+        """
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        fresh = np.ones(len(inventory), bool)
+        record = read_record(record_path(self._layout.inventory))
+        if record is not None and record.version == SEAL_VERSION and self._as_recorded(record, self._layout.inventory):
+            last = Inventory.open(self._layout.inventory, vouched=True)
+            fresh = ~np.isin(_heads(inventory), _heads(last))
+        pixels = self._pixels()
+
+        def bad(numbers: NDArray[np.int64]) -> list[int]:
+            return [
+                number
+                for number in numbers.tolist()
+                if not intact(pixels, inventory.path(number), inventory.sha256(number))
+            ]
+
+        numbers = np.flatnonzero(fresh)
+        pool = ThreadPoolExecutor(2, "hash")
+        try:
+            for found in pool.map(bad, np.split(numbers, range(CHECKED, len(numbers), CHECKED))):
+                for row in inventory.rows[found]:
+                    yield int(row["zoom"]), int(row["x"]), int(row["y"])
+        finally:
+            # Stopped half-way, what waits is not done first.
+            pool.shutdown(cancel_futures=True)
 
     def _changed(self, metadata: TileMetadataStore) -> frozenset[tuple[int, int, int]] | None:
         """The tiles changed since the last seal of the same area; None where that cannot be known."""
@@ -132,22 +200,30 @@ class SealStage:
         asked = self.components()
         if {name for name, value in asked.items() if record.components.get(name) != value} != {"tile_store_revision"}:
             return None
-        for path in self._outputs:
-            if not path.is_file() or self._digests.sha256(path) != record.outputs.get(path.name):
-                return None
+        if not all(self._as_recorded(record, path) for path in self._outputs):
+            return None
         return metadata.changed_since(int(record.components["tile_store_revision"]))
+
+    def _as_recorded(self, record: BuildRecord, path: Path) -> bool:
+        return path.is_file() and self._digests.sha256(path) == record.outputs.get(path.name)
 
     def _patch(
         self, metadata: TileMetadataStore, tiles: Cover, changed: Iterable[tuple[int, int, int]]
-    ) -> SealedHeader | None:
+    ) -> tuple[SealedHeader, Remarks] | None:
         """The last seal with the changed tiles in it; None where the set would be refused: the walk then says why."""
         from preflight.reseal import SealedFiles, reseal  # noqa: PLC0415 - loads numpy
 
         job, layout = self._job, self._layout
         inside = [tile for tile in changed if tile in tiles]
         latest: dict[tuple[int, int, int], TileRow | None] = dict.fromkeys(inside)
-        for row in choose_sources(metadata.rows_of_tiles(inside), job.source_order):
+        taker, pixels = RemarkTaker(), self._pixels()
+        for row in choose_sources(metadata.rows_of_tiles(inside), job.source_order, taker.passed_over):
             latest[row.zoom, row.x, row.y] = row
+            taker.sealed(row)
+            if not intact(pixels, row.path, row.sha256):
+                return None
+        names = json.loads(layout.coverage.read_bytes())["passed_over"]
+        remarks = Remarks.read(layout.tile_remarks.read_bytes(), names).replaced(inside, taker.remarks())
         files = SealedFiles(layout.inventory, layout.tile_lines, layout.tile_times)
         try:
             with _writing(layout) as (out, companions):
@@ -158,7 +234,7 @@ class SealStage:
                     raise CoverageError("refused by the walk that follows")
         except CoverageError:
             return None
-        return header
+        return header, remarks
 
     def step(self) -> Step:
         """As the rule judges it."""
@@ -177,21 +253,31 @@ def _writing(layout: CacheLayout) -> Iterator[tuple[BinaryIO, Companions]]:
             yield inventory, Companions(lines, times)
 
 
-def _summarise(layout: CacheLayout, header: SealedHeader, expected: int) -> None:
-    """coverage.json: what the manifest and the table say of the set."""
+def _heads(inventory: Inventory) -> NDArray[np.uint64]:
+    """The first 8 bytes of each tile's hash."""
+    heads: NDArray[np.uint64] = columns_of(inventory.rows, "sha256")[0][:, :8].copy().view(">u8")[:, 0]
+    return heads
+
+
+def _summary(layout: CacheLayout, header: SealedHeader, remarks: Remarks, expected: int) -> dict[str, Any]:
+    """What coverage.json says of the set."""
     import numpy as np  # noqa: PLC0415 - heavy
 
     inventory = Inventory.open(layout.inventory, vouched=True)
-    counts = np.bincount(inventory.rows["source"], minlength=len(header.sources)).tolist()
-    summary = {
+    counts = np.zeros(len(header.sources), np.int64)
+    for _, block in row_blocks(inventory.rows):
+        counts += np.bincount(block["source"], minlength=len(counts))
+    return {
         "expected": expected,
         "present": header.count,
         "missing": expected - header.count,
         "oldest_captured_us": int(np.fromfile(layout.tile_times, "<i8").min()),
-        "sources": dict(zip(header.sources, counts, strict=True)),
+        "sources": dict(zip(header.sources, counts.tolist(), strict=True)),
+        "passed_over": remarks.passed_over(),
+        "poor_texture": remarks.count(Kind.POOR),
+        "unmeasured_texture": remarks.count(Kind.UNMEASURED),
         "aggregate": header.aggregate,
     }
-    atomic_write(layout.coverage, canonical_json(summary))
 
 
 def _moment(microseconds: int) -> datetime:
@@ -216,7 +302,7 @@ def sample_step(
 
         inventory = Inventory.open(layout.inventory, vouched=True)
         # The smallest hashes: a draw that needs no seed and does not follow the ground.
-        order = np.argsort(inventory.rows["sha256"][:, :8].copy().view(">u8")[:, 0], kind="stable")
+        order = np.argsort(_heads(inventory), kind="stable")
         chosen = sorted(int(number) for number in order[:SAMPLE_SIZE])
         tiles = [read_tile(inventory, number, pixels(), images(), SAMPLE_PIXELS) for number in chosen]
         with atomic_path(layout.parity_sample) as temporary, temporary.open("wb") as out:

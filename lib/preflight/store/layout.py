@@ -76,6 +76,14 @@ class CacheLayout:
         return self.work / "tiles" / "tiles.times"
 
     @property
+    def tile_remarks(self) -> Path:
+        return self.work / "tiles" / "tiles.remarks"
+
+    @property
+    def windows(self) -> Path:
+        return self.work / "tiles" / "windows.inventory"
+
+    @property
     def coverage(self) -> Path:
         return self.work / "tiles" / "coverage.json"
 
@@ -110,6 +118,10 @@ class CacheLayout:
     @property
     def corpus(self) -> Path:
         return self.work / "manifest" / "corpus.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.work / "manifest" / "provenance.json"
 
     @property
     def manifest(self) -> Path:

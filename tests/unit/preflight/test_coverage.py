@@ -11,6 +11,7 @@ from preflight.coverage import CoverageWalk, check, lacks_geojson
 from preflight.errors import CoverageError
 from preflight.geometry import tile_center
 from preflight.records import BoundingBox, TileRow
+from preflight.remarks import Kind
 
 NOW = datetime(2025, 6, 30, tzinfo=timezone.utc)
 AREA = area_from_bbox(BoundingBox(50.0, 10.0, 50.1, 10.1))
@@ -127,3 +128,28 @@ def test_only_the_first_few_are_named():
     report, _ = report_of(rows(list(COVER)[:1]))
     assert len(report.first_missing) == 5
     assert report.first_missing == tuple(list(COVER)[1:6])
+
+
+def test_corrupt_tiles_are_counted_named_and_listed():
+    tiles = list(COVER)
+    walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
+    list(walk.through(rows(tiles)))
+    walk.corrupt(tiles[7])
+    walk.corrupt((5, 1, 1))  # not of the area
+    report = walk.report()
+    assert (report.present, report.missing, report.corrupt, report.first_corrupt) == (len(tiles), 0, 1, (tiles[7],))
+    assert list(walk.lacks()) == [("corrupt", *tiles[7])]
+    with pytest.raises(
+        CoverageError, match=f"1 of {len(tiles)} tiles have no file or one that is not what was"
+    ) as caught:
+        check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
+    assert "/".join(map(str, tiles[7])) in str(caught.value)
+    assert "--update" in str(caught.value)
+
+
+def test_remarks_are_on_the_tiles_of_the_area():
+    walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
+    list(walk.through(rows([*COVER, (5, 1, 1)])))
+    walk.passed_over(rows([next(iter(COVER))], source="b")[0])
+    assert walk.remarks().count(Kind.UNMEASURED) == len(COVER)
+    assert walk.remarks().passed_over() == {"b": 1}

@@ -10,7 +10,7 @@ from preflight.estimate import RESERVE, bytes_below, check_space, expected_sizes
 
 def test_sizes_of_a_map():
     """The research measured 232 MB for an HNSW index of 100,000 vectors of 512 numbers, M 32."""
-    sizes = expected_sizes(100_000, 512, 32, 5_000)
+    sizes = expected_sizes(100_000, None, 512, 32, 5_000)
     assert sizes.index == pytest.approx(232e6, rel=0.02)
     assert sizes.engines == 5_000
     assert sizes.work == sizes.inventory + sizes.descriptors + sizes.index + 5_000
@@ -18,7 +18,7 @@ def test_sizes_of_a_map():
 
 
 def test_an_empty_area_needs_its_engines():
-    assert expected_sizes(0, 512, 32, 7).work == 7
+    assert expected_sizes(0, None, 512, 32, 7).work == 7
 
 
 def test_bytes_of_files_and_folders(tmp_path):
@@ -32,7 +32,7 @@ def test_bytes_of_files_and_folders(tmp_path):
 
 @given(count=st.integers(1, 10**6), dim=st.integers(1, 50_000), engines=st.integers(0, 10**9))
 def test_what_is_there_is_not_needed_again(count, dim, engines):
-    sizes = expected_sizes(count, dim, 32, engines)
+    sizes = expected_sizes(count, None, dim, 32, engines)
     assert still_needed(sizes, 0) == sizes.work + sizes.generation
     assert still_needed(sizes, sizes.work) == still_needed(sizes, 2 * sizes.work) == 0
     # An estimate a little over what was built is no build.
@@ -40,7 +40,7 @@ def test_what_is_there_is_not_needed_again(count, dim, engines):
 
 
 def test_a_grown_area_needs_the_rest_and_a_generation():
-    small, large = expected_sizes(1000, 512, 32, 0), expected_sizes(1100, 512, 32, 0)
+    small, large = expected_sizes(1000, None, 512, 32, 0), expected_sizes(1100, None, 512, 32, 0)
     assert still_needed(large, small.work) == large.work - small.work + large.generation
 
 
@@ -56,3 +56,9 @@ def test_too_little_space_is_refused_with_both_figures(tmp_path):
         assert part in said
     with pytest.raises(CacheRootError):
         check_space(tmp_path, 1000, RESERVE + 999)
+
+
+def test_windows_are_listed_and_hold_the_descriptors():
+    tiles, windows = expected_sizes(100, None, 512, 32, 0), expected_sizes(100, 1600, 512, 32, 0)
+    assert windows.inventory == tiles.inventory + 1600 * 65
+    assert (windows.descriptors, windows.index) == (16 * tiles.descriptors, 16 * tiles.index)

@@ -18,7 +18,7 @@ from preflight.adapters.onnxruntime import OnnxRuntime
 from preflight.adapters.weight_free_vpr import CARD, write
 from preflight.cards import card_without_shifts
 from preflight.evaluation.baselines import best_per_id, chance_recall, nearest_thumbnails
-from preflight.evaluation.metrics import Truth, figures, tiles_holding
+from preflight.evaluation.metrics import Truth, figures, units_holding
 from preflight.evaluation.queries import POSITION_ZOOM, TileTable, draw_queries
 from preflight.evaluation.result import Figures, HeadingResult, SelftestResult
 from preflight.geometry import tile_at, tile_bounds, tile_center
@@ -71,6 +71,7 @@ def run(pixels, table, embed):
             return np.take_along_axis(scores, best, axis=1), ids[best]
 
         return evaluate(
+            table,
             table,
             card,
             open_rgb=lambda *tile: pixels.get(tile),
@@ -212,7 +213,7 @@ def test_a_hit_is_any_tile_that_holds_the_position():
     found[3, :6] = table.ids[[3, 2, 3, 2, 3, 1]]  # the tile sixth
     got = figures(found, truth, table)
     assert got.recall == (0.5, 0.75, 1.0)
-    assert tiles_holding(truth, table).tolist() == [2, 2, 2, 2]
+    assert units_holding(truth, table).tolist() == [2, 2, 2, 2]
     assert got.median_error_m > 0
 
 
@@ -221,7 +222,7 @@ def test_nothing_found_is_an_infinite_error_and_null_in_json():
     got = figures(np.full((2, 10), -1, dtype=np.int64), Truth([cell(4, 4.5, 4.5)] * 2, [(0.0, 0.0)] * 2), table)
     assert got == Figures((0.0, 0.0, 0.0), math.inf, math.inf)
     assert got.as_dict()["median_error_m"] is None
-    json.loads(SelftestResult("x", 1, 2, 1, 1, *[HeadingResult(got, got, got)] * 2).to_json())
+    json.loads(SelftestResult("x", 1, 2, 1, 1, 1, *[HeadingResult(got, got, got)] * 2).to_json())
 
 
 def test_an_id_of_another_tile_set_is_refused():

@@ -102,7 +102,7 @@ def test_for_programs_digests_are_whole():
 
 def plan_with(fate="will run", seconds=None):
     stages = (StagePlan("index", fate, (f"index: vectors: {OLD} → {NEW}",) if fate == "will run" else ()),)
-    return Plan(stages, 1200, 1000, 40, 3_000_000, 5_000_000_000, seconds)
+    return Plan(stages, 1200, 1000, 1000, 40, 3_000_000, 5_000_000_000, seconds)
 
 
 def test_a_plan_for_programs():
@@ -110,7 +110,8 @@ def test_a_plan_for_programs():
     assert value == {
         "tiles_expected": 1200,
         "tiles_present": 1000,
-        "tiles_to_embed": 40,
+        "units": 1000,
+        "units_to_embed": 40,
         "tiles_to_import": 0,
         "bytes_needed": 3_000_000,
         "bytes_free": 5_000_000_000,
@@ -129,7 +130,7 @@ def test_a_plan_for_programs():
 )
 def test_a_plan_for_people(plan, time):
     said = " ".join(plan_text(plan, width=120).split())
-    assert "1,000 of 1,200 there, 40 to embed" in said
+    assert "1,000 of 1,200 there descriptors 1,000 in all, 40 to embed" in said
     assert f"time {time}" in said
     assert plan.stages[0].fate in said
     assert OLD not in said

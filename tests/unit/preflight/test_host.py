@@ -4,7 +4,7 @@ import platform
 
 import pytest
 
-from preflight.adapters.host import describe_host, probe_host
+from preflight.adapters.host import Gpu, describe_host, probe_gpus, probe_host
 from preflight.engine_names import EngineName
 
 _ORIN = (
@@ -66,3 +66,72 @@ def test_this_machine_fits_an_engine_name():
     host = probe_host()
     name = EngineName.on_host("m", host, "openvino", "1.0", "fp32")
     assert EngineName.parse(str(name)).isa == host.isa
+
+
+class _Nvml:
+    """As much of pynvml as is asked."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *gpus, fails=""):
+        self._gpus, self._fails, self.open = gpus, fails, 0
+
+    def _may(self, name):
+        if name == self._fails:
+            raise self.NVMLError(name)
+
+    def nvmlInit(self):  # noqa: N802 - NVML's names
+        self._may("init")
+        self.open += 1
+
+    def nvmlShutdown(self):  # noqa: N802
+        self.open -= 1
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        return b"580.95.05"
+
+    def nvmlDeviceGetCount(self):  # noqa: N802
+        return len(self._gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        return self._gpus[index]
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle):  # noqa: N802
+        self._may("capability")
+        return handle[1]
+
+    def nvmlDeviceGetName(self, handle):  # noqa: N802
+        return handle[0]
+
+
+def test_gpus_are_listed_and_nvml_is_let_go():
+    nvml = _Nvml(("NVIDIA RTX A2000", (8, 6)), (b"NVIDIA H200", (9, 0)))
+    assert probe_gpus(nvml) == (
+        Gpu("NVIDIA RTX A2000", "86", "580.95.05"),
+        Gpu("NVIDIA H200", "90", "580.95.05"),
+    )
+    assert nvml.open == 0
+
+
+@pytest.mark.parametrize("fails", ["init", "capability"])
+def test_a_driver_that_does_not_answer_is_no_gpu(fails):
+    nvml = _Nvml(("x", (8, 6)), fails=fails)
+    assert probe_gpus(nvml) == ()
+    assert nvml.open == 0
+
+
+def test_sm_is_the_first_gpus(tmp_path):
+    absent = tmp_path / "absent"
+    host = probe_host(absent, absent, absent, _Nvml(("a", (12, 0)), ("b", (8, 6))))
+    assert (host.sm, host.jetpack) == ("120", None)
+    assert str(EngineName.on_host("m", host, "tensorrt", "11.4", "fp16")) == "m__sm120_jpnone_trt11.4_fp16.engine"
+
+
+def test_sm_of_an_orin_is_its_chips(tmp_path):
+    (tmp_path / "release").write_text(_ORIN.format("4.3"))
+    (tmp_path / "compatible").write_bytes(b"nvidia,p3737-0000+p3701-0000\0nvidia,p3701-0000\0nvidia,tegra234\0")
+    host = probe_host(tmp_path / "absent", tmp_path / "release", tmp_path / "compatible", _Nvml(fails="init"))
+    assert (host.sm, host.jetpack) == ("87", "6.2")
+    assert str(EngineName.on_host("m", host, "tensorrt", "10.3.0", "fp16")) == "m__sm87_jp6.2_trt10.3.0_fp16.engine"
+    assert describe_host("aarch64", "", None, "nvidia,tegra9999\0").sm is None

@@ -159,8 +159,8 @@ def test_every_problem_of_the_whole_is_told_at_once(problems, value, tmp_path):
     value["calibration"] = "camera.yaml"
     value["trust"] = "cache/trust"
     value["tile_store"] = {"root": "cache/tiles", "database": "mysql://host"}
-    config(value)["runtime"] = "tensorrt"
-    config(value)["descriptors"] = {"overlap": 0.5}
+    config(value)["runtime"] = "pytorch_fp16"
+    config(value)["descriptors"] = {"overlap": 0.6}
     config(value)["manifest"]["signing_mode"] = "operator"
     config(value)["backbones"].append({**BACKBONE, "onnx_path": "none.onnx"})
     found = "\n".join(problems(value))
@@ -172,8 +172,8 @@ def test_every_problem_of_the_whole_is_told_at_once(problems, value, tmp_path):
         "tile_store.database: is neither",
         f"{AT}.backbones: 2 have role `descriptor`; exactly one must",
         f"{AT}.backbones: model_name weight_free_vpr is given twice",
-        f"{AT}.descriptors.overlap: only 0",
-        f"{AT}.runtime: tensorrt is not in this version",
+        f"{AT}.descriptors.overlap: 0.6 is none of 0, 0.5, 0.75",
+        f"{AT}.backbones[0].precision: the runtime pytorch_fp16 builds fp16 engines alone, not fp32",
         f"{AT}.manifest.allowed_operator_fingerprints: is empty",
         f"{AT}.backbones[1].onnx_path: {tmp_path}/none.onnx is not a file",
     ):
@@ -323,6 +323,13 @@ def test_a_polygon_problem_comes_with_all_the_others(problems, value):
 LEG = [[32.588, 0.346, 1200.5], [32.6, 0.352, 1300]]
 
 
+def line_kml(mode):
+    places = " ".join(",".join(map(str, place)) for place in LEG)
+    height = f"<altitudeMode>{mode}</altitudeMode>"
+    line = f"<LineString>{height}<coordinates>{places}</coordinates></LineString>"
+    return f'<kml xmlns="http://www.opengis.net/kml/2.2"><Placemark>{line}</Placemark></kml>'
+
+
 @pytest.fixture
 def routed(value, tmp_path):
     """A mission along a GeoJSON line, without a takeoff origin of its own."""
@@ -333,8 +340,10 @@ def routed(value, tmp_path):
 
 
 def test_a_route_is_read_from_its_file_and_starts_the_flight(load, routed, tmp_path):
+    (tmp_path / "flight.kml").write_text(line_kml("absolute"))
+    routed["area"]["route"] = "flight.kml"
     job = load(routed).job
-    assert job.area_file == tmp_path / "flight.geojson"
+    assert job.area_file == tmp_path / "flight.kml"
     assert job.takeoff_origin == Origin(0.346, 32.588, 1200.5)
     (box,) = job.area.boxes()
     assert box.lat_min < 0.3415
@@ -346,7 +355,7 @@ def test_the_missions_own_origin_goes_before_the_routes(load, routed):
     assert load(routed).job.takeoff_origin == Origin(0.3, 32.5, 5.0)
 
 
-@pytest.mark.parametrize("form", ["plan", "geojson"])
+@pytest.mark.parametrize("form", ["plan", "flat", "ellipsoid", "ground", "clamped"])
 def test_a_route_that_starts_without_an_altitude_of_its_own_needs_the_missions(load, problems, routed, tmp_path, form):
     if form == "plan":
         items = [
@@ -356,11 +365,17 @@ def test_a_route_that_starts_without_an_altitude_of_its_own_needs_the_missions(l
         (tmp_path / "flight.plan").write_text(json.dumps({"fileType": "Plan", "mission": {"items": items}}))
         routed["area"]["route"] = "flight.plan"
         why = "where the route starts (1.0, 32.0) has an altitude above home alone"
+    elif form in {"flat", "ellipsoid"}:
+        line = LEG if form == "ellipsoid" else [place[:2] for place in LEG]
+        (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": line}))
+        high = "has a height above the ellipsoid, and no geoid is here to convert it to mean sea level"
+        why = f"where the route starts (0.346, 32.588) {high if form == 'ellipsoid' else 'has no altitude'}"
     else:
-        flat = [place[:2] for place in LEG]
-        (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": flat}))
-        why = "where the route starts (0.346, 32.588) has no altitude"
-    assert problems(routed) == (f"takeoff_origin: give it here: {why}",)
+        (tmp_path / "flight.kml").write_text(line_kml("relativeToGround" if form == "ground" else "clampToGround"))
+        routed["area"]["route"] = "flight.kml"
+        told = "has an altitude above the ground alone" if form == "ground" else "has no altitude"
+        why = f"where the route starts (0.346, 32.588) {told}"
+    assert problems(routed) == (f"takeoff_origin: give it here, in metres above mean sea level: {why}",)
     lat = 0.9 if form == "plan" else 0.3
     routed["takeoff_origin"] = {"lat": lat, "lon": 32.5, "alt": 5}
     assert load(routed).job.takeoff_origin == Origin(lat, 32.5, 5.0)

@@ -9,13 +9,14 @@ import pytest
 from preflight.estimate import expected_sizes
 from preflight.planning import Planner
 from preflight.session import Explanation, Stage
+from preflight.stages.descriptors import DescriptorSet, Forecast
 from preflight.store.layout import CacheLayout
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Verdict
 
 CHAIN = ["tiles", "engine:vpr", "descriptors", "index", "selftest", "manifest", "publish"]
 CURRENT = Verdict(True)
-SIZES = expected_sizes(10, 4, 32, 1000)
+SIZES = expected_sizes(10, None, 4, 32, 1000)
 
 
 class Case:
@@ -25,6 +26,8 @@ class Case:
         self.layout = CacheLayout(folder / "cache")
         self.layout.coverage.parent.mkdir(parents=True)
         self.layout.coverage.write_bytes(canonical_json({"expected": 12, "present": 10}))
+        self.layout.descriptor_set.parent.mkdir(parents=True)
+        self.layout.descriptor_set.write_bytes(DescriptorSet("ab" * 32, 10, 4, "cd" * 32, "ef" * 32).encode())
         self.stages = {
             name: Stage(name, (before,) if before else (), ())
             for name, before in zip(CHAIN, [None, *CHAIN[:-1]], strict=True)
@@ -33,6 +36,7 @@ class Case:
         self.recorded = dict.fromkeys(CHAIN, True)
         self.not_embedded = 3
         self.looked = 0
+        self.steps = 1
 
     def explain(self, name):
         return [Explanation(name, self.verdicts[name], None, self.recorded[name])]
@@ -44,11 +48,11 @@ class Case:
         self.looked += 1
         return SimpleNamespace(expected=12, present=None, rows=[object()] * 10)
 
-    def missing(self, rows):
-        assert len(list(rows)) == 10
-        if self.not_embedded is None:
+    def forecast(self, preview, embedded):
+        if embedded and self.not_embedded is None:
             raise FileNotFoundError
-        return self.not_embedded
+        units = len(preview.rows) * self.steps**2
+        return Forecast(len(preview.rows), units, self.not_embedded if embedded else units)
 
     def rates(self, **seconds):
         rates = {name: {"seconds": 2.0, "units": 1} for name in CHAIN}
@@ -56,7 +60,7 @@ class Case:
         self.layout.rates.write_bytes(canonical_json(rates))
 
     def plan(self):
-        planner = Planner(self, self.preview, self.missing, "engine:vpr", lambda: 1000, lambda: 4, 32)
+        planner = Planner(self, self.preview, self.forecast, "engine:vpr", lambda: 1000, lambda: 4, 32, self.steps)
         return planner.plan()
 
     def fates(self):
@@ -75,7 +79,7 @@ def test_nothing_to_do_looks_at_no_tile(case):
     plan = case.plan()
     assert plan.idle
     assert case.fates() == [NO] * 7
-    assert (plan.tiles_expected, plan.tiles_present, plan.tiles_to_embed) == (12, 10, 0)
+    assert (plan.tiles_expected, plan.tiles_present, plan.units_to_embed) == (12, 10, 0)
     assert (plan.bytes_needed, plan.seconds) == (0, 0)
     assert plan.bytes_free > 0
     assert case.looked == 0
@@ -115,7 +119,7 @@ def test_what_was_never_built_will_run(case):
 def test_tiles_to_embed(case):
     case.change("tiles", "tile_store_revision: 1 → 2")
     plan = case.plan()
-    assert (plan.tiles_expected, plan.tiles_present, plan.tiles_to_embed) == (12, 10, 3)
+    assert (plan.tiles_expected, plan.tiles_present, plan.units_to_embed) == (12, 10, 3)
 
 
 @pytest.mark.parametrize("not_embedded", [0, 3, None])
@@ -124,14 +128,14 @@ def test_another_engine_embeds_every_tile(case, not_embedded):
     case.not_embedded = not_embedded
     case.change("engine:vpr", "precision: fp32 → bf16")
     plan = case.plan()
-    assert (plan.tiles_present, plan.tiles_to_embed) == (10, 10)
+    assert (plan.tiles_present, plan.units_to_embed) == (10, 10)
 
 
 def test_no_store_yet_means_every_tile(case):
     case.not_embedded = None
     case.change("descriptors", "never built here")
     plan = case.plan()
-    assert (plan.tiles_present, plan.tiles_to_embed) == (10, 10)
+    assert (plan.tiles_present, plan.units_to_embed) == (10, 10)
 
 
 def test_bytes_are_those_of_the_stages_that_run(case):
@@ -142,6 +146,18 @@ def test_bytes_are_those_of_the_stages_that_run(case):
     assert case.plan().bytes_needed == everything
     case.change("engine:vpr", "precision: fp32 → bf16")
     assert case.plan().bytes_needed == SIZES.work + SIZES.generation
+
+
+def test_windows_are_what_bytes_and_seconds_are_counted_in(case):
+    case.steps = 4
+    case.change("engine:vpr", "precision: fp32 → bf16")
+    case.change("tiles", "area: a → b")
+    case.rates()
+    plan = case.plan()
+    assert (plan.tiles_present, plan.units, plan.units_to_embed) == (10, 160, 160)
+    sizes = expected_sizes(10, 160, 4, 32, 1000)
+    assert plan.bytes_needed == sizes.work + sizes.generation
+    assert plan.seconds == pytest.approx(6 * 2 + 160 * 0.5)
 
 
 def test_seconds_from_recorded_rates(case):

@@ -18,7 +18,14 @@ STAGES = {
 }
 FACTS = CacheFacts(
     generation="000007-0123456789ab",
-    tiles=12_345,
+    coverage={
+        "present": 12_345,
+        "expected": 12_400,
+        "passed_over": {"old survey": 1_200},
+        "poor_texture": 17,
+        "unmeasured_texture": 0,
+    },
+    units=190_000,
     recall={"known": 0.951, "unknown": 0.8, "thumbnail": 0.42, "chance": 0.001},
     error_median_m=12.34,
     size=123_456_789,

@@ -1,0 +1,97 @@
+"""Units: what the index holds a descriptor of: the sealed tiles, or where the mission asks for overlap, windows over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from preflight.descriptor_store import Block
+from preflight.mission import Job
+from preflight.records import STEPS
+from preflight.store.atomic import atomic_path
+from preflight.store.layout import CacheLayout
+from preflight.tileset import Inventory, columns_of, read_header, row_blocks
+from preflight.trace.rule import Step
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+WINDOWS_VERSION = 1
+
+
+class Units(NamedTuple):
+    """rows: a structured array with the fields id, zoom, x, y, lat, lon and sha256, ascending by (zoom, lat, lon).
+
+    steps: units along a tile's side; x and y count them.
+    """
+
+    rows: NDArray[np.void]
+    steps: int
+
+    def keys(self) -> NDArray[np.uint8]:
+        """(N, 32): what each descriptor is kept under."""
+        keys: NDArray[np.uint8] = columns_of(self.rows, "sha256")[0]
+        return keys
+
+    def blocks(self) -> NDArray[np.int32]:
+        """(N, 3): the block of the descriptor store each unit lies in, that of its north-western tile."""
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        blocks, side = np.empty((len(self.rows), 3), np.int32), 256 * self.steps
+        for at, rows in row_blocks(self.rows):
+            here = blocks[at : at + len(rows)]
+            here[:, 0], here[:, 1], here[:, 2] = rows["zoom"], rows["x"] // side, rows["y"] // side
+        return blocks
+
+    def by_block(self) -> Iterator[tuple[Block, NDArray[np.int64]]]:
+        """Each block with the rows in it, ascending."""
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        blocks = self.blocks()
+        codes = blocks[:, 0].astype(np.int64) << 48 | blocks[:, 1].astype(np.int64) << 24 | blocks[:, 2]
+        order = np.argsort(codes, kind="stable")
+        codes = codes[order]
+        starts = np.flatnonzero(codes[1:] != codes[:-1]) + 1
+        for rows in np.split(order, starts) if len(order) else []:
+            yield Block(*blocks[rows[0]].tolist()), rows
+
+
+def steps_of(job: Job) -> int:
+    """Units along a tile's side, as the mission asks."""
+    return STEPS[job.config.descriptors.overlap]
+
+
+def units_file(job: Job, layout: CacheLayout) -> Path:
+    """The file they are listed in."""
+    return layout.inventory if steps_of(job) == 1 else layout.windows
+
+
+def open_units(job: Job, layout: CacheLayout) -> Units:
+    """Those of the last seal, memory-mapped; the rule has vouched for the files. Raises TileContentError."""
+    steps = steps_of(job)
+    if steps == 1:
+        return Units(Inventory.open(layout.inventory, vouched=True).rows, 1)
+    from preflight.windows import Windows  # noqa: PLC0415 - loads numpy
+
+    return Units(Windows.open(layout.windows, vouched=True).rows, steps)
+
+
+def units_step(job: Job, layout: CacheLayout) -> Step:
+    """The windows over the sealed tiles. Raises, when it runs, TileContentError for two windows of one id."""
+    steps = steps_of(job)
+
+    def components() -> Mapping[str, str]:
+        return {"overlap": str(job.config.descriptors.overlap), "tiles": read_header(layout.inventory).aggregate}
+
+    def build() -> Iterable[Path]:
+        from preflight.windows import SealedTiles, cut, write_windows  # noqa: PLC0415 - loads numpy
+
+        inventory = Inventory.open(layout.inventory, vouched=True)
+        rows = cut(SealedTiles.of_inventory(inventory), steps)
+        with atomic_path(layout.windows) as temporary, temporary.open("wb") as out:
+            write_windows(out, rows, steps, inventory.header.aggregate)
+        return ()
+
+    return Step("windows", WINDOWS_VERSION, (layout.inventory,), components, (layout.windows,), build)

@@ -1,0 +1,117 @@
+"""What is wrong with a tile set is said before the first hour of work, all at once."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+
+from preflight import wiring
+from preflight.importing import OfferedTile, import_tiles
+
+
+def bring(place, tiles, source, change=lambda content: content):
+    access = place.tiles()
+    try:
+        import_tiles(
+            (OfferedTile(tile.zoom, tile.x, tile.y, change(tile.content), ".jpg") for tile in tiles),
+            source=source,
+            captured_at=datetime.now(timezone.utc),
+            metadata=access.metadata(),
+            pixels=access.pixels(),
+            check_image=wiring.check_image,
+            clock=wiring.wall_clock,
+        )
+    finally:
+        access.close()
+
+
+def spoil(place, numbers):
+    """Tiles of the store by the order of their files: one is gone, the others have another last byte."""
+    files = sorted((place.folder / "tiles" / "objects").rglob("*.jpg"))
+    for number in numbers:
+        content = files[number].read_bytes()
+        files[number].chmod(0o644)
+        files[number].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    files[numbers[0]].unlink()
+    return len(files)
+
+
+def test_corrupt_tiles_are_all_named_before_anything_is_embedded(fresh, tmp_path):
+    spoil(fresh, [3, 30, 60])
+    done = fresh.provision_json()
+    assert done.status == 1
+    (failed,) = done.event("build_failed")
+    assert failed["error"] == "CoverageError"
+    assert "3 of 80 tiles have no file or one that is not what was imported, such as" in failed["failure_reason"]
+    assert done.ran == ["tiles"]
+    assert not (fresh.work / "tiles" / "tiles.inventory").exists()
+
+    lacking = tmp_path / "lacking.geojson"
+    told = fresh.doit("plan", f"--missing={lacking}")
+    assert "0 missing, 0 stale and 3 corrupt of 80 tiles" in told.sentences
+    reasons = [feature["properties"]["reason"] for feature in json.loads(lacking.read_text())["features"]]
+    assert reasons == ["corrupt"] * 3
+
+
+def test_a_tile_that_was_sealed_is_not_read_again(whole):
+    """It was embedded; whether its file is still whole is asked by `doit verify deep=1`, not by each build."""
+    spoil(whole, [3, 30])
+    whole.edit(lambda mission: mission["area"].update(allow_missing=0.5))
+    done = whole.provision_json()
+    assert done.status == 0, done.said
+    assert "tiles" in done.ran
+
+
+def test_a_changed_tile_is_read_before_it_is_sealed(whole, landscape_tiles):
+    tile = landscape_tiles[9]
+    before = set((whole.folder / "tiles" / "objects").rglob("*.jpg"))
+    bring(whole, [tile], "a-better-survey", lambda content: landscape_tiles[12].content + b"\0")
+    (file,) = set((whole.folder / "tiles" / "objects").rglob("*.jpg")) - before
+    file.chmod(0o644)
+    file.write_bytes(b"not this")
+    done = whole.provision_json()
+    assert done.status == 1
+    (failed,) = done.event("build_failed")
+    assert (
+        f"1 of 80 tiles have no file or one that is not what was imported, such as {tile.zoom}/{tile.x}/{tile.y}"
+        in (failed["failure_reason"])
+    )
+
+
+def test_sources_that_overlap_are_counted_on_both_sides(whole, landscape_tiles):
+    """Also when only what changed is sealed anew."""
+    bring(whole, landscape_tiles[:5], "older", lambda content: content + b"\0")
+    done = whole.provision()
+    assert done.status == 0, done.said
+    # Sources that are not listed come by name.
+    assert "80 of 80, 5 also held by older" not in done.sentences
+    assert "80 of 80, 5 also held by small-landscape" in done.sentences
+    provenance = json.loads((whole.current / "provenance.json").read_bytes())
+    assert provenance["coverage"]["passed_over"] == {"small-landscape": 5}
+    assert {source["name"]: source["tiles"] for source in provenance["sources"]} == {"older": 5, "small-landscape": 75}
+
+    whole.edit(lambda mission: mission["tile_store"].update(source_order=["small-landscape", "older"]))
+    assert whole.provision().status == 0
+    provenance = json.loads((whole.current / "provenance.json").read_bytes())
+    assert provenance["coverage"]["passed_over"] == {"older": 5}
+    assert [source["name"] for source in provenance["sources"]] == ["small-landscape"]
+
+
+def test_tiles_that_show_little_are_counted_and_warned_of(whole, landscape_tiles):
+    from io import BytesIO
+
+    from PIL import Image
+
+    def water(_):
+        out = BytesIO()
+        Image.new("RGB", (256, 256), (30, 60, 90)).save(out, "JPEG")
+        return out.getvalue()
+
+    bring(whole, landscape_tiles[20:22], "a-lake", water)
+    done = whole.provision_json()
+    assert done.status == 0, done.said
+    (warned,) = done.event("poor_texture")
+    assert warned["tiles"] == 2
+    assert "2 of 80 tiles show little" in warned["message"]
+    coverage = json.loads((whole.current / "provenance.json").read_bytes())["coverage"]
+    assert (coverage["poor_texture"], coverage["unmeasured_texture"]) == (2, 0)

@@ -1,0 +1,190 @@
+"""Overlapping windows, built for real: what is embedded, what is built again, what a flight finds in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from datetime import datetime, timezone
+
+import numpy as np
+import pytest
+
+from preflight import wiring
+from preflight.adapters.faiss import FaissIndexFactory
+from preflight.adapters.images import decode_rgb, resize
+from preflight.geometry import tile_center
+from preflight.importing import OfferedTile, import_tiles
+from preflight.mission import load_mission
+from preflight.stages import descriptors
+from preflight.tileset import Inventory, tile_id
+from preflight.windows import Windows
+
+# 8 x 8 tiles of one zoom and 4 x 4 of the one before it.
+HALF, QUARTER = 15 * 15 + 7 * 7, 29 * 29 + 13 * 13
+
+
+@pytest.fixture(scope="module")
+def host():
+    return wiring.Surroundings.real().host
+
+
+@pytest.fixture
+def build(host, caplog):
+    """build(place): the report of a provision through the API, in this process, and the steps that ran."""
+
+    def provision(place):
+        caplog.clear()
+        surroundings = wiring.Surroundings(wiring.wall_clock, {}, host)
+        assembly = wiring.assemble(load_mission(place.mission, {}), surroundings, wiring.Options())
+        with caplog.at_level(logging.DEBUG, logger="preflight"):
+            report = assembly.session().build()
+        ran = [record.fields["step"] for record in caplog.records if getattr(record, "event", "") == "step_runs"]
+        return report, ran
+
+    return provision
+
+
+def overlap(place, share):
+    def change(mission):
+        mission["components"]["c10_provisioning"]["descriptors"]["overlap"] = share
+
+    place.edit(change)
+
+
+def replace_tile(place, tile, content):
+    access = place.tiles()
+    try:
+        import_tiles(
+            [OfferedTile(tile.zoom, tile.x, tile.y, content, ".jpg")],
+            source="small-landscape",
+            captured_at=datetime.now(timezone.utc),
+            metadata=access.metadata(),
+            pixels=access.pixels(),
+            check_image=wiring.check_image,
+            clock=wiring.wall_clock,
+            replace=True,
+        )
+    finally:
+        access.close()
+
+
+def test_every_window_is_embedded_once_and_from_the_right_pixels(built, build, landscape_tiles, monkeypatch):
+    decoded = Counter()
+    plain = descriptors.read_tile
+
+    def counted(inventory, number, *others):
+        decoded[number] += 1
+        return plain(inventory, number, *others)
+
+    monkeypatch.setattr(descriptors, "read_tile", counted)
+    overlap(built, 0.5)
+    report, ran = build(built)
+    # The 80 tiles themselves were embedded before, without overlap.
+    assert (report.outcome, report.descriptors_generated) == ("success", HALF - 80)
+    assert ran == ["windows", "descriptors", "index", "selftest", "corpus", "manifest", "publish"]
+    assert len(decoded) == 80
+    assert set(decoded.values()) == {1}
+
+    windows = Windows.open(built.current / "windows.inventory")
+    assert len(windows) == HALF
+    assert windows.tiles == Inventory.open(built.current / "tiles.inventory").header.aggregate
+    corpus = json.loads((built.current / "corpus.json").read_bytes())
+    assert corpus["units"] == {"file": "windows.inventory", "overlap": 0.5}
+    assert "windows.inventory" in {subject["name"] for subject in built.manifest["subject"]}
+    assert built.takeoff().status == 0
+    assert build(built)[0].outcome == "idempotent_no_op"
+
+    picture = {(tile.zoom, tile.x, tile.y): decode_rgb(tile.content) for tile in landscape_tiles}
+    index = FaissIndexFactory().open(built.current / "descriptors.faiss")
+    for row in windows.rows[[5, 100, 200]]:
+        zoom, x, y = (int(row[name]) for name in ("zoom", "x", "y"))
+        canvas = np.zeros((512, 512, 3), np.uint8)
+        for i, j in np.ndindex(2, 2):
+            tile = picture.get((zoom, x // 2 + i, y // 2 + j))
+            if tile is not None:
+                canvas[j * 256 : (j + 1) * 256, i * 256 : (i + 1) * 256] = tile
+        right, down = x % 2 * 128, y % 2 * 128
+        image = resize(canvas[down : down + 256, right : right + 256], (224, 224))
+        _, ids = index.search(embed(built, image), 1)
+        assert ids[0, 0] == row["id"] == tile_id(zoom, float(row["lat"]), float(row["lon"]))
+
+
+def embed(place, image):
+    """The descriptor of a picture, by the engine of the build."""
+    surroundings = wiring.Surroundings.real()
+    assembly = wiring.assemble(load_mission(place.mission, {}), surroundings, wiring.Options())
+    spec = assembly.job.descriptor
+    path = place.work / "engines" / str(assembly.compiler.name(spec))
+    pixels = wiring.image_codec().to_batch(np.stack([image] * 16), spec.preprocessing)
+    with assembly.compiler.load(spec, path) as engine:
+        return next(iter(engine.run({"image": pixels}).values()))[:1]
+
+
+def test_one_changed_tile_embeds_exactly_the_windows_that_touch_it(whole, build, landscape_tiles):
+    overlap(whole, 0.75)
+    assert build(whole)[0].descriptors_generated == QUARTER - 80
+    inner = sorted({(tile.x, tile.y) for tile in landscape_tiles if tile.zoom == 18})[8 * 3 + 4]
+    tile = next(tile for tile in landscape_tiles if tile.zoom == 18 and (tile.x, tile.y) == inner)
+    other = next(tile for tile in landscape_tiles if tile.zoom == 17)
+    replace_tile(whole, tile, other.content)
+    plan = json.loads(whole.doit("plan", "log=json").out)
+    assert (plan["tiles_present"], plan["units"], plan["units_to_embed"]) == (80, QUARTER, 49)
+    report, ran = build(whole)
+    assert report.descriptors_generated == 7 * 7
+    assert ran[:3] == ["tiles", "windows", "descriptors"]
+    assert "index" in ran
+
+
+def test_overlap_taken_back_embeds_nothing(built, build):
+    overlap(built, 0.5)
+    build(built)
+    overlap(built, 0.75)
+    # Every window of 0.5 is one of 0.75 too.
+    assert build(built)[0].descriptors_generated == QUARTER - HALF
+    overlap(built, 0.0)
+    report, ran = build(built)
+    assert report.descriptors_generated == 0
+    assert "windows" not in ran
+    assert not (built.current / "windows.inventory").exists()
+
+
+def test_the_bytes_do_not_depend_on_history(built, fresh, build):
+    """Grown from tiles over half to three quarters, or built at once: the same files."""
+    overlap(built, 0.5)
+    build(built)
+    overlap(built, 0.75)
+    build(built)
+    overlap(fresh, 0.75)
+    build(fresh)
+    for name in ("windows.inventory", "descriptors.faiss", "selftest.json", "corpus.json"):
+        one, other = ((place.current / name).read_bytes() for place in (built, fresh))
+        assert hashlib.sha256(one).digest() == hashlib.sha256(other).digest(), name
+
+
+def test_overlap_finds_more(built, build):
+    before = json.loads((built.current / "selftest.json").read_bytes())
+    overlap(built, 0.75)
+    build(built)
+    after = json.loads((built.current / "selftest.json").read_bytes())
+    assert (before["tiles"], before["units"], after["tiles"], after["units"]) == (80, 80, 80, QUARTER)
+    assert after["heading_known"]["index"]["median_error_m"] < before["heading_known"]["index"]["median_error_m"]
+    assert after["heading_known"]["index"]["recall"]["1"] >= before["heading_known"]["index"]["recall"]["1"]
+
+
+def test_a_window_has_the_position_of_its_middle(built, build):
+    overlap(built, 0.5)
+    build(built)
+    rows = Windows.open(built.current / "windows.inventory").rows
+    whole = rows[(rows["x"] % 2 == 0) & (rows["y"] % 2 == 0)]
+    for row in whole[:5]:
+        centre = tile_center(int(row["zoom"]), int(row["x"]) // 2, int(row["y"]) // 2)
+        assert (float(row["lat"]), float(row["lon"])) == pytest.approx(centre, abs=1e-9)
+
+
+def test_an_overlap_that_is_none_is_refused_before_anything_is_written(built):
+    overlap(built, 0.6)
+    done = built.provision()
+    assert done.status == 1
+    assert "components.c10_provisioning.descriptors.overlap: 0.6 is none of 0, 0.5, 0.75" in done.sentences
