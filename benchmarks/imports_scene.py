@@ -1,0 +1,101 @@
+"""Sources of tiles of one made-up landscape: an MBTiles file, the same tiles as a folder and as PMTiles, and a GeoTIFF."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from incremental_scene import X0, Y0, ZOOM, columns_of  # also puts lib/ on the path
+
+PAINTED = 32  # a side of the landscape, in tiles
+METRES = 0.4  # a pixel of the GeoTIFF: at this latitude its tiles are of zoom 18
+UTM = "EPSG:32625"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What there is to import."""
+
+    mbtiles: Path
+    folder: Path
+    pmtiles: Path
+    geotiff: Path
+
+
+def lay(place: Path, tiles: int, side: int) -> Sources:
+    """Make what is not there yet. side: of the GeoTIFF, in pixels."""
+    found = Sources(place / "area.mbtiles", place / "area", place / "area.pmtiles", place / "area.tif")
+    if not (place / "laid").exists():
+        rows = list(_tiles(tiles))
+        _write_mbtiles(found.mbtiles, rows)
+        for x, y, content in rows:
+            name = found.folder / str(ZOOM) / str(x) / f"{y}.jpg"
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.write_bytes(content)
+        _write_pmtiles(found)
+        _write_geotiff(found.geotiff, side)
+        (place / "laid").touch()
+    return found
+
+
+def _tiles(count: int) -> Iterator[tuple[int, int, bytes]]:
+    """(x, y, JPEG), column by column as archives mostly are. Each its own: a comment in the file counts them."""
+    from preflight.adapters.landscape import generate  # noqa: PLC0415 - heavy
+
+    painted = [tile.content for tile in generate(1, PAINTED, PAINTED) if tile.zoom == ZOOM]
+    columns = columns_of(count)
+    lines = count // columns
+    for number in range(count):
+        content = painted[number % len(painted)]
+        comment = b"\xff\xfe\x00\x06" + number.to_bytes(4, "big")
+        yield X0 + number // lines, Y0 + number % lines, content[:2] + comment + content[2:]
+
+
+def _write_mbtiles(path: Path, rows: list[tuple[int, int, bytes]]) -> None:
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE metadata (name text, value text)")
+        connection.execute("CREATE TABLE tiles (zoom_level int, tile_column int, tile_row int, tile_data blob)")
+        facts = {"name": "made up", "format": "jpg", "minzoom": str(ZOOM), "maxzoom": str(ZOOM), "type": "baselayer"}
+        facts["bounds"] = "-31,45,-29,47"
+        connection.executemany("INSERT INTO metadata VALUES (?, ?)", facts.items())
+        last = (1 << ZOOM) - 1
+        connection.executemany("INSERT INTO tiles VALUES (?, ?, ?, ?)", ((ZOOM, x, last - y, c) for x, y, c in rows))
+        connection.execute("CREATE UNIQUE INDEX tile_index ON tiles (zoom_level, tile_column, tile_row)")
+
+
+def _write_pmtiles(found: Sources) -> None:
+    from pmtiles.convert import mbtiles_to_pmtiles  # noqa: PLC0415 - heavy
+
+    found.pmtiles.unlink(missing_ok=True)
+    mbtiles_to_pmtiles(str(found.mbtiles), str(found.pmtiles), None)
+
+
+def _write_geotiff(path: Path, side: int) -> None:
+    """RGB, deflated in blocks of 256 x 256, in UTM as orthophotos are."""
+    import numpy as np  # noqa: PLC0415 - heavy
+    import rasterio  # noqa: PLC0415 - heavy, as above
+    from affine import Affine  # noqa: PLC0415 - heavy, as above
+    from rasterio.warp import transform  # noqa: PLC0415 - heavy, as above
+
+    from preflight.adapters._landscape_paint import paint  # noqa: PLC0415 - heavy, as above
+    from preflight.geometry import tile_bounds  # noqa: PLC0415 - as above
+
+    corner = tile_bounds(ZOOM, X0, Y0)
+    (east,), (north,) = transform("EPSG:4326", UTM, [corner.lon_min], [corner.lat_max])
+    profile = {
+        "driver": "GTiff",
+        "width": side,
+        "height": side,
+        "count": 3,
+        "dtype": "uint8",
+        "crs": UTM,
+        "tiled": True,
+    }
+    profile |= {"blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2, "photometric": "rgb"}
+    place = Affine(METRES, 0.0, east, 0.0, -METRES, north)
+    with rasterio.open(path, "w", transform=place, **profile) as target:
+        target.write(np.asarray(paint(2, side, side)).transpose(2, 0, 1))

@@ -1,0 +1,198 @@
+"""The process that builds one TensorRT engine, ordered on standard input as JSON; see `tensorrt.py` for who orders.
+
+A process of its own because native code may crash, may be killed for its memory, and leaves a CUDA context behind.
+
+It ends by `os._exit`: destroying a network whose builder has an error recorder crashes (TensorRT-RTX 1.7.1), and there
+is nothing left to clean up. It dies with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from preflight.adapters._cuda import Device, NoDeviceError, open_device
+from preflight.adapters._tensorrt_library import Words, capturing_logger, error_recorder, release
+from preflight.adapters._tensorrt_network import (
+    Profile,
+    check_precision,
+    engine_label,
+    profiles,
+    timing_cache_name,
+)
+from preflight.adapters._tensorrt_order import Order
+from preflight.errors import EngineBuildError
+from preflight.ports import CompileRequest
+from preflight.store.atomic import atomic_write
+
+__all__ = ["build", "main"]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def build(order: Order, words: Words, alive: list[Any]) -> None:
+    """Build the engine and write it. What must outlive the call is put into `alive`.
+
+    Raises:
+        EngineBuildError: no device where one is needed, or anything TensorRT refuses.
+        OSError: the engine or the timing cache cannot be written.
+    """
+    device = _device(order)
+    library = order.library.imported(order.version)
+    logger, recorder = capturing_logger(library, words), error_recorder(library, words)
+    alive += [logger, recorder]
+    try:
+        library.init_libnvinfer_plugins(logger, "")
+        builder = library.Builder(logger)
+        builder.error_recorder = recorder
+        network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = library.OnnxParser(network, logger)
+    except TypeError as error:  # how the bindings say that a native factory gave nothing
+        raise EngineBuildError(f"the library does not start: {words}") from error
+    alive += [builder, network, parser]
+    _parse(parser, order.request.onnx_path)
+    check_precision(order.request.precision, *_held(network))
+    network.name = engine_label(order.request.precision)
+    config = _configured(library, builder, network, order.request, words)
+    alive.append(config)
+    timings = _Timings.of(order, library, device)
+    if timings is not None:
+        alive.append(timings.attach(config))
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        hint = " Lower workspace_mb, or build on a machine with more memory." if words.out_of_memory else ""
+        raise EngineBuildError(f"{words}{hint}")
+    if timings is not None:
+        timings.keep(config)
+    # Not made here: where the build that ordered it was killed and swept up after, nothing is left behind anew.
+    with os.fdopen(os.open(order.target, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+        file.write(plan)
+
+
+def _device(order: Order) -> Device | None:
+    """The GPU, before any native code that would crash without one."""
+    if order.library.builds_without_device:
+        return None
+    try:
+        return open_device(order.cuda)
+    except NoDeviceError as error:
+        raise EngineBuildError(f"{order.library.title} builds only on the GPU it builds for: {error}") from error
+
+
+def _parse(parser: Any, onnx: Path) -> None:  # noqa: ANN401 - TensorRT ships no types
+    """Read the ONNX file and the weights beside it; every node that is refused is in the error."""
+    if parser.parse_from_file(str(onnx)):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    raise EngineBuildError("; ".join(_node_error(error) for error in errors) or "the ONNX parser gave no reason")
+
+
+def _node_error(error: Any) -> str:  # noqa: ANN401 - TensorRT ships no types
+    said = f"{error.code().name}: {' '.join(error.desc().split())}"
+    if error.node() < 0 or not error.node_operator():
+        return said
+    return f"node {error.node()} {error.node_name()!r}, operator {error.node_operator()}, is refused ({said})"
+
+
+def _held(network: Any) -> tuple[set[str], set[str]]:  # noqa: ANN401 - TensorRT ships no types
+    """The types of a network's tensors and of its layers, by name."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    tensors = [layer.get_output(index) for layer in layers for index in range(layer.num_outputs)]
+    tensors += [network.get_input(index) for index in range(network.num_inputs)]
+    return {tensor.dtype.name for tensor in tensors if tensor is not None}, {layer.type.name for layer in layers}
+
+
+def _configured(library: Any, builder: Any, network: Any, request: CompileRequest, words: Words) -> Any:  # noqa: ANN401 - TensorRT ships no types
+    """The builder's settings: workspace, no TF32, and the profile of the dynamic inputs."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    if any(tensor.is_shape_tensor for tensor in inputs):
+        raise EngineBuildError("an input is a shape: it decides shapes inside the graph. Export it as a constant.")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, request.workspace_mb << 20)
+    # On by default: fp32 convolutions would run with ten bits of mantissa, which nobody asked for.
+    config.clear_flag(library.BuilderFlag.TF32)
+    wanted = profiles({tensor.name: tuple(tensor.shape) for tensor in inputs}, request)
+    if wanted:
+        _add_profile(builder, config, wanted, words)
+    return config
+
+
+def _add_profile(builder: Any, config: Any, wanted: Mapping[str, Profile], words: Words) -> None:  # noqa: ANN401
+    profile = builder.create_optimization_profile()
+    try:
+        for name, shapes in wanted.items():
+            profile.set_shape(name, shapes.least, shapes.opt, shapes.most)
+    except ValueError as error:
+        raise EngineBuildError(f"the optimisation profile is refused ({error}): {words}") from error
+    if config.add_optimization_profile(profile) < 0:
+        raise EngineBuildError(f"the optimisation profile is refused: {words}")
+
+
+class _Timings:
+    """The timing cache of this GPU model under this version: it steadies the choice of tactics and shortens builds."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def of(cls, order: Order, library: Any, device: Device | None) -> _Timings | None:  # noqa: ANN401 - no types
+        """None where the library keeps no timings or no folder was handed in."""
+        if not order.library.keeps_timings or order.timings is None or device is None:
+            return None
+        return cls(order.timings / timing_cache_name(release(library.__version__), device.sm, device.name))
+
+    def attach(self, config: Any) -> Any:  # noqa: ANN401 - TensorRT ships no types
+        """Give the builder what was measured before; a file it does not take is begun anew, which is said."""
+        for content in (self._stored(), b""):
+            found = config.create_timing_cache(content)
+            if found is not None and config.set_timing_cache(found, False):
+                return found
+            sys.stderr.write(f"WARNING: the timing cache {self._path} is not taken; it is begun anew\n")
+        raise EngineBuildError("no timing cache can be made")
+
+    def keep(self, config: Any) -> None:  # noqa: ANN401 - TensorRT ships no types
+        """Write the timings, with those another build wrote meanwhile."""
+        mine = config.get_timing_cache()
+        theirs = config.create_timing_cache(self._stored())
+        if theirs is not None:
+            mine.combine(theirs, False)
+        atomic_write(self._path, bytes(mine.serialize()))
+
+    def _stored(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the ordering thread ends, however it ends; at once where it ended already."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main() -> int:
+    """Build what standard input orders. Standard output carries {"error": reason} or nothing; the rest is chatter."""
+    order = Order.from_json(sys.stdin.read())
+    _die_with(order.parent)
+    answer = os.dup(1)
+    os.dup2(2, 1)  # native code prints where it likes
+    alive: list[Any] = []
+    words = Words(lambda line: os.write(2, f"{line}\n".encode()))
+    try:
+        build(order, words, alive)
+    except (EngineBuildError, OSError, RuntimeError, MemoryError) as error:
+        os.write(answer, json.dumps({"error": str(error) or type(error).__name__}).encode())
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

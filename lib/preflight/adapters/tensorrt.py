@@ -1,0 +1,185 @@
+"""C7 on a GPU by TensorRT 10.3 to 11.x, and by TensorRT-RTX: an ONNX file becomes an engine for this GPU.
+
+Networks are strongly typed: precision lives in the ONNX file. fp16 means that the file was cast before, int8 that it
+holds Q/DQ nodes; whether it does is checked, and the precision is written into the engine, where `load` reads it back.
+Engines are not reproducible byte for byte.
+
+What cannot be done without a GPU is refused before any native code runs: a TensorRT runtime crashes without one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from preflight.adapters._cuda import LIBRARY, CudaError, CudaSession, Device, NoDeviceError, open_device
+from preflight.adapters._tensorrt_engine import Interface, TensorRtEngine, check_engine
+from preflight.adapters._tensorrt_library import TENSORRT, TENSORRT_RTX, TensorRtLibrary, process_logger, release
+from preflight.adapters._tensorrt_order import Order
+from preflight.errors import EngineBuildError
+from preflight.ports import CompileRequest, Engine
+
+__all__ = ["TENSORRT", "TENSORRT_RTX", "TensorRtLibrary", "TensorRtRuntime", "release"]
+
+_LAST_LINES = 8  # of what a build said
+
+log = logging.getLogger("preflight.engines")
+
+
+class TensorRtRuntime:
+    """The `InferenceRuntime` of TensorRT on CUDA's device 0.
+
+    library: TENSORRT, or TENSORRT_RTX, whose engines are built without a GPU. sm, version: the compute capability and the
+    release that engine names promise, such as "87" and "10.3.0"; another GPU or library is refused. timings: the folder
+    of timing caches, one file for each GPU model and TensorRT version; None keeps none. cuda: the driver's library.
+    """
+
+    def __init__(
+        self,
+        library: TensorRtLibrary = TENSORRT,
+        *,
+        sm: str | None = None,
+        version: str | None = None,
+        timings: Path | None = None,
+        cuda: str = LIBRARY,
+    ) -> None:
+        self._library, self._sm, self._promised = library, sm, version
+        self._timings, self._cuda = timings, cuda
+
+    @property
+    def name(self) -> str:
+        """As in the mission."""
+        return "tensorrt"
+
+    @property
+    def version(self) -> str:
+        """The library's release, such as 10.3.0. Raises EngineBuildError when it is not installed."""
+        return release(self._library.imported().__version__)
+
+    def compile(self, request: CompileRequest, target: Path) -> None:
+        """Write the engine of an ONNX file to `target`, built in a process of its own.
+
+        Raises:
+            EngineBuildError: no GPU where the library needs one, or another than promised; the ONNX file is not of the
+                precision asked for, has nodes TensorRT does not support, or other inputs; TensorRT built nothing; the
+                building process crashed or was killed; or `target` cannot be written.
+        """
+        if not self._library.builds_without_device:
+            self._device(f"cannot build {request.onnx_path}")
+        order = Order(self._library, request, target, os.getpid(), self._promised, self._timings, self._cuda)
+        made = _made(target)
+        answer = subprocess.run(
+            [sys.executable, "-m", "preflight.adapters._tensorrt_build"],
+            input=order.to_json(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        )
+        if answer.returncode != 0:
+            if made:
+                target.unlink(missing_ok=True)
+            raise EngineBuildError(
+                f"{self._library.title} cannot build {request.onnx_path} for {request.precision}: {_reason(answer)}"
+            )
+        if answer.stderr:
+            log.debug(f"{self._library.title} on {request.onnx_path.name}: {_last(answer.stderr)}")
+
+    def load(self, engine: Path, request: CompileRequest) -> Engine:
+        """Deserialise an engine; its precision is read back from it.
+
+        Raises:
+            EngineBuildError: no GPU, or another than promised; the file is absent, damaged, of another TensorRT version
+                or GPU; or the engine is not what the request says.
+        """
+        verb = f"cannot load the engine {engine}"
+        try:
+            plan = engine.read_bytes()
+        except OSError as error:
+            raise EngineBuildError(f"{self._library.title} {verb}: {error.strerror}. Build it again.") from error
+        if not plan:
+            raise EngineBuildError(f"{self._library.title} {verb}: it is empty. Build it again.")
+        device = self._device(verb)
+        try:
+            session = CudaSession(device)
+        except CudaError as error:
+            raise EngineBuildError(f"{self._library.title} {verb}: {error}.") from error
+        try:
+            return self._opened(session, plan, request, engine.name)
+        except EngineBuildError as error:
+            session.close()
+            raise EngineBuildError(f"{self._library.title} {verb}: {error}. Build it again on this machine.") from error
+
+    def _opened(self, session: CudaSession, plan: bytes, request: CompileRequest, label: str) -> Engine:
+        library = self._library.imported(self._promised)
+        # No error recorder here: what inherits one may crash when it is destroyed, and errors reach the logger as well.
+        logger, words = process_logger(self._library)
+        words.clear()
+        library.init_libnvinfer_plugins(logger, "")
+        try:
+            runtime = library.Runtime(logger)
+        except TypeError as error:  # how the bindings say that a native factory gave nothing
+            raise EngineBuildError(f"the library does not start: {words}") from error
+        deserialised = _given(runtime.deserialize_cuda_engine(plan), words)
+        interface = Interface(library, deserialised)
+        check_engine(interface, request)
+        strategy = library.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = _given(deserialised.create_execution_context(strategy), words)
+        return TensorRtEngine(session, interface, context, [runtime, deserialised], words, label)
+
+    def _device(self, verb: str) -> Device:
+        try:
+            device = open_device(self._cuda)
+        except NoDeviceError as error:
+            raise EngineBuildError(
+                f"{self._library.title} {verb}: there is no GPU here ({error}). Do it on the machine whose GPU will run "
+                "the engine, or set `runtime` to openvino."
+            ) from error
+        if self._sm not in (None, device.sm):
+            raise EngineBuildError(
+                f"{self._library.title} {verb}: engines are named for sm {self._sm}, but CUDA's device 0 is "
+                f"{device.name}, sm {device.sm}. Choose one GPU with CUDA_VISIBLE_DEVICES, and set "
+                "CUDA_DEVICE_ORDER=PCI_BUS_ID."
+            )
+        return device
+
+
+def _given(value: Any, words: object) -> Any:  # noqa: ANN401 - TensorRT ships no types
+    """What TensorRT made, unless it is None."""
+    if value is None:
+        raise EngineBuildError(str(words))
+    return value
+
+
+def _made(target: Path) -> bool:
+    """Make the file the building process writes into; False when it is there. Raises EngineBuildError."""
+    try:
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise EngineBuildError(f"The engine {target} cannot be written: {error.strerror}.") from error
+    return True
+
+
+def _reason(answer: subprocess.CompletedProcess[str]) -> str:
+    """Why the building process failed: its own sentence, else how it ended and what was said before."""
+    if answer.stdout:
+        return str(json.loads(answer.stdout)["error"])
+    said = _last(answer.stderr) or "it said nothing"
+    if answer.returncode >= 0:
+        return f"the building process ended with status {answer.returncode}; {said}"
+    name = signal.Signals(-answer.returncode).name
+    hint = "; is there enough memory?" if -answer.returncode == signal.SIGKILL else ""
+    return f"the building process was killed by {name}{hint}; before that: {said}"
+
+
+def _last(said: str) -> str:
+    return " | ".join(said.strip().splitlines()[-_LAST_LINES:])

@@ -1,0 +1,280 @@
+"""C7 by PyTorch in fp16, for descriptor backbones: on a CPU, or on the CUDA device where there is one.
+
+ONNX becomes PyTorch operators (`_torch_graph`), these an exported program, and that an archive of data alone
+(`_torch_archive`). Products are computed in fp16 and nothing else: what is asked otherwise is refused, and what was built is
+read back operator by operator. The archive moves between machines of one PyTorch version, but not between CPU and CUDA.
+
+Absolute imports: `torch` below is PyTorch, never this module.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preflight.errors import EngineBuildError
+from preflight.ports import CompileRequest, Engine, OutOfDeviceMemory
+from preflight.static_batch import run_in_slices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from preflight.adapters._torch_graph import GraphModule
+
+__all__ = ["TorchRuntime", "release"]
+
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|bad_alloc|[Oo]ut of memory|[Cc]annot allocate memory", re.ASCII)
+_FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    AssertionError,
+    NotImplementedError,
+)
+# What an engine spends its time in, and what is therefore read back: ATen's names, without overload.
+_PRODUCTS = re.compile(r"aten\.(conv[123]d|matmul|linear|layer_norm|batch_norm|instance_norm|einsum)\.")
+_SAMPLES = 2  # traced with 0 or 1, a batch would become a constant
+
+
+class TorchRuntime:
+    """The `InferenceRuntime` of PyTorch, fp16 only.
+
+    device: `cpu` or `cuda`, as the host was found to be; another one is never taken. threads: how many a run on a CPU uses; 0
+    leaves it to PyTorch.
+    """
+
+    def __init__(self, device: str = "cpu", threads: int = 0) -> None:
+        self._device = device
+        self._threads = threads
+
+    @property
+    def name(self) -> str:
+        """As in the mission."""
+        return "pytorch_fp16"
+
+    @property
+    def version(self) -> str:
+        """PyTorch's release, such as 2.13.0, without its build."""
+        return release(str(_library().__version__))
+
+    def compile(self, request: CompileRequest, target: Path) -> None:
+        """Write the exported program of an ONNX file to `target`; the same bytes for the same file, version and device.
+
+        Raises:
+            EngineBuildError: another precision than fp16, a device that is not there, an operator that is not converted
+                (named, with its nodes), other inputs than asked, or a `target` that cannot be written.
+        """
+        self._check(request)
+        from preflight.adapters._torch_archive import pack  # noqa: PLC0415 - imports PyTorch
+        from preflight.adapters._torch_graph import read_graph  # noqa: PLC0415 - imports PyTorch
+
+        module = read_graph(request.onnx_path, _library().float16)
+        _compare_inputs(module, request)
+        with _translated(f"PyTorch cannot convert {request.onnx_path}"):
+            content = pack(self._exported(module, request), _signature(module, request, self._device))
+        try:
+            target.write_bytes(content)
+        except OSError as error:
+            raise EngineBuildError(f"The engine {target} cannot be written: {error.strerror}.") from error
+        self.load(target, request).close()
+
+    def load(self, engine: Path, request: CompileRequest) -> Engine:
+        """Open an exported program. Nothing in it is unpickled or evaluated.
+
+        Raises:
+            EngineBuildError: another precision than fp16, an absent, damaged or foreign file, other inputs than asked, or
+                a program that computes in another precision or on another device.
+        """
+        self._check(request)
+        from preflight.adapters._torch_archive import unpack  # noqa: PLC0415 - imports PyTorch
+
+        try:
+            content = engine.read_bytes()
+        except OSError as error:
+            raise EngineBuildError(f"The engine {engine} cannot be read: {error}. Build it again.") from error
+        with _translated(f"PyTorch {self.version} cannot load the engine {engine}"):
+            program, signature = unpack(content, str(engine))
+            _compare_precision(program, self._device, str(engine))
+            if sorted(signature["inputs"]) != sorted(request.inputs):
+                raise EngineBuildError(
+                    f"{engine} takes the inputs {sorted(signature['inputs'])}, but {sorted(request.inputs)} were asked for."
+                )
+            return _TorchEngine(program.module(), signature, engine.name, self._device, self._threads)
+
+    def _check(self, request: CompileRequest) -> None:
+        if request.precision != "fp16":
+            raise EngineBuildError(
+                f"{request.onnx_path}: the runtime pytorch_fp16 builds fp16 engines, not {request.precision}. Set `precision` "
+                "to fp16, or choose the runtime openvino or onnxruntime for fp32."
+            )
+        if self._device == "cuda" and not _library().cuda.is_available():
+            raise EngineBuildError(
+                f"{request.onnx_path}: this machine has a GPU, but its PyTorch {_library().__version__} cannot use it. "
+                "Install the PyTorch that fits its driver (on a Jetson, NVIDIA's), or choose another runtime."
+            )
+
+    def _exported(self, module: GraphModule, request: CompileRequest) -> Any:  # noqa: ANN401 - an ExportedProgram
+        torch = _library()
+        module = module.to(self._device)
+        examples, dynamic = [], []
+        for name, port in module.ports.items():
+            first = port.shape[0] if port.shape else 1
+            sizes = [_SAMPLES if first is None else first, *request.inputs[name][1:]]
+            examples.append(torch.zeros(sizes, dtype=getattr(torch, port.dtype), device=self._device))
+            dynamic.append({0: torch.export.Dim("batch")} if first is None else {})
+        with torch.no_grad():
+            return torch.export.export(module, tuple(examples), dynamic_shapes={"inputs": tuple(dynamic)}, strict=False)
+
+
+class _TorchEngine:
+    """One exported program."""
+
+    def __init__(self, module: Any, signature: Mapping[str, Any], label: str, device: str, threads: int) -> None:  # noqa: ANN401
+        self._module, self._label, self._device, self._threads = module, label, device, threads
+        self._inputs: dict[str, dict[str, Any]] = signature["inputs"]
+        self._order: list[str] = signature["order"]
+        self._outputs: list[str] = signature["outputs"]
+        batches = {entry["shape"][0] for entry in self._inputs.values() if entry["shape"]}
+        self._slice = batches.pop() if len(batches) == 1 and None not in batches else None
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """One forward pass; the arrays returned belong to the caller.
+
+        Raises:
+            OutOfDeviceMemory: the batch did not fit.
+            EngineBuildError: closed, inputs of another name, type or shape, or a failure inside PyTorch.
+        """
+        if self._module is None:
+            raise EngineBuildError(f"The engine {self._label} is closed.")
+        found = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in inputs.items()}
+        if set(found) != set(self._inputs) or not all(_fits(self._inputs[name], found[name]) for name in found):
+            raise EngineBuildError(f"The engine {self._label} takes {self._inputs}, but was given {found}.")
+        return self._infer(inputs) if self._slice is None else run_in_slices(self._infer, inputs, self._slice)
+
+    def close(self) -> None:
+        """Release the engine's memory. Idempotent."""
+        self._module = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        import numpy as np  # noqa: PLC0415 - heavy: only who runs an engine pays for it
+
+        torch = _library()
+        before = torch.get_num_threads()
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        try:
+            # Writable, or PyTorch warns of each.
+            arrays = [np.require(inputs[name], requirements=["C", "W"]) for name in self._order]
+            with torch.inference_mode():
+                results = self._module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+                return {name: tensor.cpu().numpy().copy() for name, tensor in zip(self._outputs, results, strict=True)}
+        except MemoryError as error:
+            raise OutOfDeviceMemory(str(error)) from error
+        except _FAILURES as error:
+            if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
+                raise OutOfDeviceMemory(str(error)) from error
+            raise EngineBuildError(f"The engine {self._label} failed: {error}") from error
+        finally:
+            torch.set_num_threads(before)
+
+
+def release(version: str) -> str:
+    """The release of a build: 2.13.0 of 2.13.0+cpu, 2.8.0 of NVIDIA's 2.8.0a0+34c6.nv25.08. Raises EngineBuildError."""
+    found = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    if found is None:
+        raise EngineBuildError(f"PyTorch calls its version {version!r}, which does not begin with a number.")
+    return found.group()
+
+
+def _library() -> Any:  # noqa: ANN401 - PyTorch is optional: its types are not read
+    try:
+        import torch  # noqa: PLC0415 - heavy, and optional
+    except ImportError as error:
+        raise EngineBuildError("PyTorch is not installed: run pip install -e '.[cpu,torch]'") from error
+    return torch
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """PyTorch's failures as EngineBuildError; its remarks on its own internals are dropped."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except EngineBuildError as error:
+        if not str(error).startswith("operator "):
+            raise
+        raise EngineBuildError(f"{what}: {error}. Choose another runtime for this model.") from error
+    except (*_FAILURES, MemoryError) as error:
+        raise EngineBuildError(f"{what}: {str(error).strip().splitlines()[:1]}") from error
+
+
+def _signature(module: GraphModule, request: CompileRequest, device: str) -> dict[str, Any]:
+    """What an engine needs to know of itself: what it takes and gives."""
+    ports = {
+        name: {"dtype": port.dtype, "shape": [port.shape[0], *request.inputs[name][1:]] if port.shape else []}
+        for name, port in module.ports.items()
+    }
+    return {
+        "inputs": ports,
+        "order": list(module.ports),
+        "outputs": module.outputs,
+        "device": device,
+        "precision": "fp16",
+    }
+
+
+def _fits(port: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether an array is of the type and, but for the batch, of the size the engine takes."""
+    shape = port["shape"]
+    return bool(
+        port["dtype"] == found["dtype"] and len(shape) == len(found["shape"]) and shape[1:] == found["shape"][1:]
+    )
+
+
+def _compare_inputs(module: GraphModule, request: CompileRequest) -> None:
+    if sorted(module.ports) != sorted(request.inputs):
+        raise EngineBuildError(
+            f"{request.onnx_path} takes the inputs {sorted(module.ports)}, but {sorted(request.inputs)} were asked for."
+        )
+    for name, port in module.ports.items():
+        asked = request.inputs[name]
+        sizes = zip(port.shape[1:], asked[1:], strict=False)
+        if len(port.shape) != len(asked) or any(own not in {None, size} for own, size in sizes):
+            raise EngineBuildError(
+                f"{request.onnx_path}: input {name} has the shape {port.shape}, but {asked} was asked for."
+            )
+
+
+def _compare_precision(program: Any, device: str, label: str) -> None:  # noqa: ANN401 - an ExportedProgram
+    """Read back what is computed: the weights' type and place, and the type of every product."""
+    half = _library().float16
+    tensors = dict(program.state_dict)
+    tensors |= {
+        node.name: node.meta["val"]
+        for node in program.graph.nodes
+        if node.op == "call_function" and _PRODUCTS.match(str(node.target))
+    }
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype != half:
+            raise EngineBuildError(
+                f"{label}: {name} is {tensor.dtype}, not the fp16 that was asked for. Build it again."
+            )
+        if tensor.device.type != device:
+            raise EngineBuildError(
+                f"{label}: {name} lies on {tensor.device.type}, not on {device}. Build it on this machine."
+            )
