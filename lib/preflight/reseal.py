@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 
 from preflight.errors import TileContentError
+from preflight.mapped import row_blocks
 from preflight.records import TileRow
 from preflight.tileset import (
     Buffer,
@@ -27,7 +28,6 @@ from preflight.tileset import (
     capture_time,
     numbers_by_name,
     pack_row,
-    row_blocks,
     row_type,
     write_inventory,
 )

@@ -31,7 +31,7 @@ from datetime import datetime, timedelta, timezone
 from heapq import merge
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 
 from preflight.errors import TileContentError
 from preflight.geometry import tile_bounds
@@ -45,14 +45,11 @@ if TYPE_CHECKING:
     from preflight.ports import TileMetadataStore
 
 __all__ = [
-    "Block",
     "Companions",
     "Inventory",
     "SealedHeader",
     "choose_sources",
-    "columns_of",
     "read_header",
-    "row_blocks",
     "rows_of_cover",
     "seal",
     "tile_id",
@@ -65,8 +62,6 @@ _MOST_HEADER = 1 << 20
 _ROW = struct.Struct("<qBIIddH32s")
 _ROW_BYTES = _ROW.size  # 67
 _HEX = re.compile(r"[0-9a-f]{64}")
-_BLOCK_BITS = 8
-_BLOCK_ROWS = 1 << 14  # 1 MB of rows
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 Buffer = bytes | bytearray | memoryview
 
@@ -87,15 +82,6 @@ class SealedHeader:
     aggregate: str
     body_sha256: str
     path_bytes: int
-
-
-class Block(NamedTuple):
-    """The rows of one 256 x 256 block of tiles; indices count rows of the inventory, ascending."""
-
-    zoom: int
-    block_x: int
-    block_y: int
-    indices: NDArray[np.int64]
 
 
 def rows_of_cover(store: TileMetadataStore, cover: Cover) -> Iterator[TileRow]:
@@ -230,7 +216,7 @@ def read_header(path: Path) -> SealedHeader:
 class Inventory:
     """An opened, memory-mapped inventory. `rows` is a structured array with the fields named above, read-only.
 
-    Looking at all rows maps all of the file, which counts as this process's memory: `row_blocks` and `columns_of` do not.
+    Looking at all rows maps all of the file, which counts as this process's memory: see `preflight.mapped`.
     """
 
     def __init__(self, header: SealedHeader, mapped: mmap.mmap, start: int) -> None:
@@ -283,57 +269,6 @@ class Inventory:
         """The hash of a row's tile, 64 hex digits."""
         digest: bytes = self.rows["sha256"][index].tobytes()
         return digest.hex()
-
-    def blocks(self) -> Iterator[Block]:
-        """The rows by zoom and 256 x 256 block of tiles, ascending by (zoom, block_x, block_y)."""
-        import numpy as np  # noqa: PLC0415 - see open
-
-        codes = np.empty(len(self), np.int64)
-        for at, part in row_blocks(self.rows):
-            column, line = (part[name].astype(np.int64) >> _BLOCK_BITS for name in ("x", "y"))
-            codes[at : at + len(part)] = part["zoom"].astype(np.int64) << 48 | column << 24 | line
-        order = np.argsort(codes, kind="stable")
-        sorted_codes = codes[order]
-        starts = np.flatnonzero(sorted_codes[1:] != sorted_codes[:-1]) + 1
-        for indices in np.split(order, starts) if len(order) else []:
-            code = int(codes[indices[0]])
-            yield Block(code >> 48, code >> 24 & 0xFFFFFF, code & 0xFFFFFF, indices)
-
-
-def row_blocks(rows: NDArray[np.void]) -> Iterator[tuple[int, NDArray[np.void]]]:
-    """Rows a few thousand at a time, with the number of the first.
-
-    Where they lie in a mapped file, only these stay mapped: pages of a file that a process has looked at count as its memory.
-    """
-    mapped = _file_of(rows)
-    for at in range(0, len(rows), _BLOCK_ROWS):
-        yield at, rows[at : at + _BLOCK_ROWS]
-        if mapped is not None:
-            # Looked at once more they are there again, most likely from the kernel's cache.
-            mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def columns_of(rows: NDArray[np.void], *names: str) -> list[NDArray[Any]]:
-    """Copies of these fields of all rows, in the order named, taken as `row_blocks` gives them."""
-    import numpy as np  # noqa: PLC0415 - see Inventory.open
-
-    found = [np.empty(len(rows), rows.dtype[name]) for name in names]
-    for at, block in row_blocks(rows):
-        for name, column in zip(names, found, strict=True):
-            column[at : at + len(block)] = block[name]
-    return found
-
-
-def _file_of(rows: NDArray[np.void]) -> mmap.mmap | None:
-    """The mapped file an array is a view of; None where it is of none, or may be written through."""
-    import numpy as np  # noqa: PLC0415 - see Inventory.open
-
-    base: object = rows
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    return base if isinstance(base, mmap.mmap) and not rows.flags.writeable else None
 
 
 def _order(row: TileRow) -> tuple[int, float, float, str]:

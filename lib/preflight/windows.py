@@ -38,8 +38,9 @@ from numpy.typing import NDArray
 from preflight.errors import TileContentError
 from preflight.evaluation.places import Places
 from preflight.geometry import grid_center
+from preflight.mapped import columns_of
 from preflight.records import STEPS, TileRow
-from preflight.tileset import Inventory, columns_of, tile_id
+from preflight.tileset import Inventory, tile_id
 
 __all__ = ["WINDOW_ROW", "SealedTiles", "Windows", "count_windows", "cut", "parts_of", "write_windows"]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preflight import mapped
 from preflight import reseal as reseal_module
-from preflight import tileset
 from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
@@ -76,7 +76,7 @@ def test_a_reseal_writes_what_a_seal_would(before, replaced, removed, blocks):
         out, lines, times = io.BytesIO(), io.BytesIO(), io.BytesIO()
         with pytest.MonkeyPatch.context() as patch:
             # Rows and bytes handled at a time: the borders between blocks lie everywhere.
-            patch.setattr(tileset, "_BLOCK_ROWS", blocks[0])
+            patch.setattr(mapped, "_BLOCK_ROWS", blocks[0])
             patch.setattr(reseal_module, "_BLOCK_BYTES", blocks[1])
             found, oldest = reseal(files, changed, out, Companions(lines, times))
         assert found == header

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from preflight.batcher import DescriptorBatcher
 from preflight.descriptor_store import Block, DescriptorStore, block_of
 from preflight.journal import Journal
+from preflight.mapped import columns_of
 from preflight.mission import Job
 from preflight.ports import Engine, ImageCodec, TilePixelStore
 from preflight.stages.engines import EngineCompiler, descriptor_dim, image_size, preprocessing_text
@@ -21,7 +22,7 @@ from preflight.stages.tiles import Preview
 from preflight.stages.units import Units, open_units, steps_of, units_file
 from preflight.store.atomic import atomic_write, remove_file
 from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, columns_of, read_header
+from preflight.tileset import Inventory, read_header
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json, read_record, record_of, record_path
 from preflight.trace.rule import Step

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from preflight.cards import BackboneCard
 from preflight.descriptor_store import DescriptorStore
+from preflight.mapped import columns_of
 from preflight.mission import Job
 from preflight.ports import DescriptorIndex, DescriptorIndexFactory, ImageCodec, TilePixelStore
 from preflight.stages.engines import EngineCompiler, image_size, preprocessing_text
@@ -16,7 +17,7 @@ from preflight.stages.reading import read_tile
 from preflight.stages.units import Units, open_units, units_file
 from preflight.store.atomic import atomic_write
 from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, columns_of, read_header
+from preflight.tileset import Inventory, read_header
 from preflight.trace.record import record_of
 from preflight.trace.rule import Step
 

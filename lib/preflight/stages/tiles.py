@@ -15,6 +15,7 @@ from preflight.area import Cover, cover
 from preflight.coverage import CoverageWalk, check
 from preflight.errors import CoverageError, InputChangedError
 from preflight.journal import Journal
+from preflight.mapped import columns_of, row_blocks
 from preflight.mission import Job
 from preflight.ports import Clock, ImageCodec, TileMetadataStore, TilePixelStore
 from preflight.records import TileRow
@@ -27,8 +28,6 @@ from preflight.tileset import (
     Inventory,
     SealedHeader,
     choose_sources,
-    columns_of,
-    row_blocks,
     rows_of_cover,
     seal,
 )

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from preflight.descriptor_store import Block
+from preflight.mapped import columns_of, row_blocks
 from preflight.mission import Job
 from preflight.records import STEPS
 from preflight.store.atomic import atomic_path
 from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, columns_of, read_header, row_blocks
+from preflight.tileset import Inventory, read_header
 from preflight.trace.rule import Step
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from datetime import datetime, timezone
 
-import numpy as np
 import pytest
 
 from preflight.errors import TileContentError
@@ -171,7 +170,6 @@ def test_an_empty_set_can_be_sealed(tmp_path):
     assert written(path, []).count == 0
     inventory = Inventory.open(path)
     assert len(inventory.rows) == 0
-    assert list(inventory.blocks()) == []
 
 
 def test_the_first_source_in_order_is_kept_then_by_name():
@@ -185,27 +183,6 @@ def test_sources_that_disagree_about_a_centre_still_give_one_tile():
     west, east = row(12, 2000, 1500, "a"), row(12, 2001, 1500, "a")
     nudged = replace(row(12, 2000, 1500, "b"), lat=east.lat + 1e-12)
     assert list(choose_sources([west, east, nudged], ["b"])) == [east, nudged]
-
-
-def test_blocks_hold_every_row_once(tmp_path):
-    path = tmp_path / "tiles.inventory"
-    rows = in_order([row(12, x, y) for x in (255, 256, 257) for y in (511, 512)] + [row(11, 255, 511)])
-    written(path, rows)
-    inventory = Inventory.open(path)
-    blocks = list(inventory.blocks())
-    assert [(b.zoom, b.block_x, b.block_y, len(b.indices)) for b in blocks] == [
-        (11, 0, 1, 1),
-        (12, 0, 1, 1),
-        (12, 0, 2, 1),
-        (12, 1, 1, 2),
-        (12, 1, 2, 2),
-    ]
-    assert sorted(np.concatenate([b.indices for b in blocks]).tolist()) == list(range(7))
-    for block in blocks:
-        inside = inventory.rows[block.indices]
-        assert set(inside["x"] // 256) == {block.block_x}
-        assert set(inside["y"] // 256) == {block.block_y}
-        assert block.indices.tolist() == sorted(block.indices.tolist())
 
 
 def test_a_header_is_read_without_numpy(sealed):
