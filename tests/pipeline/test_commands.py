@@ -79,7 +79,7 @@ def test_plan_before_anything_is_built(fresh):
     assert not fresh.cache.exists()
     text = fresh.doit("plan")
     assert text.status == 0
-    assert "80 of 80 there, 80 to embed" in text.sentences
+    assert "80 of 80 there descriptors 80 in all, 80 to embed" in text.sentences
     assert "unknown before the first build" in text.sentences
     assert not fresh.cache.exists()
     assert fresh.servers() == []
@@ -108,7 +108,7 @@ def test_plan_of_a_demo_counts_the_tiles_it_will_import_first(room, numbers, pla
     assert plan["bytes_needed"] > 600 * 1000
     text = place.doit("plan").sentences
     assert "600 tiles of the demo first" in text
-    assert "0 of 600 there, 600 to embed" in text
+    assert "0 of 600 there descriptors 600 in all, 600 to embed" in text
     assert sorted(path.name for path in place.folder.iterdir()) == ["camera.json", "mission.yaml"]
 
 
@@ -156,6 +156,27 @@ def test_plan_of_another_engine_counts_every_tile(built):
     plan, fates = plan_of(built)
     assert (fates["engine:weight_free_vpr"], fates["descriptors"]) == ("will run", "may be cut off early")
     assert plan["units_to_embed"] == TILES
+
+
+@pytest.mark.parametrize(
+    ("pattern", "stage", "to_embed"),
+    [
+        ("tiles/coverage.json", "tiles", 0),
+        ("descriptors/descriptors.json", "descriptors", 0),
+        ("descriptors/*/18-*.seg", "descriptors", TILES),
+    ],
+)
+def test_plan_where_a_file_of_work_was_cut_short(built, pattern, stage, to_embed):
+    (file, *_) = sorted(built.work.glob(pattern))
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1])
+    plan, fates = plan_of(built)
+    assert fates[stage] == "will run"
+    assert plan["units_to_embed"] == to_embed
+    assert built.doit("why", "manifest").status == 0
+    done = built.provision_json()
+    assert done.status == 0, done.said
+    assert stage in done.ran
 
 
 def test_plan_counts_the_one_tile_that_changed(whole, landscape_tiles, tmp_path):

@@ -190,7 +190,8 @@ class EmbeddedPostgres:
             socket = _socket_folder(data)
 
             def gone() -> bool:
-                return not _alive(pid) or not (data / "postmaster.pid").exists()
+                # Not its file, which it removes a moment before it ends: nothing of a run is left when the run has ended.
+                return not _works_in(pid, data)
 
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
