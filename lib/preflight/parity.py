@@ -25,6 +25,10 @@ __all__ = ["THRESHOLDS", "ParityReport", "check_parity", "cosines", "synthetic_i
 
 THRESHOLDS: Mapping[Precision, float] = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.999, "int8": 0.99}
 
+# ONNX element types samples can be made up for, by numpy's name.
+_FLOATS = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64"}
+_NUMPY = {**_FLOATS, "INT64": "int64", "INT32": "int32", "INT8": "int8", "UINT8": "uint8", "BOOL": "bool"}
+
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
@@ -92,16 +96,27 @@ def cosines(found: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArra
 
 
 def synthetic_inputs(
-    inputs: Mapping[str, tuple[int, ...]], sample_count: int, seed: int
-) -> dict[str, NDArray[np.float32]]:
-    """Seeded float32 samples in [0, 1) for models that do not take images; dimension 0 becomes `sample_count`."""
+    inputs: Mapping[str, tuple[int, ...]], sample_count: int, seed: int, types: Mapping[str, str] | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """Seeded samples for models that do not take images; dimension 0 becomes `sample_count`.
+
+    types: input name -> ONNX element type, FLOAT where it is not given. Floats lie in [0, 1); whole numbers are 0 or 1,
+    which are valid as indices too.
+
+    Raises:
+        ParityError: an input of a type no sample can be made up for.
+    """
     import numpy as np  # noqa: PLC0415 - heavy
 
     random = np.random.Generator(np.random.PCG64(seed))
-    return {
-        name: random.random((sample_count, *inputs[name][1:]), dtype=np.float32)
-        for name in sorted(inputs)  # the mission's order must not decide the numbers
-    }
+    made: dict[str, NDArray[np.generic]] = {}
+    for name in sorted(inputs):  # the mission's order must not decide the numbers
+        kind = (types or {}).get(name, "FLOAT")
+        if kind not in _NUMPY:
+            raise ParityError(f"Input {name} is of ONNX type {kind}: the parity gate cannot make up samples of it.")
+        drawn = random.random((sample_count, *inputs[name][1:]), dtype=np.float32)
+        made[name] = (drawn if kind in _FLOATS else np.rint(drawn)).astype(_NUMPY[kind])
+    return made
 
 
 def _least_cosines(

@@ -79,14 +79,11 @@ def test_a_build_gates_every_kind(gate, runtime, model_file, kind):
 
 def test_a_mission_sets_a_models_own_threshold(gate, layout, runtime, model_file):
     spec = _spec("tiny_vit", model_file("tiny_vit"))
-    found = float(gate(spec, runtime)[0]["cosine_min"])
-    lower = replace(spec, parity_cosine=0.995)
-    record, components = gate(lower, runtime)
+    record, components = gate(replace(spec, parity_cosine=0.995), runtime)
     assert record["threshold"] == components["threshold"] == "0.995"
     parity_path(spec, layout).unlink()
-    with pytest.raises(ParityError, match="at least 1.5 is needed"):
+    with pytest.raises(ParityError, match=r"at least 1\.5 is needed"):
         gate(replace(spec, parity_cosine=1.5), runtime)
-    assert found <= 1
     assert not parity_path(spec, layout).exists()
 
 

@@ -1,7 +1,8 @@
-"""An ONNX graph as a PyTorch module: node by node through the table of `_torch_ops`.
+"""An ONNX graph as a PyTorch module: node by node through the table of `_torch_table`.
 
 What the table does not hold is refused before anything is computed, with the operator's name and its nodes. The published
-converter onnx2torch stands still since 2023 and knows opsets up to 16; `torch.onnx` goes the other way only.
+converter onnx2torch (1.5.15, 2024) does not know the operators that opsets 18 and 20 changed or added, and needs torchvision;
+`torch.onnx` goes the other way only.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # PyTorch is optional
         self.names: dict[str, str] = {}
 
     def hold(self, name: str, array: np.ndarray[Any, Any]) -> None:
-        """Take a constant of the graph: as a weight, as a number, or as whole numbers known while converting."""
-        if array.dtype.kind in "iub" and array.size <= _MOST_KNOWN:
+        """Take a constant of the graph: as a weight, as a number, or as numbers known while converting."""
+        factors = any(node.kind == "Resize" and name in node.inputs[2:3] for node in self.nodes)
+        if factors or (array.dtype.kind in "iub" and array.size <= _MOST_KNOWN):
             self.known[name] = whole(array.tolist())
         elif array.dtype.kind == "f" and array.size == 1 and array.ndim <= 1:
             self.known[name] = float(array.item())

@@ -78,7 +78,8 @@ def inspect(path: Path) -> OnnxModel:
     import onnx  # noqa: PLC0415 - heavy
 
     model = _loaded(path)
-    external = tuple(sorted({_external_file(path, location) for location in _external_locations(model)}))
+    needed = _external_sizes(path, model)
+    external = tuple(sorted({_external_file(path, location, size) for location, size in needed.items()}))
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError, TypeError) as error:
@@ -152,13 +153,22 @@ def _refuse_foreign_operators(path: Path, model: onnx.ModelProto) -> None:
     )
 
 
-def _external_locations(model: onnx.ModelProto) -> Iterator[str]:
-    """The `location` of every tensor kept outside the file, in subgraphs and functions too."""
+def _external_sizes(path: Path, model: onnx.ModelProto) -> dict[str, int]:
+    """The `location` of the tensors kept outside the file, in subgraphs and functions too, and how far each is read."""
     import onnx  # noqa: PLC0415 - heavy
 
+    sizes: dict[str, int] = {}
     for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        location = said.get("location", "")
+        try:
+            begin, length = (int(said.get(key) or "0") for key in ("offset", "length"))
+        except ValueError as error:
+            raise BackboneError(f"{path}: tensor {tensor.name} lies at no number: {error}. Export it again.") from error
+        sizes[location] = max(sizes.get(location, 0), begin + length)
+    return sizes
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -192,7 +202,7 @@ def _inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(inner)
 
 
-def _external_file(path: Path, location: str) -> Path:
+def _external_file(path: Path, location: str, needed: int) -> Path:
     folder = path.resolve().parent
     file = folder / location
     if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
@@ -201,6 +211,11 @@ def _external_file(path: Path, location: str) -> Path:
         )
     if not file.is_file():
         raise BackboneError(f"{path} keeps weights in {location!r}, which is not there. Copy it beside the ONNX file.")
+    there = file.stat().st_size
+    if there < needed:
+        raise BackboneError(
+            f"{path} keeps {needed} bytes in {location!r}, which has {there}: cut short. Copy it again."
+        )
     return path.parent / location
 
 

@@ -9,6 +9,7 @@ Absolute imports: `torch` below is PyTorch, never this module.
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,17 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchRuntime", "release"]
 
+log = logging.getLogger("preflight.engines")
+
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|bad_alloc|[Oo]ut of memory|[Cc]annot allocate memory", re.ASCII)
 _FAILURES = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    AssertionError,
-    NotImplementedError,
-)
+    RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, OSError, EOFError,
+)  # fmt: skip
 # What an engine spends its time in, and what is therefore read back: ATen's names, without overload.
 _PRODUCTS = re.compile(r"aten\.(conv[123]d|matmul|linear|layer_norm|batch_norm|instance_norm|einsum)\.")
 _SAMPLES = 2  # traced with 0 or 1, a batch would become a constant
@@ -76,6 +72,10 @@ class TorchRuntime:
         from preflight.adapters._torch_archive import pack  # noqa: PLC0415 - imports PyTorch
         from preflight.adapters._torch_graph import read_graph  # noqa: PLC0415 - imports PyTorch
 
+        if self._device == "cpu":
+            log.warning(
+                f"{request.onnx_path.name}: fp16 on a CPU without fp16 arithmetic takes some forty times as long as fp32"
+            )
         module = read_graph(request.onnx_path, _library().float16)
         _compare_inputs(module, request)
         with _translated(f"PyTorch cannot convert {request.onnx_path}"):
@@ -220,7 +220,8 @@ def _translated(what: str) -> Iterator[None]:
             raise
         raise EngineBuildError(f"{what}: {error}. Choose another runtime for this model.") from error
     except (*_FAILURES, MemoryError) as error:
-        raise EngineBuildError(f"{what}: {str(error).strip().splitlines()[:1]}") from error
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise EngineBuildError(f"{what}: {said[0]}") from error
 
 
 def _signature(module: GraphModule, request: CompileRequest, device: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,82 @@ def test_external_data_in_subgraphs_is_found(external_path, tmp_path):
     external_path.write_bytes(model.SerializeToString())
     with pytest.raises(BackboneError, match="elsewhere"):
         inspect(external_path)
+
+
+def test_external_data_of_a_models_own_function_is_found(external_path):
+    model = onnx.load(str(external_path), load_external_data=False)
+    constant = helper.make_node("Constant", [], ["c"], value=model.graph.initializer[0])
+    constant.attribute[0].t.external_data[0].value = "../elsewhere.bin"
+    function = helper.make_function("own", "F", ["a"], ["c"], [constant], [helper.make_opsetid("", 17)])
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node.append(helper.make_node("F", ["x"], ["z"], domain="own"))
+    external_path.write_bytes(model.SerializeToString())
+    with pytest.raises(BackboneError, match="elsewhere"):
+        inspect(external_path)
+
+
+def test_operators_no_runtime_knows_are_named_with_their_nodes(tmp_path):
+    model = _model()
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.node[1].input[0] = "f3"
+    foreign = [helper.make_node("Foo", ["m"], [f"f{n}"], name=f"/head/Foo_{n}", domain="com.example") for n in range(4)]
+    contrib = helper.make_node("FusedGelu", ["m"], ["b"], name="/gelu", domain="com.microsoft")
+    inner = helper.make_graph(
+        [helper.make_node("Bar", ["m"], ["i"], domain="com.example")],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("i", TensorProto.FLOAT, None)],
+    )
+    condition = numpy_helper.from_array(np.array(True), "condition")
+    model.graph.initializer.append(condition)
+    branch = helper.make_node("If", ["condition"], ["j"], then_branch=inner, else_branch=inner)
+    for node in (*foreign, contrib, branch):
+        model.graph.node.insert(len(model.graph.node) - 1, node)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BackboneError) as caught:
+        inspect(tmp_path / "m.onnx")
+    said = "com.example.Bar (node i, i); com.example.Foo (node /head/Foo_0, /head/Foo_1, /head/Foo_2 and 1 more)."
+    assert said in str(caught.value)
+    assert "FusedGelu" not in str(caught.value)
+
+
+def test_a_models_own_functions_are_no_foreign_operators(tmp_path):
+    model = _model()
+    double = helper.make_node("Add", ["a", "a"], ["b"])
+    model.functions.append(helper.make_function("own", "Double", ["a"], ["b"], [double], [helper.make_opsetid("", 17)]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node[1].input[0] = "d"
+    model.graph.node.insert(1, helper.make_node("Double", ["m"], ["d"], domain="own"))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert inspect(tmp_path / "m.onnx").outputs == {"out": (None, 400)}
+
+
+def test_a_descriptor_backbone_takes_pixels_as_fp32(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["image"], ["out"])],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT16, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT16, ["n", 3, 8, 8])],
+    )
+    path = tmp_path / "half.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    model = inspect(path)
+    spec = _spec(path, image=(1, 3, 8, 8))
+    model.check_against(spec)  # an auxiliary model's input is nobody's pixels
+    with pytest.raises(BackboneError, match=r"half\.onnx: matcher is given pixels as fp32.*FLOAT16"):
+        model.check_against(replace(spec, role="descriptor"))
+
+
+def test_weights_that_are_cut_short_are_refused(external_path):
+    weights = external_path.parent / "parts" / "w.bin"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(BackboneError, match=r"m\.onnx keeps 9600 bytes in 'parts/w\.bin', which has 9596"):
+        inspect(external_path)
+
+
+def test_a_link_to_a_model_does_not_lend_it_its_weights(external_path, tmp_path):
+    (tmp_path / "link.onnx").symlink_to(external_path)
+    with pytest.raises(BackboneError, match=r"link\.onnx"):
+        inspect(tmp_path / "link.onnx")

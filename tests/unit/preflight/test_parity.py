@@ -105,3 +105,20 @@ def test_synthetic_inputs_are_seeded_whatever_the_order():
         assert drawn[name].dtype == np.float32
         np.testing.assert_array_equal(drawn[name], again[name])
     assert not np.array_equal(drawn["a"], synthetic_inputs(shapes, 5, seed=2)["a"])
+
+
+def test_synthetic_inputs_are_of_the_types_the_graph_takes():
+    shapes = {"points": (1, 4, 2), "half": (1, 3), "sizes": (1, 2), "mask": (1, 4)}
+    types = {"points": "FLOAT", "half": "FLOAT16", "sizes": "INT64", "mask": "BOOL"}
+    drawn = synthetic_inputs(shapes, 50, seed=1, types=types)
+    assert {name: str(array.dtype) for name, array in drawn.items()} == {
+        "points": "float32", "half": "float16", "sizes": "int64", "mask": "bool",
+    }  # fmt: skip
+    np.testing.assert_array_equal(drawn["points"], synthetic_inputs(shapes, 50, seed=1)["points"])
+    assert set(drawn["sizes"].ravel()) == {0, 1}
+    assert set(drawn["mask"].ravel()) == {False, True}
+
+
+def test_an_input_no_sample_can_be_made_up_for_is_refused():
+    with pytest.raises(ParityError, match="text is of ONNX type STRING"):
+        synthetic_inputs({"text": (1, 2)}, 3, seed=1, types={"text": "STRING"})

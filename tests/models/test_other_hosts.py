@@ -1,0 +1,97 @@
+"""Engines of several hosts in one cache root: each host builds and uses its own, and leaves the others' alone."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from dataclasses import replace
+
+import pytest
+
+from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.errors import EngineBuildError
+from preflight.journal import Journal
+from preflight.records import BackboneSpec, HostCapabilities
+from preflight.stages.engines import EngineCompiler, RuntimeChoice, compile_step, inspect_step
+from preflight.store.atomic import atomic_write
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache, hash_file
+from preflight.trace.rule import Tracer
+from preflight.wiring.parts import onnx_models
+
+HERE = HostCapabilities(platform.machine(), "avx2")
+
+
+@pytest.fixture
+def step_on(tmp_path, model_file):
+    """step_on(host): the step that compiles one model there, and what judges and runs it."""
+    spec = BackboneSpec("tiny_vit", "descriptor", model_file("tiny_vit"), {"image": (1, 3, 56, 56)}, "fp32")
+    layout = CacheLayout(tmp_path / "cache")
+    digests = DigestCache(layout.digests)
+    runtime = OpenVinoRuntime()
+    choice = RuntimeChoice(runtime.name, runtime.version, lambda: runtime)
+
+    def make(host):
+        compiler = EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
+        tracer = Tracer(digests, atomic_write, layout.history)
+        inspect = inspect_step(spec, layout, compiler, digests)
+        if not tracer.judge(inspect).current:
+            tracer.run(inspect)
+        return compile_step(spec, layout, compiler, digests, Journal()), tracer
+
+    return make
+
+
+def test_an_engine_of_another_host_is_left_alone_and_not_reused(step_on, caplog):
+    caplog.set_level(logging.WARNING, "preflight.engines")
+    there = replace(HERE, isa="avx512")
+    ours, tracer = step_on(HERE)
+    assert not tracer.judge(ours).current
+    tracer.run(ours)
+    before = {path: (hash_file(path), path.stat().st_ino) for path in ours.outputs}
+
+    theirs, tracer = step_on(there)
+    verdict = tracer.judge(theirs)
+    assert not verdict.current
+    assert [(change.component, change.old, change.new) for change in verdict.changes] == [
+        ("host", f"{HERE.arch} avx2", f"{HERE.arch} avx512")
+    ]
+    tracer.run(theirs)
+    assert {path: (hash_file(path), path.stat().st_ino) for path in ours.outputs} == before
+    assert {path.name for path in theirs.outputs[0].parent.glob("*.engine")} == {
+        ours.outputs[0].name,
+        theirs.outputs[0].name,
+    }
+    # Both are current where they belong, and nothing is built again.
+    for host in (HERE, there):
+        step, tracer = step_on(host)
+        assert tracer.judge(step).current
+
+    misses = [record for record in caplog.records if record.event == "engine_cache_miss"]
+    assert [record.levelname for record in misses] == ["WARNING", "WARNING"]
+    for record, step in zip(misses, (ours, theirs), strict=True):
+        assert step.outputs[0].name in record.getMessage()
+        assert record.fields["model"] == "tiny_vit"
+        assert record.fields["precision"] == "fp32"
+        assert {"sm", "jp", "trt", "runtime"} <= record.fields.keys()
+
+
+def test_an_engine_of_another_runtime_version_is_left_alone_too(step_on, tmp_path):
+    step, tracer = step_on(HERE)
+    tracer.run(step)
+    other = step.outputs[0].with_name(step.outputs[0].name.replace("openvino", "openvino1."))
+    other.write_bytes(b"older")
+    again, tracer = step_on(HERE)
+    assert tracer.judge(again).current
+    assert other.read_bytes() == b"older"
+
+
+def test_an_engine_of_a_gpu_is_not_loaded_without_one(tmp_path):
+    """An Orin's engine, copied to a desk: the library says so, in a sentence."""
+    engine = tmp_path / "vpr__sm87_jp6.2_trt10.3_fp16.engine"
+    engine.write_bytes(b"plan")
+    from preflight.ports import CompileRequest
+
+    request = CompileRequest(tmp_path / "m.onnx", {"image": (1, 3, 8, 8)}, "fp32", 1, 1)
+    with pytest.raises(EngineBuildError, match=r"cannot load the engine .*sm87"):
+        OpenVinoRuntime().load(engine, request)

@@ -1,0 +1,199 @@
+"""The corpus in fp16 and int8: what the files say that runtimes are given, and that TensorRT builds them."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preflight.adapters import images
+from preflight.adapters.onnx_precision import OnnxPrecision
+from preflight.adapters.onnxruntime import OnnxRuntime
+from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters.tensorrt import TENSORRT_RTX, TensorRtRuntime
+from preflight.calibration import CalibrationTable, merged
+from preflight.journal import Journal
+from preflight.parity import cosines, synthetic_inputs
+from preflight.ports import CompileRequest
+from preflight.provisioner import CacheProvisioner
+from preflight.records import BackboneSpec, HostCapabilities
+from preflight.stages.calibration import Preparation, prepare_without_tiles, table_path
+from preflight.stages.engines import EngineCompiler, RuntimeChoice, compile_step, inspect_step, prepared_path
+from preflight.store.atomic import atomic_write
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+from preflight.trace.rule import Tracer
+from preflight.wiring.parts import onnx_models, precision_tools
+
+SHAPES = {
+    "vit": {"image": (1, 3, 56, 56)},
+    "aliked": {"image": (1, 3, 64, 64)},
+    "lightglue": {
+        "keypoints0": (1, 20, 2),
+        "keypoints1": (1, 30, 2),
+        "descriptors0": (1, 20, 32),
+        "descriptors1": (1, 30, 32),
+    },
+}
+MIXED = (("*", "int8"), ("*", "fp16"))
+# Which points are the best changes with the last digits: their order, and so the rows of these, can be another.
+RANKED = {"aliked": {"keypoints", "descriptors"}, "lightglue": {"matches0"}}
+
+
+_CPU = Path("/proc/cpuinfo").read_text()
+EXACT = pytest.mark.skipif(
+    platform.machine() == "x86_64" and "vnni" not in _CPU, reason="without VNNI, x86-64 saturates sums of int8 products"
+)
+
+
+@pytest.fixture(scope="session")
+def tools():
+    return OnnxPrecision(lambda: OnnxRuntime().version)
+
+
+@pytest.fixture
+def feed(pictures):
+    """feed(kind, seed): eight samples."""
+
+    def make(kind, seed):
+        if kind == "lightglue":
+            return synthetic_inputs(SHAPES[kind], 8, seed)
+        whole = pictures(16, SHAPES[kind]["image"][2])
+        return {"image": whole[8 * seed : 8 * seed + 8]}
+
+    return make
+
+
+@pytest.fixture
+def brought(model_file, tools, feed, tmp_path):
+    """brought(kind, precision): spec, prepared file, and what the model says of samples it was not calibrated on."""
+
+    def make(kind, precision, overrides=(), *, opset=17, symmetric=True):
+        small = {"depth": 6, "width": 96, "heads": 3, "side": 56} if kind == "vit" else {}
+        path = model_file(kind, opset, **small)
+        spec = BackboneSpec(kind, "auxiliary", path, SHAPES[kind], precision, precision_overrides=overrides)
+        probe, target = tmp_path / "probe.onnx", tmp_path / "prepared.onnx"
+        tools.probe(spec, probe)
+        with OnnxRuntime().reference(probe) as engine:
+            ranges = merged({}, tools.ranges(engine.run(feed(kind, 0))))
+        tools.prepare(spec, ranges, target, symmetric=symmetric)
+        with OnnxRuntime().reference(path) as reference:
+            return replace(spec, onnx_path=target), reference.run(feed(kind, 1))
+
+    return make
+
+
+def least(kind, found, expected):
+    """The least cosine of the outputs that are no order of points."""
+    assert found.keys() == expected.keys()
+    names = found.keys() - RANKED.get(kind, set())
+    return min(float(cosines(found[name], expected[name]).min()) for name in names)
+
+
+@pytest.mark.parametrize("kind", sorted(SHAPES))
+@pytest.mark.parametrize("opset", [13, 20])
+def test_fp16_says_what_the_model_says(brought, feed, kind, opset):
+    spec, expected = brought(kind, "fp16", opset=opset)
+    with OnnxRuntime().reference(spec.onnx_path) as engine:
+        assert least(kind, engine.run(feed(kind, 1)), expected) > 0.9999
+
+
+@EXACT
+@pytest.mark.parametrize("kind", ["vit", "aliked"])
+@pytest.mark.parametrize("make", [OnnxRuntime, OpenVinoRuntime])
+def test_int8_says_what_the_model_says(brought, feed, tmp_path, kind, make):
+    """Also on OpenVINO, which computed otherwise what ONNX Runtime's defaults quantise, and signed convolutions."""
+    spec, expected = brought(kind, "int8", symmetric=False)
+    asked = CompileRequest(spec.onnx_path, spec.inputs, "int8", 256, 8)
+    make().compile(asked, tmp_path / "engine")
+    with make().load(tmp_path / "engine", asked) as engine:
+        assert 0.995 < least(kind, engine.run(feed(kind, 1)), expected) < 0.99999
+
+
+@EXACT
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="seen on x86-64")
+def test_openvino_computes_signed_convolutions_otherwise(brought, feed, tmp_path):
+    """Why int8 is unsigned but for TensorRT; when this fails, OpenVINO has been mended."""
+    spec, expected = brought("aliked", "int8")
+    asked = CompileRequest(spec.onnx_path, spec.inputs, "int8", 256, 8)
+    OpenVinoRuntime().compile(asked, tmp_path / "engine")
+    with OpenVinoRuntime().load(tmp_path / "engine", asked) as engine:
+        assert least("aliked", engine.run(feed("aliked", 1)), expected) < 0.99
+    with OnnxRuntime().reference(spec.onnx_path) as engine:
+        assert least("aliked", engine.run(feed("aliked", 1)), expected) > 0.998
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "overrides"),
+    [
+        ("vit", "fp16", ()),
+        ("vit", "int8", ()),
+        ("vit", "int8", MIXED),
+        ("aliked", "fp16", ()),
+        ("aliked", "int8", MIXED),
+        ("lightglue", "fp16", (("*Softmax*", "fp32"),)),
+    ],
+)
+def test_tensorrt_builds_what_is_prepared(brought, feed, tmp_path, kind, precision, overrides):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
+    spec, expected = brought(kind, precision, overrides)
+    asked = CompileRequest(spec.onnx_path, spec.inputs, precision, 256, 8)
+    TensorRtRuntime(TENSORRT_RTX).compile(asked, tmp_path / "engine")
+    assert f"preflight:{precision}".encode() in (tmp_path / "engine").read_bytes()
+    with OnnxRuntime().reference(spec.onnx_path) as engine:
+        assert least(kind, engine.run(feed(kind, 1)), expected) > 0.99
+
+
+@pytest.fixture
+def orin():
+    """A compiler as on an Orin; its library is the one that needs no GPU to build."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
+    choice = RuntimeChoice("tensorrt", "10.3", lambda: TensorRtRuntime(TENSORRT_RTX))
+    host = HostCapabilities("aarch64", "neon", sm="87", jetpack="6.2")
+    return EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("vit", "int8"), ("lightglue", "fp16")])
+def test_a_build_for_tensorrt_calibrates_writes_and_compiles(orin, model_file, tmp_path, kind, precision):
+    """On tiles; and on made-up numbers, for what takes no image."""
+    layout = CacheLayout(tmp_path / "cache")
+    layout.calibration_sample.parent.mkdir(parents=True)
+    low = np.random.default_rng(4).integers(0, 256, size=(9, 8, 8, 3), dtype=np.uint8)
+    np.save(layout.calibration_sample, np.kron(low, np.ones((1, 8, 8, 1), np.uint8)))
+    small = {"depth": 2, "width": 96, "heads": 3, "side": 56} if kind == "vit" else {}
+    spec = BackboneSpec(kind, "auxiliary", model_file(kind, 17, **small), SHAPES[kind], precision)
+    digests = DigestCache(layout.digests)
+    preparation = Preparation(
+        spec, layout, orin, digests, lambda: images, precision_tools, ("onnxruntime 1", "all 1"), recalibrate=False
+    )
+    tracer = Tracer(digests, atomic_write)
+    steps = (
+        inspect_step(spec, layout, orin, digests),
+        *preparation.steps(),
+        compile_step(spec, layout, orin, digests, Journal()),
+    )
+    for step in steps:
+        assert not tracer.judge(step).current
+        tracer.run(step)
+    assert all(tracer.judge(step).current for step in steps)
+    (engine,) = layout.engines.glob("*.engine")
+    assert engine.name == f"{kind}__sm87_jp6.2_trt10.3_{precision}.engine"
+    assert f"preflight:{precision}".encode() in engine.read_bytes()
+    table = CalibrationTable.decode(table_path(spec, layout).read_bytes(), "table")
+    assert (table.samples, table.key.sample == "32 drawn from seed 2") == ((9, False) if kind == "vit" else (32, True))
+    assert prepared_path(spec, layout, orin).is_file()
+    # Nothing is left of the model that told of its tensors.
+    assert sorted(path.name for path in layout.calibration.iterdir()) == [f"{kind}.json", f"{kind}.json.record.json"]
+
+
+def test_the_diagnostic_prepares_without_tiles(orin, model_file, tmp_path):
+    provisioner = CacheProvisioner(
+        None, None, orin, lambda spec, folder: prepare_without_tiles(spec, orin, precision_tools, folder)
+    )
+    spec = BackboneSpec("aliked", "auxiliary", model_file("aliked"), SHAPES["aliked"], "fp16")
+    (entry,) = provisioner.compile_engines_for_corpus([spec], tmp_path)
+    assert entry.path.name == "aliked__sm87_jp6.2_trt10.3_fp16.engine"
+    assert b"preflight:fp16" in entry.path.read_bytes()

@@ -1,0 +1,54 @@
+"""The ViT on PyTorch in fp16, and the two kinds of model that it does not take."""
+
+from __future__ import annotations
+
+import pytest
+
+from preflight.adapters.onnxruntime import OnnxRuntime
+from preflight.adapters.torch import TorchRuntime
+from preflight.errors import EngineBuildError
+from preflight.parity import check_parity
+
+pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[cpu,torch]'")
+
+
+@pytest.fixture
+def gated(request_for, tmp_path):
+    def gate(kind, path, feed):
+        asked, engine = request_for(kind, path, precision="fp16"), tmp_path / "engine"
+        TorchRuntime().compile(asked, engine)
+        with TorchRuntime().load(engine, asked) as built, OnnxRuntime().reference(path) as reference:
+            return check_parity(kind, built.run, reference.run, feed, precision="fp16", batch_size=4)
+
+    return gate
+
+
+@pytest.mark.parametrize("opset", range(13, 21))
+def test_a_vit_of_every_opset_is_gated(model_file, gated, pictures, opset):
+    report = gated("tiny_vit", model_file("tiny_vit", opset), {"image": pictures(6, 56)})
+    assert 0.9999 < report.cosine_min < 0.99999999  # fp16, and not something finer
+
+
+def test_a_fixed_batch_and_weights_beside_the_graph(model_file, gated, pictures):
+    gated("tiny_vit", model_file("tiny_vit", batch=1), {"image": pictures(3, 56)})
+    gated("tiny_vit", model_file("tiny_vit", external=True), {"image": pictures(3, 56)})
+
+
+def test_vit_s_14_in_full_size(model_file, gated, pictures):
+    """Once a session, and one picture: a CPU without fp16 arithmetic takes seconds for each."""
+    assert gated("vit", model_file("vit"), {"image": pictures(1, 224)}).cosine_min > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("kind", "operators"),
+    [
+        ("aliked", r"GatherElements \(node /GatherElements\); Mod \(node /Mod\); TopK \(node /TopK\)"),
+        ("aliked_sampled", r"GridSample \(node /desc_head/GridSample\)"),
+        ("lightglue", r"ArgMax \(node /log_assignment/ArgMax\); TopK \(node /log_assignment/TopK\)"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_by_its_operators(model_file, request_for, tmp_path, kind, operators):
+    path = model_file(kind)
+    with pytest.raises(EngineBuildError, match=rf"{kind}_17\.onnx cannot be converted to PyTorch: .*{operators}"):
+        TorchRuntime().compile(request_for(kind, path, precision="fp16"), tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()

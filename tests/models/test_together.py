@@ -1,0 +1,122 @@
+"""Several models compiled at a time: the same engines, nothing left behind, and none of something that was edited."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+
+import pytest
+
+from preflight.adapters.onnxruntime import OnnxRuntime
+from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.errors import EngineBuildError
+from preflight.journal import Journal
+from preflight.records import BackboneSpec, HostCapabilities
+from preflight.stages.engines import EngineCompiler, RuntimeChoice, compile_step, inspect_step
+from preflight.store.atomic import atomic_write
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache, hash_file
+from preflight.trace.rule import Tracer
+from preflight.wiring.parts import onnx_models
+
+SHAPE = {"image": (1, 3, 56, 56)}
+
+
+class Corpus:
+    """Two models, and the steps that compile them in one cache root."""
+
+    def __init__(self, folder, files, runtime=None, *, cpus=4, memory_mb=1024):
+        self.layout = CacheLayout(folder / "cache")
+        own = OpenVinoRuntime() if runtime is None else runtime
+        host = HostCapabilities(platform.machine(), "avx2", cpus=cpus, memory_mb=memory_mb)
+        choice = RuntimeChoice(own.name, own.version, lambda: own, aside=own.name == "openvino")
+        self.compiler = EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
+        self.digests = DigestCache(None)
+        self.tracer = Tracer(self.digests, atomic_write)
+        self.specs = [BackboneSpec(f"m{n}", "auxiliary", path, SHAPE, "fp32") for n, path in enumerate(files)]
+        self.steps = []
+        for spec in self.specs:
+            self.tracer.run(inspect_step(spec, self.layout, self.compiler, self.digests))
+            self.steps.append(compile_step(spec, self.layout, self.compiler, self.digests, Journal()))
+
+    def processes(self):
+        return [begun.compilation._process for begun in self.compiler._begun.values()]
+
+    def left(self):
+        return sorted(path.name for path in self.layout.engines.rglob("*"))
+
+
+@pytest.fixture
+def files(model_file, tmp_path):
+    """Two files of a test's own."""
+    paths = [tmp_path / "0.onnx", tmp_path / "1.onnx"]
+    for path in paths:
+        shutil.copyfile(model_file("tiny_vit"), path)
+    return paths
+
+
+def test_engines_begun_aside_are_those_of_one_at_a_time(tmp_path, files):
+    corpus = Corpus(tmp_path, files)
+    for step in corpus.steps:
+        step.start()
+    assert len(corpus.processes()) == 2
+    for step in corpus.steps:
+        corpus.tracer.run(step)
+        assert corpus.tracer.judge(step).current
+    assert corpus.compiler._begun == {}
+    alone = tmp_path / "alone.engine"
+    OpenVinoRuntime().compile(corpus.compiler.request(corpus.specs[1]), alone)
+    assert hash_file(corpus.steps[1].outputs[0]) == hash_file(alone)
+    assert [name for name in corpus.left() if not name.endswith((".engine", ".sha256", ".json"))] == []
+
+
+@pytest.mark.parametrize(
+    ("cpus", "memory_mb", "begun"), [(1, 9999, 0), (2, 9999, 1), (4, 9999, 2), (4, 767, 1), (4, 511, 0), (4, 0, 0)]
+)
+def test_no_more_are_begun_than_cores_and_memory_have_room_for(tmp_path, files, cpus, memory_mb, begun):
+    """The engine whose turn it is takes one place."""
+    corpus = Corpus(tmp_path, files, cpus=cpus, memory_mb=memory_mb)
+    for step in corpus.steps * 2:
+        if step.start is not None:
+            step.start()
+    assert len(corpus.processes()) == begun
+    assert (corpus.steps[0].start is None) == (begun == 0)
+    processes = corpus.processes()
+    corpus.compiler.stop()
+    corpus.compiler.stop()
+    assert all(process.poll() is not None for process in processes)
+    assert corpus.left() == []
+
+
+def test_what_was_edited_meanwhile_is_compiled_again(tmp_path, files, model_file):
+    corpus = Corpus(tmp_path, files)
+    corpus.steps[0].start()
+    (process,) = corpus.processes()
+    shutil.copyfile(model_file("tiny_vit", seed=9), files[0])
+    corpus.tracer.run(corpus.steps[0])
+    assert process.poll() is not None
+    other = tmp_path / "other.engine"
+    OpenVinoRuntime().compile(corpus.compiler.request(corpus.specs[0]), other)
+    assert hash_file(corpus.steps[0].outputs[0]) == hash_file(other)
+
+
+def test_one_that_fails_or_is_killed_is_an_error_at_its_own_turn(tmp_path, files):
+    corpus = Corpus(tmp_path, files)
+    for step in corpus.steps:
+        step.start()
+    corpus.processes()[0].kill()
+    with pytest.raises(EngineBuildError, match=r"0\.onnx .*killed by signal 9"):
+        corpus.tracer.run(corpus.steps[0])
+    corpus.tracer.run(corpus.steps[1])
+    assert corpus.tracer.judge(corpus.steps[1]).current
+    assert all(name.startswith("m1__") for name in corpus.left())
+    # And again, alone.
+    corpus.tracer.run(corpus.steps[0])
+    assert corpus.tracer.judge(corpus.steps[0]).current
+
+
+def test_a_runtime_that_compiles_in_this_process_is_never_begun_aside(tmp_path, files):
+    corpus = Corpus(tmp_path, files, OnnxRuntime())
+    assert corpus.steps[1].start is None
+    corpus.tracer.run(corpus.steps[1])
+    assert corpus.tracer.judge(corpus.steps[1]).current
