@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from functools import lru_cache
+from getpass import getpass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +23,7 @@ from preflight.errors import MissionError, PreflightError
 from preflight.mission import Mission, load_mission
 from preflight.report.logs import log_to
 from preflight.session import Session, Stage
+from preflight.signing import PASSPHRASE_VARIABLE, Ask
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from recipes.variables import Variables, parse
@@ -86,8 +88,17 @@ class Context:
             recalibrate=variables.recalibrate,
             wait=variables.wait,
             progress=None if self.log_json else _show_progress,
+            ask=self.ask(),
         )
         return wiring.assemble(self.mission(), wiring.Surroundings.real(), options)
+
+    def ask(self) -> Ask | None:
+        """Asks the operator for a passphrase, unseen; None where no person sits at a terminal."""
+        return None if self.log_json or not sys.stdin.isatty() else getpass
+
+    def passphrase(self) -> str | None:
+        """The passphrase the environment holds, if any."""
+        return self._environment.get(PASSPHRASE_VARIABLE)
 
     def stages(self) -> tuple[Stage, ...]:
         """The mission's stages; none when it is refused (the tasks then say why)."""

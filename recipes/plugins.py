@@ -14,18 +14,24 @@ from typing import Any, ClassVar
 from doit.cmd_base import Command
 
 from preflight import wiring
-from preflight.commands import imports
+from preflight.commands import imports, sign
+from preflight.commands.bundle import bundle
 from preflight.commands.collect import collect
+from preflight.commands.engines import check_engines, engines_json, engines_text, read_engines
 from preflight.commands.explain import explain, plan_json, plan_text, waiting_for, why_json, why_text
+from preflight.commands.keys import keygen, trust
 from preflight.commands.missing import write_missing
 from preflight.commands.new import new_mission, templates
+from preflight.commands.provision import closing_text
 from preflight.commands.reproduce import reproduce, reproduce_json, reproduce_text
 from preflight.commands.rollback import previous, roll_back
 from preflight.commands.status import read_status, status_json, status_text
-from preflight.errors import CacheRootError, CommandLineError, ManifestCoverageError, PreflightError
+from preflight.errors import CacheRootError, CommandLineError, EngineBuildError, ManifestCoverageError, PreflightError
 from preflight.estimate import bytes_below
 from preflight.importing import ImportProgress, ImportRequest
 from preflight.report.table import size_text
+from preflight.signing import PASSPHRASE_VARIABLE, SigningKey, given_passphrase, load_signing_key
+from preflight.store.generations import Generation
 from preflight.store.layout import CacheLayout
 from preflight.tile_offers import plain_text
 from recipes.context import HERE, TEMPLATES, Context, context, stop_on_signals
@@ -259,6 +265,35 @@ class Why(_Command):
         print(text)  # noqa: T201 - the command's output
 
 
+class Engines(_Command):
+    """Which engines there are."""
+
+    name = "engines"
+    doc_purpose = "show each backbone's engine: reused or to be built, why, parity, seconds"
+    doc_usage = ""
+    doc_description = (
+        "Takes no lock and changes nothing. --check also builds what is missing, in a folder that is removed, and fails where "
+        "one cannot be built here."
+    )
+    cmd_options: ClassVar[list[dict[str, Any]]] = [
+        _option("check", "try to build what is missing, beside the cache", bool),
+    ]
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Print a line a backbone; one that cannot be built is an error."""
+        if arguments:
+            raise CommandLineError("doit engines takes no arguments; see doit help engines")
+        stop_on_signals()
+        run.announce_demo()
+        found = read_engines(run.assembly(), run.session())
+        if options["check"]:
+            found = check_engines(run.mission(), wiring.Surroundings.real(), found)
+        print(engines_json(found) if run.log_json else engines_text(found, width=_width()))  # noqa: T201 - the command's output
+        failed = [state for state in found if state.problem is not None]
+        if failed:
+            raise EngineBuildError("; ".join(f"{state.model}: {state.problem}" for state in failed))
+
+
 class Reproduce(_Command):
     """Build again elsewhere."""
 
@@ -270,7 +305,7 @@ class Reproduce(_Command):
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
         """Print a line a file; a difference is an error."""
         stop_on_signals()
-        found = reproduce(run.mission(), wiring.Surroundings.real())
+        found = reproduce(run.mission(), wiring.Surroundings.real(), run.ask())
         print(reproduce_json(found) if run.log_json else reproduce_text(found))  # noqa: T201 - the command's output
         if not all(item.equal for item in found):
             raise ManifestCoverageError("the mission does not build what current holds; doit plan says what changed")
@@ -294,12 +329,16 @@ class Rollback(_Command):
             generation = roll_back(run.assembly())
         finally:
             session.close()
-        run.say(
-            "rolled_back",
-            f"{generation.path.name} is current: the previous content, signed anew; "
-            "the next doit provision moves forward to the mission's own again",
-            generation=generation.path.name,
-        )
+        _say_rolled_back(run, generation)
+
+
+def _say_rolled_back(run: Context, generation: Generation) -> None:
+    run.say(
+        "rolled_back",
+        f"{generation.path.name} is current: the previous content, signed anew; "
+        "the next doit provision moves forward to the mission's own again",
+        generation=generation.path.name,
+    )
 
 
 class Collect(_Command):
@@ -340,6 +379,141 @@ class Collect(_Command):
                 f"; {size_text(left)} stay, more than --max-size={options['max_size']}: all of it is still referred to"
             )
         run.say("collected", text, count=len(removed), bytes=size, left=left, reached=reached)
+
+
+class Keygen(_Command):
+    """A key pair."""
+
+    name = "keygen"
+    doc_purpose = "make an Ed25519 key pair for signing"
+    doc_usage = "KEY"
+    doc_description = (
+        "Writes the private key KEY (PKCS#8 PEM, encrypted, mode 0600) and its public half beside it. Nothing is overwritten. "
+        f"The passphrase is asked for, or comes from a file or from {PASSPHRASE_VARIABLE}."
+    )
+    cmd_options: ClassVar[list[dict[str, Any]]] = [
+        _option("passphrase-file", "the file whose first line is the passphrase; mode 0600"),
+        _option("unencrypted", "leave the private key open, for trials", bool),
+    ]
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Make it and say its fingerprint."""
+        if len(arguments) != 1:
+            raise CommandLineError("give one KEY, the file to write, such as keys/operator.pem")
+        said = keygen(
+            Path(arguments[0]),
+            passphrase_file=_path(options["passphrase_file"]),
+            variable=run.passphrase(),
+            ask=run.ask(),
+            unencrypted=options["unencrypted"],
+        )
+        run.say(said.event, said.text, **said.fields)
+
+
+class Trust(_Command):
+    """Whom an aircraft trusts."""
+
+    name = "trust"
+    doc_purpose = "add, revoke or list the keys of the mission's trust directory"
+    doc_usage = "add KEY | revoke FINGERPRINT|KEY | list"
+    doc_description = "KEY is a public key, as PEM or as OpenSSH's line. A revoked key stays revoked."
+    cmd_options: ClassVar[list[dict[str, Any]]] = [
+        _option("trust", "another trust directory, such as the one to be copied to an aircraft"),
+    ]
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Change it, and say what it holds."""
+        directory = _path(options["trust"]) or run.mission().job.trust
+        said = trust(directory, arguments, wiring.wall_clock())
+        run.say(said.event, said.text, **said.fields)
+
+
+class Sign(_Command):
+    """Signing where the key is."""
+
+    name = "sign"
+    doc_purpose = "sign elsewhere: export what is to be signed, sign it, import the signature"
+    doc_usage = "--export=FILE | --key=KEY FILE | --import=FILE.sig"
+    doc_description = (
+        "For missions with signing: offline, where signing_key names the public key. --key needs no mission: run it where the "
+        "key is. --import publishes; nothing built is built again."
+    )
+    cmd_options: ClassVar[list[dict[str, Any]]] = [
+        _option("export", "write the bytes to sign to this file, and what they say to FILE.json"),
+        _option("key", "sign FILE with this private key, into FILE.sig"),
+        _option("import", "take this signature, 64 bytes raw or in base64, and go on to the published cache"),
+        _option("public-key", "with --import: whose signature it is; must be the mission's signing_key"),
+        _option("passphrase-file", "with --key: the file whose first line is the key's passphrase; mode 0600"),
+    ]
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """One of the three."""
+        chosen = [name for name in ("export", "key", "import") if options[name]]
+        extra = {"public_key": "import", "passphrase_file": "key"}
+        strays = [name for name, goes_with in extra.items() if options[name] and [goes_with] != chosen]
+        if len(chosen) != 1 or strays or len(arguments) != (chosen == ["key"]):
+            raise CommandLineError("give --export=FILE, or --key=KEY FILE, or --import=FILE.sig; see doit help sign")
+        {"export": self._export, "key": self._sign, "import": self._import}[chosen[0]](run, options, arguments)
+
+    def _export(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        assembly = run.assembly()
+        try:
+            said = sign.export(assembly, Path(options["export"]))
+        finally:
+            assembly.tiles.close()
+        run.say(said.event, said.text, **said.fields)
+
+    def _sign(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        def show(text: str) -> None:
+            if not run.log_json:
+                print(text, flush=True)  # noqa: T201 - read before the passphrase is typed
+
+        def unlock() -> SigningKey:
+            passphrase = given_passphrase(_path(options["passphrase_file"]), run.passphrase())
+            return load_signing_key(Path(options["key"]), passphrase, run.ask())
+
+        said = sign.sign(Path(arguments[0]), unlock, show)
+        run.say(said.event, said.text, **said.fields)
+
+    def _import(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        stop_on_signals()
+        session = run.session()
+        done = sign.bring_back(run.assembly(), session, Path(options["import"]), _path(options["public_key"]))
+        if isinstance(done, Generation):
+            _say_rolled_back(run, done)
+        elif not run.log_json:
+            print(closing_text(session, done, width=_width()))  # noqa: T201 - the command's output
+
+
+class Bundle(_Command):
+    """Out to the aircraft."""
+
+    name = "bundle"
+    doc_purpose = "copy a generation to a card or folder, and verify it as the medium holds it"
+    doc_usage = "DIR"
+    doc_description = (
+        "Only what differs from the bytes in DIR is copied; DIR/current is turned once the copy is whole and verified. Of older "
+        "generations there, the previous one is kept."
+    )
+    cmd_options: ClassVar[list[dict[str, Any]]] = [
+        _option("generation", "number or name of the generation; the current one if not given"),
+        _option("trust", "the aircraft's trust directory; the mission's if not given"),
+    ]
+
+    def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
+        """Copy, verify, flip."""
+        if len(arguments) != 1:
+            raise CommandLineError("give one DIR: a folder on the card, such as /media/card/preflight")
+        run.announce_demo()
+        job = run.mission().job
+        stop_on_signals()
+        directory = _path(options["trust"]) or job.trust
+        said = bundle(CacheLayout(job.cache_root), options["generation"], Path(arguments[0]).absolute(), directory)
+        run.say(said.event, said.text, **said.fields)
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def _width() -> int:

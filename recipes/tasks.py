@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -86,7 +87,8 @@ def _task(stage: Stage) -> dict[str, Any]:
 
     def run() -> None:
         gc.enable()
-        context().session().run(stage.name)
+        # An engine that is asked for by name is built alone.
+        context().session().run(stage.name, alone=any(argument.startswith("engine") for argument in sys.argv[1:]))
 
     def current() -> bool:
         return context().session().judge(stage.name)

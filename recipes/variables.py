@@ -9,7 +9,7 @@ from pathlib import Path
 
 from preflight.errors import CommandLineError
 
-KNOWN = ("mission", "mode", "cache", "log", "repair", "recalibrate", "wait")
+KNOWN = ("mission", "mode", "deep", "cache", "log", "repair", "recalibrate", "wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Variables:
     repair: bool = False
     recalibrate: bool = False
     wait: float = 0.0
+    deep: bool = False
 
 
 def parse(given: Mapping[str, str]) -> Variables:
@@ -31,7 +32,7 @@ def parse(given: Mapping[str, str]) -> Variables:
         f"unknown variable {name}={given[name]}; known are {', '.join(f'{known}=' for known in KNOWN)}"
         for name in sorted(given.keys() - set(KNOWN))
     ]
-    flags = {name: _flag(given, name, problems) for name in ("repair", "recalibrate")}
+    flags = {name: _flag(given, name, problems) for name in ("repair", "recalibrate", "deep")}
     paths = {name: _path(given, name, problems) for name in ("mission", "cache")}
     if given.get("mode", "airborne") not in {"airborne", "operator"}:
         problems.append(f"mode={given['mode']}: only airborne and operator are known")

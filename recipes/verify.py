@@ -11,6 +11,7 @@ from preflight import wiring
 from preflight.commands.verify import verify
 from preflight.errors import PreflightError
 from recipes.context import context
+from takeoff.verdict import MOST_SHOWN
 
 
 def task_verify() -> dict[str, Any]:
@@ -22,7 +23,14 @@ def task_verify() -> dict[str, Any]:
         try:
             variables, cache = given.variables, given.cache_path()
             given.announce_demo()
-            status, text = verify(given.mission(), variables.mode, cache, wiring.wall_clock, as_json=variables.log_json)
+            status, text = verify(
+                given.mission(),
+                variables.mode,
+                cache,
+                wiring.wall_clock,
+                as_json=variables.log_json,
+                deep=variables.deep,
+            )
         except PreflightError as error:
             given.log_failure(error)
             status, text = 1, "" if given.log_json else f"verify failed: {error}"
@@ -46,7 +54,8 @@ def _log(verdict: dict[str, Any]) -> None:
     if verdict["outcome"] == "pass":
         level, event, message = logging.INFO, "verification_passed", "verification passed"
     else:
-        found = verdict["fail_reasons"]
+        found, more = verdict["fail_reasons"][:MOST_SHOWN], len(verdict["fail_reasons"]) - MOST_SHOWN
         reasons = "; ".join(": ".join(filter(None, (reason["file"], reason["message"]))) for reason in found)
+        reasons += f"; and {more} more" if more > 0 else ""
         level, event, message = logging.ERROR, "verification_failed", f"takeoff refused: {reasons}"
     logging.getLogger("preflight").log(level, message, extra={"event": event, "fields": verdict})

@@ -1,12 +1,13 @@
 """Tiles to descriptors, in batches of one fixed size.
 
-The size is fixed because it can change the last bits of a result: the last batch is padded. While one batch is in the
-engine the next is read and decoded by a thread, so that a million tiles stream through the memory of two batches.
+The size is fixed because it can change the last bits of a result: the last batch is padded. While batches are in the
+engine the next is read and decoded by a thread, so that a million tiles stream through the memory of a few batches.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from preflight.errors import DescriptorBatchError
-from preflight.ports import Engine, OutOfDeviceMemory
+from preflight.ports import Engine, OutOfDeviceMemory, QueueingEngine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,8 @@ __all__ = ["DescriptorBatcher", "EmbeddedBatch", "thumbnail"]
 KeyT = TypeVar("KeyT")
 _NORM_TOLERANCE = 1e-3
 _THUMB_SIDE = 16
+# A queue is filled so many times at least: an engine gets itself ready for it, which few batches would not pay for.
+_QUEUE_ROUNDS = 4
 _LUMINANCE = (299, 587, 114)  # ITU-R BT.601, in thousandths
 
 
@@ -48,11 +51,12 @@ class _Decoded(Generic[KeyT]):
 
 
 class DescriptorBatcher:
-    """Embeds images through one engine.
+    """Embeds images through one engine, several batches at a time where it takes them so.
 
     engine: gives one vector an image under its only output, or under `output_name`. input_name: of its image input.
     dim: of a descriptor. preprocess: (H, W, 3) uint8 RGB -> what the engine takes for one image, float32 (3, H, W).
-    batch_size: halved at most `max_oom_retries` times when the engine runs out of memory, for good.
+    batch_size: halved at most `max_oom_retries` times when the engine runs out of memory, for good. Where several batches
+    were under way, they are first computed again one at a time, which costs no retry and changes no bit.
     progress_callback: called with (done, total) each time another tenth is done; the same is a DEBUG log.
     """
 
@@ -75,6 +79,7 @@ class DescriptorBatcher:
                 "positive (the last may be 0)."
             )
         self._engine = engine
+        self._queue = engine if isinstance(engine, QueueingEngine) and engine.depth > 1 else None
         self._input = input_name
         self._output = output_name
         self._dim = dim
@@ -100,16 +105,81 @@ class DescriptorBatcher:
         Raises:
             DescriptorBatchError: out of memory also after the allowed retries, or an output that is no descriptor.
         """
-        source = iter(items)
         done = 0
         with ThreadPoolExecutor(1, "decode") as pool:
-            waiting = self._decode_next(pool, source)
-            while waiting is not None:
-                batch = waiting.result()
-                waiting = self._decode_next(pool, source)
-                yield EmbeddedBatch(batch.keys, batch.thumbs, self._infer(batch.pixels))
+            if self._queue is not None and total < _QUEUE_ROUNDS * self._queue.depth * self._asked:
+                self._queue = None
+            for batch, vectors in self._inferred(self._decoded(pool, iter(items))):
+                yield EmbeddedBatch(batch.keys, batch.thumbs, vectors)
                 before, done = done, done + len(batch.keys)
                 self._report(before, done, total)
+
+    def _decoded(
+        self, pool: ThreadPoolExecutor, source: Iterator[tuple[KeyT, Callable[[], Image]]]
+    ) -> Iterator[_Decoded[KeyT]]:
+        """The batches, each decoded while the one before it is used."""
+        waiting = self._decode_next(pool, source)
+        while waiting is not None:
+            batch = waiting.result()
+            waiting = self._decode_next(pool, source)
+            yield batch
+
+    def _inferred(self, batches: Iterator[_Decoded[KeyT]]) -> Iterator[tuple[_Decoded[KeyT], NDArray[np.float32]]]:
+        """Each batch with its vectors, in order; several under way until memory runs out."""
+        under_way: deque[_Decoded[KeyT]] = deque()
+        failure: Exception | None = None
+        try:
+            while self._queue is not None:
+                try:
+                    batch = next(batches, None)
+                except Exception as error:  # noqa: BLE001 - raised below, after the batches before it
+                    failure, batch = error, None
+                if batch is None:
+                    break
+                under_way.append(batch)
+                if not self._submitted(batch) or len(under_way) == self._queue.depth:
+                    yield under_way[0], self._collected(under_way)
+            while under_way:
+                yield under_way[0], self._collected(under_way)
+        finally:
+            if under_way and self._queue is not None:
+                self._queue.discard()
+        if failure is not None:
+            raise failure
+        for batch in batches:
+            yield batch, self._infer(batch.pixels)
+
+    def _submitted(self, batch: _Decoded[KeyT]) -> bool:
+        """Start a batch; False where memory ran out, which ends the queue."""
+        if self._queue is not None:
+            try:
+                self._queue.submit({self._input: _padded(batch.pixels, self._batch)})
+            except OutOfDeviceMemory as error:
+                self._one_at_a_time(error)
+        return self._queue is not None
+
+    def _collected(self, under_way: deque[_Decoded[KeyT]]) -> NDArray[np.float32]:
+        """The vectors of the batch that is under way the longest, which then no longer is."""
+        pixels = under_way[0].pixels
+        vectors = None
+        if self._queue is not None:
+            try:
+                vectors = self._descriptors(self._queue.collect())[: len(pixels)]
+            except OutOfDeviceMemory as error:
+                self._one_at_a_time(error)
+        if vectors is None:
+            vectors = self._infer(pixels)
+        under_way.popleft()
+        return vectors
+
+    def _one_at_a_time(self, error: OutOfDeviceMemory) -> None:
+        if self._queue is not None:
+            self._queue.discard()
+            self._queue = None
+        self._logger.warning(
+            f"Out of memory with several batches under way ({error}): going on with one at a time.",
+            extra={"event": "out_of_memory", "fields": {"batch_size": self._batch, "under_way": 1}},
+        )
 
     def _decode_next(
         self, pool: ThreadPoolExecutor, source: Iterator[tuple[KeyT, Callable[[], Image]]]

@@ -65,14 +65,23 @@ class EngineName:
 
     @classmethod
     def on_host(
-        cls, model: str, host: HostCapabilities, runtime: str, version: str, precision: Precision
+        cls,
+        model: str,
+        host: HostCapabilities,
+        runtime: str,
+        version: str,
+        precision: Precision,
+        *,
+        cuda: bool = False,
     ) -> EngineName:
         """The name of an engine built on `host`: the GPU form for a GPU runtime, else the CPU form.
 
+        cuda: whether the GPU was asked for, of a runtime that is told.
+
         Raises:
-            EngineBuildError: a field that the file name cannot carry, or TensorRT on a host without a GPU.
+            EngineBuildError: a field that the file name cannot carry, or a GPU's engine on a host without one.
         """
-        on_gpu = runtime == "tensorrt" or (runtime == "pytorch_fp16" and host.sm is not None)
+        on_gpu = cuda or runtime == "tensorrt" or (runtime == "pytorch_fp16" and host.sm is not None)
         if not on_gpu:
             return cls(model, runtime, version, precision, isa=host.isa)
         return cls(model, runtime, version, precision, sm=host.sm, jetpack=host.jetpack)

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "BackboneError",
     "BuildLockHeldError",
+    "BundleError",
     "CacheRootError",
     "CalibrationCacheError",
     "CommandLineError",
@@ -22,11 +23,14 @@ __all__ = [
     "ManifestCoverageError",
     "ManifestWriteError",
     "MissionError",
+    "OfflineSigningError",
     "ParityError",
     "PreflightError",
     "QualityGateError",
+    "SignatureAwaitedError",
     "SigningKeyError",
     "TileContentError",
+    "TrustDirectoryError",
 ]
 
 
@@ -93,6 +97,22 @@ class QualityGateError(PreflightError):
 
 class SigningKeyError(PreflightError):
     """The signing key is missing, unreadable or not allowed to sign in this mode."""
+
+
+class OfflineSigningError(PreflightError):
+    """Signing elsewhere: nothing can be handed out, or what came back does not fit."""
+
+
+class SignatureAwaitedError(OfflineSigningError):
+    """The statement is written, and waits for the signature that is made elsewhere. Nothing went wrong."""
+
+
+class TrustDirectoryError(PreflightError):
+    """A trust directory cannot be read or changed as asked."""
+
+
+class BundleError(PreflightError):
+    """A generation cannot be carried out: the target is not fit for it, or the copy is refused."""
 
 
 class ManifestWriteError(PreflightError):

@@ -14,6 +14,7 @@ from preflight.area import Area
 from preflight.engine_names import model_name_problem
 from preflight.geometry import haversine_m
 from preflight.mission_schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
+from preflight.precisions import ACCEPTED, override_problem
 from preflight.records import STEPS, BackboneSpec, BoundingBox, IndexParameters, Origin, SectorClass
 
 __all__ = ["BUILTIN", "Job", "check_job"]
@@ -81,6 +82,7 @@ def check_job(job: Job, tile_root: Path) -> list[Problem]:
         *_calibration(job.calibration),
         *_origin(job),
         *_backbones(job.backbones),
+        *_precisions(job),
         *_config(job.config),
     ]
 
@@ -192,6 +194,26 @@ def _backbone(spec: BackboneSpec, at: str) -> Iterator[Problem]:
         yield f"{at}.expected_input_shape", "a descriptor backbone takes one image: [1, 3, height, width]"
 
 
+def _precisions(job: Job) -> Iterator[Problem]:
+    runtime = job.config.runtime
+    accepted = ACCEPTED[runtime]
+    for number, spec in enumerate(job.backbones):
+        at = f"{_CONFIG}.backbones[{number}]"
+        if spec.precision not in accepted:
+            built = f"builds {' and '.join(accepted)} engines alone, not {spec.precision}"
+            yield f"{at}.precision", f"the runtime {runtime} {built}; say {' or '.join(accepted)}"
+        elif spec.precision == "int8" and not _is_image(spec.inputs):
+            why = (
+                "int8 is calibrated on tiles, and this model takes no image: say fp32, or fp16 where the runtime has it"
+            )
+            yield f"{at}.precision", why
+        elif spec.precision == "int8" and job.config.device == "cuda":
+            why = "ONNX Runtime on CUDA computes what is int8 in fp32: say fp32, or choose the runtime tensorrt"
+            yield f"{at}.precision", why
+        if (problem := override_problem(runtime, spec)) is not None:
+            yield f"{at}.precision_overrides", problem
+
+
 def _is_image(inputs: Mapping[str, Sequence[int]]) -> bool:
     shapes = list(inputs.values())
     return len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][1] == 3
@@ -202,10 +224,9 @@ def _config(config: ProvisioningConfig) -> Iterator[Problem]:
     if overlap not in STEPS:
         choices = ", ".join(f"{choice:g}" for choice in STEPS)
         yield f"{_CONFIG}.descriptors.overlap", f"{overlap} is none of {choices}"
-    for number, section in enumerate(config.backbones):
-        if config.runtime == "pytorch_fp16" and section.precision != "fp16":
-            wrong = f"the runtime pytorch_fp16 builds fp16 engines alone, not {section.precision}; say fp16"
-            yield f"{_CONFIG}.backbones[{number}].precision", wrong
+    if config.device is not None and config.runtime != "onnxruntime":
+        own = "tensorrt runs on the GPU, openvino on the CPU, pytorch_fp16 on the GPU where there is one"
+        yield f"{_CONFIG}.device", f"is for the runtime onnxruntime alone, not {config.runtime} ({own}); leave it out"
     manifest = config.manifest
     if manifest.signing_mode == "operator" and not manifest.allowed_operator_fingerprints:
         yield (

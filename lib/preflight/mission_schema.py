@@ -86,6 +86,8 @@ class BackboneSection(_Part, frozen=True):
     expected_input_shape: tuple[Positive, ...] | None = None
     inputs: dict[str, tuple[Positive, ...]] | None = None
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    # Pattern of node names, as a shell has them -> precision; the first that fits a node decides.
+    precision_overrides: dict[Name, Literal["fp32", "fp16", "int8"]] = {}
     preprocessing: PreprocessingSection = PreprocessingSection()
     parity: ParitySection | None = None
 
@@ -117,10 +119,11 @@ class SelftestSection(_Part, frozen=True):
 
 
 class ManifestSection(_Part, frozen=True):
-    """manifest: who signs, and for how long."""
+    """manifest: who signs, where, and for how long. signing_key: a private key; signing offline, the public half of one."""
 
     signing_mode: Literal["dev", "operator"]
     signing_key: Name
+    signing: Literal["here", "offline"] = "here"
     allowed_operator_fingerprints: tuple[Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")], ...] = ()
     schema_version: Literal["1.1"] = "1.1"
     valid_for_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
@@ -141,11 +144,12 @@ class ProvisionerSection(_Part, frozen=True):
 
 
 class ProvisioningConfig(_Part, frozen=True):
-    """components.c10_provisioning (SPEC.md's configuration)."""
+    """components.c10_provisioning (SPEC.md's configuration). device: for the runtime onnxruntime alone; cpu if not given."""
 
     backbones: Annotated[tuple[BackboneSection, ...], msgspec.Meta(min_length=1)]
     manifest: ManifestSection
     runtime: Literal["openvino", "onnxruntime", "tensorrt", "pytorch_fp16"] = "openvino"
+    device: Literal["cpu", "cuda"] | None = None
     workspace_mb: Positive = 2048
     descriptors: DescriptorsSection = DescriptorsSection()
     index: IndexSection = IndexSection()

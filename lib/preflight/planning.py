@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from preflight.errors import DescriptorBatchError
 from preflight.estimate import expected_sizes
 from preflight.session import Session, read_rates
 from preflight.stages.descriptors import DescriptorSet, Forecast
@@ -127,6 +128,9 @@ class Planner:
         except FileNotFoundError:
             # The engine is there, the stages before it are not: as if it were not.
             return preview.expected, self.forecast(preview, False)
+        except DescriptorBatchError:
+            # A damaged segment, which the build removes: what it holds is not known, so all counts as not embedded.
+            return preview.expected, self.forecast(self.preview(), False)
 
     def _bytes(self, fates: dict[str, Fate], found: Forecast, inside: int) -> int:
         windows = None if self.steps == 1 else found.units

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 from preflight.records import (
     BackboneSpec,
@@ -150,6 +150,27 @@ class Engine(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+@runtime_checkable
+class QueueingEngine(Engine, Protocol):
+    """An engine that computes several batches at a time; what it computes is what `run` gives, to the last bit."""
+
+    @property
+    def depth(self) -> int:
+        """How many batches may be under way; 1 where nothing is won by more."""
+
+    def submit(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
+        """Start a batch, while fewer than `depth` are under way. The arrays must not change until it is collected.
+
+        Raises as `run` does.
+        """
+
+    def collect(self) -> dict[str, NDArray[np.float32]]:
+        """The results of the batch submitted first, which is then no longer under way. Raises as `run` does."""
+
+    def discard(self) -> None:
+        """Wait for what is under way and forget it."""
+
+
 class OutOfDeviceMemory(Exception):  # noqa: N818 - a signal between runtime and batcher, never shown to an operator
     """The batch did not fit; the batcher may try a smaller one."""
 
@@ -170,6 +191,24 @@ class InferenceRuntime(Protocol):
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
         """Load the exported bytes again, at the request's precision, read back and compared. Raises EngineBuildError."""
+
+
+class Compilation(Protocol):
+    """An engine that is being compiled."""
+
+    def wait(self) -> None:
+        """Until the engine is written. Raises EngineBuildError, as `InferenceRuntime.compile` does."""
+
+    def stop(self) -> None:
+        """Give it up: nothing is written from here on. Idempotent."""
+
+
+@runtime_checkable
+class ConcurrentRuntime(Protocol):
+    """An `InferenceRuntime` whose compilations may run beside each other, each in its own process, without changing a result."""
+
+    def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
+        """Begin what `compile` does. slot: which of the compilations under way this is, from 0. Raises EngineBuildError."""
 
 
 class DescriptorIndex(Protocol):
@@ -231,12 +270,45 @@ class OnnxModels(Protocol):
         """ONNX Runtime fp32 on the model itself. Raises EngineBuildError."""
 
 
+class PrecisionTools(Protocol):
+    """Brings ONNX files to a precision, for runtimes that read it there. A model may name layers that stay out of it."""
+
+    def probe(self, spec: BackboneSpec, target: Path) -> None:
+        """Write a model that tells, instead of the spec's outputs, how far its fp32 tensors reach.
+
+        Raises:
+            BackboneError: an override names no node that could be of its precision.
+            EngineBuildError: the model is quantised already, or too large.
+        """
+
+    def ranges(self, outputs: Mapping[str, NDArray[np.float32]]) -> dict[str, tuple[float, float]]:
+        """What one run of a probe told: tensor -> its least and greatest value."""
+
+    def prepare(
+        self, spec: BackboneSpec, ranges: Mapping[str, tuple[float, float]], target: Path, *, symmetric: bool
+    ) -> None:
+        """Write the spec's model in its precision.
+
+        symmetric: int8 values lie around zero; else they are unsigned with a zero point.
+
+        Raises:
+            CalibrationCacheError: a tensor has no range.
+            BackboneError, EngineBuildError: as `probe`, or nothing of the model can be of the precision.
+        """
+
+
 class Signer(Protocol):
-    """Signs statements with one key."""
+    """Signs statements with one key, here or elsewhere."""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the public key's SPKI DER, hex."""
 
+    def waiting(self) -> bytes | None:
+        """The statement that was handed out to be signed elsewhere; None where there is none, or the key is here."""
+
     def sign(self, statement: bytes) -> bytes:
-        """The DSSE envelope over exactly these bytes. Raises SigningKeyError."""
+        """The DSSE envelope over exactly these bytes.
+
+        Raises SigningKeyError, or SignatureAwaitedError after the statement was handed out.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from preflight.errors import CoverageError
 from preflight.mission import Job
@@ -18,11 +19,17 @@ class CacheProvisioner:
     """Builds caches as `doit provision` does: the same stages, the same up-to-date rule, the same lock."""
 
     def __init__(
-        self, job_of: Callable[[BuildRequest], Job], open_session: Callable[[Job], Session], compiler: EngineCompiler
+        self,
+        job_of: Callable[[BuildRequest], Job],
+        open_session: Callable[[Job], Session],
+        compiler: EngineCompiler,
+        prepare: Callable[[BackboneSpec, Path], BackboneSpec] = lambda spec, _: spec,
     ) -> None:
+        """prepare: a spec with its ONNX file brought to its precision in a folder; as it is, where it needs nothing."""
         self._job_of = job_of
         self._open_session = open_session
         self._compiler = compiler
+        self._prepare = prepare
 
     def build_cache_artifacts(self, request: BuildRequest) -> BuildReport:
         """Build, verify and publish what is not current.
@@ -43,7 +50,8 @@ class CacheProvisioner:
     def compile_engines_for_corpus(self, backbones: Sequence[BackboneSpec], folder: Path) -> list[EngineCacheEntry]:
         """Compile backbones into a folder of the caller's: a diagnostic that takes no lock.
 
-        Every ONNX path must be a file. Nothing in a cache root is read or written.
+        Every ONNX path must be a file. Nothing in a cache root is read or written: int8, and fp16 for TensorRT, are calibrated on
+        numbers that are made up. Such an engine tells that it can be built; it is not to fly with.
 
         Raises:
             BackboneError: an ONNX file is not what its spec says.
@@ -55,7 +63,8 @@ class CacheProvisioner:
         target = place / str(self._compiler.name(spec))
         began = time.monotonic()
         self._compiler.inspect(spec)
-        self._compiler.compile(spec, target)
+        with TemporaryDirectory(prefix="preflight-") as folder:
+            self._compiler.compile(self._prepare(spec, Path(folder)), target)
         return EngineCacheEntry(
             spec.model_name, target, hash_file(target), reused=False, seconds=time.monotonic() - began
         )

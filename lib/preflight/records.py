@@ -111,12 +111,19 @@ class StoreRevision:
 
 @dataclass(frozen=True, slots=True)
 class HostCapabilities:
-    """What decides which engines this machine can build and run. sm and jetpack are None where there is no GPU."""
+    """What decides which engines this machine can build and run. The GPU's fields are None where there is none.
+
+    cpus, memory_mb: what there is for building several engines at a time; they decide no engine.
+    """
 
     arch: str  # platform.machine(): x86_64, aarch64
     isa: str  # widest vector extension the CPU runtimes use: avx512, avx2, sse4, neon; letters, digits, dots
     sm: str | None = None  # compute capability without the dot: "87"
     jetpack: str | None = None  # "6.2"
+    gpu: str | None = None  # "NVIDIA RTX A2000"; a Jetson's NVML may not say
+    driver: str | None = None  # "580.95.05"
+    cpus: int = 1
+    memory_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,7 @@ class BackboneSpec:
 
     inputs: input name -> shape, batch first; for an image NCHW. A batch dimension of 1 in the mission means
     "one image"; the graph may be dynamic in it. parity_cosine: the gate's threshold for this model; None for its precision's.
+    precision_overrides: (pattern of node names, precision) for single layers, the first that fits.
     """
 
     model_name: str
@@ -142,6 +150,7 @@ class BackboneSpec:
     precision: Precision
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     parity_cosine: float | None = None
+    precision_overrides: tuple[tuple[str, Precision], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,21 +123,72 @@ class Session:
             for step in self.stages[name].steps
         ]
 
-    def run(self, name: str) -> None:
-        """Build what is not current in a stage. Raises PreflightError, after the report of the failure was written."""
+    def run(self, name: str, *, alone: bool = True) -> None:
+        """Build what is not current in a stage. Raises PreflightError, after the report of the failure was written.
+
+        alone: False where the other stages of its kind (`engine:...`) are wanted too. What they can begin aside is begun; and
+        when this one fails, they are built before the failure is raised, so that the next run has only it to build.
+        """
+        with self._failing():
+            try:
+                if not alone:
+                    self._start_others(name)
+                self._build(name)
+            except PreflightError:
+                if not alone:
+                    self._build_others(name)
+                raise
+
+    def _build(self, name: str) -> None:
         began = self._monotonic()
         built = False
-        with self._failing():
-            for step in self.stages[name].steps:
-                verdict = self._verdict(step)
-                if not verdict.current:
-                    log.debug(
-                        f"{step.name} runs",
-                        extra={"event": "step_runs", "fields": {"step": step.name, "why": list(verdict.reasons)}},
-                    )
-                    self._tracer.run(step, verdict.reasons)
-                    built = True
+        for step in self.stages[name].steps:
+            verdict = self._verdict(step)
+            if not verdict.current:
+                self._run(step, verdict)
+                built = True
         self._note(name, "built" if built else "reused", began)
+
+    def _run(self, step: Step, verdict: Verdict) -> None:
+        log.debug(
+            f"{step.name} runs",
+            extra={"event": "step_runs", "fields": {"step": step.name, "why": list(verdict.reasons)}},
+        )
+        self._tracer.run(step, verdict.reasons)
+
+    def _others(self, name: str) -> list[str]:
+        """The stages of the same kind that have not had their turn."""
+        kind = name.partition(":")[0]
+        return [
+            other
+            for other in self.stages
+            if other != name and other.partition(":")[0] == kind and other not in self.journal.stages
+        ]
+
+    def _start_others(self, name: str) -> None:
+        """Run the others' steps up to one that can begin aside, and begin it. What fails is left to the stage's own turn."""
+        for other in self._others(name):
+            steps = self.stages[other].steps
+            for step in steps if any(step.start for step in steps) else ():
+                try:
+                    verdict = self._verdict(step)
+                    if step.start is not None:
+                        if not verdict.current:
+                            step.start()
+                        break
+                    if not verdict.current:
+                        self._run(step, verdict)
+                except (PreflightError, OSError):
+                    break  # it is run, and fails, again
+
+    def _build_others(self, failed: str) -> None:
+        """What fails here is logged: the first failure is raised."""
+        for name in self._others(failed):
+            try:
+                self._build(name)
+            except PreflightError as error:
+                fields = {"stage": name, "error": type(error).__name__}
+                log.error(f"{name} failed too: {error}", extra={"event": "stage_failed_too", "fields": fields})  # noqa: TRY400 - an operator's sentence
 
     def _verdict(self, step: Step) -> Verdict:
         try:
@@ -145,6 +196,9 @@ class Session:
         except (PreflightError, OSError) as error:
             # Running the step raises it again, where it is reported.
             return Verdict(False, (str(error),))
+        except (ValueError, TypeError, LookupError) as error:
+            # A file of work/ that was edited does not read as what was written. Its own stage comes first and writes it anew.
+            return Verdict(False, (f"an input of {step.name} does not read as what was written ({error})",))
 
     def _note(self, name: str, deed: Deed, began: float) -> None:
         first = name not in self.journal.stages
@@ -184,7 +238,7 @@ class Session:
             self.begin()
             for name in self.stages:
                 if not self.judge(name):
-                    self.run(name)
+                    self.run(name, alone=False)
             return self.finish()
         finally:
             self.close()

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from preflight.records import HostCapabilities
+from takeoff.host import TEGRAS, X86
 
 __all__ = ["Gpu", "describe_host", "installed_nvml", "probe_gpus", "probe_host"]
 
-# Widest first: the name and the /proc/cpuinfo flags it needs. bf16 stands apart because what is compiled for a CPU that
-# has it does not run on one that lacks it.
-_X86: tuple[tuple[str, frozenset[str]], ...] = (
-    ("avx512amx", frozenset({"avx512f", "amx_tile"})),
-    ("avx512bf16", frozenset({"avx512f", "avx512_bf16"})),
-    ("avx512", frozenset({"avx512f"})),
-    ("avx2", frozenset({"avx2"})),
-    ("sse4", frozenset({"sse4_1"})),
-)
 # NVIDIA's "Jetson Linux" release -> JetPack, from NVIDIA's JetPack archive.
 _JETPACKS = {
     "35.1.0": "5.0.2",
@@ -34,8 +27,6 @@ _JETPACKS = {
     "36.4.3": "6.2",
     "36.4.4": "6.2.1",
 }
-# The chip a Jetson's device tree names -> its GPU's compute capability, from NVIDIA's table of CUDA GPUs.
-_TEGRAS = {"nvidia,tegra194": "72", "nvidia,tegra234": "87"}
 _RELEASE = re.compile(r"#\s*R([0-9]+) \(release\), REVISION: ([0-9]+(?:\.[0-9]+)*)", re.ASCII)
 
 
@@ -60,13 +51,16 @@ def describe_host(
     machine: platform.machine(). cpuinfo: /proc/cpuinfo. nv_tegra_release: /etc/nv_tegra_release. compatible:
     /proc/device-tree/compatible. None stands for a file that is not there. gpus: as `probe_gpus` found them.
 
-    jetpack is None for a Jetson release that is not known here. sm is the first GPU's, or that of the Jetson's chip.
+    jetpack is None for a Jetson release that is not known here. sm is the first GPU's, or that of the Jetson's chip; a GPU
+    known from its chip alone has neither name nor driver: there the driver is part of the JetPack.
     """
     return HostCapabilities(
         arch=machine,
         isa=_isa(machine, cpuinfo),
         sm=gpus[0].sm if gpus else _tegra_sm(compatible or ""),
         jetpack=None if nv_tegra_release is None else _jetpack(nv_tegra_release),
+        gpu=gpus[0].name if gpus else None,
+        driver=gpus[0].driver if gpus else None,
     )
 
 
@@ -75,10 +69,12 @@ def probe_host(
     nv_tegra_release: Path = Path("/etc/nv_tegra_release"),
     compatible: Path = Path("/proc/device-tree/compatible"),
     nvml: Any = None,  # noqa: ANN401 - the pynvml module
+    meminfo: Path = Path("/proc/meminfo"),
 ) -> HostCapabilities:
     """What this machine can do. A file that is not there says nothing, nor does an NVML that is not given."""
     gpus = () if nvml is None else probe_gpus(nvml)
-    return describe_host(platform.machine(), _text(cpuinfo) or "", _text(nv_tegra_release), _text(compatible), gpus)
+    host = describe_host(platform.machine(), _text(cpuinfo) or "", _text(nv_tegra_release), _text(compatible), gpus)
+    return replace(host, cpus=len(os.sched_getaffinity(0)), memory_mb=_available_mb(_text(meminfo) or ""))
 
 
 def probe_gpus(nvml: Any) -> tuple[Gpu, ...]:  # noqa: ANN401 - the pynvml module, which ships no types
@@ -121,14 +117,14 @@ def _plain(text: str | bytes) -> str:
 
 def _tegra_sm(compatible: str) -> str | None:
     """The device tree lists what a board is compatible with, each ended by a zero byte."""
-    return next((_TEGRAS[name] for name in compatible.split("\0") if name in _TEGRAS), None)
+    return next((TEGRAS[name] for name in compatible.split("\0") if name in TEGRAS), None)
 
 
 def _isa(machine: str, cpuinfo: str) -> str:
     if machine == "aarch64":
         return "neon"  # part of the architecture
     flags = _flags(cpuinfo)
-    return next((name for name, needed in _X86 if needed <= flags), "generic")
+    return next(name for name, needed in X86.items() if needed <= flags)
 
 
 def _flags(cpuinfo: str) -> frozenset[str]:
@@ -143,6 +139,12 @@ def _jetpack(release: str) -> str | None:
         return None
     parts = [found[1], *found[2].split(".")]
     return _JETPACKS.get(".".join([*parts, "0"][:3]))
+
+
+def _available_mb(meminfo: str) -> int:
+    """What the kernel thinks can be used without swapping; 0 where it does not say."""
+    found = re.search(r"^MemAvailable:\s+([0-9]+) kB$", meminfo, re.MULTILINE | re.ASCII)
+    return 0 if found is None else int(found[1]) // 1024
 
 
 def _text(path: Path) -> str | None:

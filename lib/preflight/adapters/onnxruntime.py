@@ -1,7 +1,10 @@
-"""C7 on a CPU by ONNX Runtime: the fp32 reference of the parity gate, and a runtime of its own.
+"""C7 by ONNX Runtime: the fp32 reference of the parity gate, and a runtime of its own, on a CPU or by CUDA.
 
 The artifact is the optimised graph as an `.onnx` file: the same bytes each time, which its `.ort` form is not.
 Optimisation stops at the extended level: what comes after depends on the CPU's cache layout and is done at load.
+
+ONNX Runtime goes on with the CPU where CUDA does not start, and says so only in its log. What a session runs on is therefore
+read back and compared, and its own second attempt on the CPU after a failed run is switched off.
 
 On Linux too ONNX Runtime reports to a server on the network and keeps what it could not send in the user's cache
 folder, from the moment it is imported, unless the environment says no; `_library` says it.
@@ -23,9 +26,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "compare_providers"]
 
-_PROVIDERS = ["CPUExecutionProvider"]
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+# TF32 is on by default: fp32 products would be rounded to ten bits of mantissa, which nobody asked for. The default search
+# measures convolutions and takes the quickest, whose bits then follow the machine's load.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
 _FATAL_ONLY = 4  # every error is raised as well; standard error would show it a second time
 _OUT_OF_MEMORY = re.compile(r"[Ff]ailed to allocate memory|bad_alloc|[Oo]ut of memory", re.ASCII)
 # Numpy types of the tensors a graph may take, by ONNX Runtime's name for them.
@@ -42,13 +49,15 @@ _DTYPES = {
 
 
 class OnnxRuntime:
-    """The `InferenceRuntime` of ONNX Runtime's CPU provider, fp32 only.
+    """The `InferenceRuntime` of ONNX Runtime: fp32, and int8 of a file that holds Q/DQ nodes.
 
-    threads: how many one engine uses. They wait without spinning: spinning threads collapse where cores are shared.
+    threads: how many one engine uses. They wait without spinning: spinning threads collapse where cores are shared. cuda: run
+    on CUDA's device 0 or not at all; only the arithmetic of shapes stays on the CPU there.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, *, cuda: bool = False) -> None:
         self._threads = threads
+        self._cuda = cuda
 
     @property
     def name(self) -> str:
@@ -67,14 +76,15 @@ class OnnxRuntime:
         """Write the optimised graph to `target`; the same bytes for the same file and version.
 
         Raises:
-            EngineBuildError: another precision than fp32, a graph ONNX Runtime cannot take, inputs that are not those
+            EngineBuildError: another precision, a graph ONNX Runtime cannot take, inputs that are not those
                 of the request, weights in files beside the graph, or a `target` that cannot be written.
         """
-        _require_fp32(request)
+        _require_precision(request)
+        _require_quantised(request)
         options = self._options("ORT_ENABLE_EXTENDED")
         options.optimized_model_filepath = str(target)
         options.add_session_config_entry("session.save_model_format", "ONNX")
-        _session(request.onnx_path, options, str(request.onnx_path), "compile")
+        _session(request.onnx_path, options, str(request.onnx_path), "compile", cuda=self._cuda)
         # The optimised graph would still point at weights left beside the original: proved by reading it alone.
         self.load(target, request).close()
 
@@ -82,9 +92,9 @@ class OnnxRuntime:
         """Open an optimised graph.
 
         Raises:
-            EngineBuildError: another precision than fp32, an absent or damaged file, other inputs than asked.
+            EngineBuildError: another precision, an absent or damaged file, other inputs than asked.
         """
-        _require_fp32(request)
+        _require_precision(request)
         try:
             content = engine.read_bytes()
         except OSError as error:
@@ -92,12 +102,12 @@ class OnnxRuntime:
         options = self._options("ORT_ENABLE_ALL")
         # A place that can hold nothing: an engine is one file, and may need no other.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(engine.resolve()))
-        opened = _OnnxRuntimeEngine(_session(content, options, str(engine), "load"), engine.name)
+        opened = _OnnxRuntimeEngine(_session(content, options, str(engine), "load", cuda=self._cuda), engine.name)
         _compare_inputs(opened, request)
         return opened
 
     def reference(self, onnx_path: Path) -> Engine:
-        """The fp32 ONNX file itself, without fusions: what every engine is compared with.
+        """The fp32 ONNX file itself on the CPU, without fusions: what every engine is compared with.
 
         Raises:
             EngineBuildError: the file does not load.
@@ -196,17 +206,38 @@ def _failures() -> tuple[type[Exception], ...]:
     return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
 
 
-def _session(model: Path | bytes, options: Any, label: str, verb: str) -> Any:  # noqa: ANN401 - no types
+def _session(model: Path | bytes, options: Any, label: str, verb: str, *, cuda: bool = False) -> Any:  # noqa: ANN401 - no types
     library = _library()
+    offered = library.get_available_providers()
+    if cuda and _CUDA not in offered:
+        raise EngineBuildError(
+            f"ONNX Runtime {library.__version__} cannot {verb} {label} for CUDA: this build of it has only "
+            f"{', '.join(offered)}. Remove the package onnxruntime and run pip install -e '.[gpu]', or set `device` to cpu."
+        )
     source = str(model) if isinstance(model, Path) else model
     failures: tuple[type[Exception], ...] = (*_failures(), OSError, MemoryError)
     try:
-        return library.InferenceSession(source, options, providers=_PROVIDERS)
+        session = library.InferenceSession(
+            source, options, providers=[(_CUDA, _CUDA_OPTIONS), _CPU] if cuda else [_CPU]
+        )
     except failures as error:
         hint = ""
         if "xternal data" in str(error):
             hint = " An engine is one file: write the weights into the ONNX file (onnx.save without external data)."
         raise EngineBuildError(f"ONNX Runtime cannot {verb} {label}: {str(error).strip()}{hint}") from error
+    compare_providers(session.get_providers(), label, cuda=cuda)
+    session.disable_fallback()
+    return session
+
+
+def compare_providers(found: list[str], label: str, *, cuda: bool) -> None:
+    """Compare what a session runs on with what was asked. Raises EngineBuildError."""
+    asked = [_CUDA, _CPU] if cuda else [_CPU]
+    if found != asked:
+        raise EngineBuildError(
+            f"{label}: ONNX Runtime was asked for {', '.join(asked)} but runs on {', '.join(found)}. Check the driver with "
+            "nvidia-smi, and that the CUDA and cuDNN libraries its version needs are installed; or set `device` to cpu."
+        )
 
 
 def _compare_inputs(engine: _OnnxRuntimeEngine, request: CompileRequest) -> None:
@@ -216,9 +247,24 @@ def _compare_inputs(engine: _OnnxRuntimeEngine, request: CompileRequest) -> None
         )
 
 
-def _require_fp32(request: CompileRequest) -> None:
-    if request.precision != "fp32":
+def _require_precision(request: CompileRequest) -> None:
+    if request.precision not in {"fp32", "int8"}:
         raise EngineBuildError(
-            f"{request.onnx_path}: ONNX Runtime on a CPU builds fp32 engines, not {request.precision}. Set `precision` "
+            f"{request.onnx_path}: ONNX Runtime builds fp32 and int8 engines here, not {request.precision}. Set `precision` "
             "to fp32, or choose the runtime openvino for bf16."
         )
+
+
+def _require_quantised(request: CompileRequest) -> None:
+    """An unquantised file would compile, and compute in fp32. The operator's name stands in the file as it is."""
+    if request.precision == "int8" and b"DequantizeLinear" not in _content(request.onnx_path):
+        raise EngineBuildError(
+            f"{request.onnx_path}: int8 was asked for, but it holds no Q/DQ nodes. Quantise it, or set `precision` to fp32."
+        )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EngineBuildError(f"The model {path} cannot be read: {error.strerror}.") from error

@@ -3,6 +3,9 @@
 A blob does not carry its precision: without a hint, a CPU with bf16 runs a blob compiled for fp32 in bf16. The hint is
 therefore set when compiling and again when importing, read back both times, and compared.
 
+One blob is imported in two ways, and gives the same bits in both: for one batch at a time, every core on it; and, once the
+first batch is submitted, for throughput: several batches at a time, each on some of the cores.
+
 Compiling happens in a process of its own. OpenVINO names the nodes it makes by a counter that runs for the whole
 process, and the names are in the blob: only the first model a process reads gives reproducible bytes.
 
@@ -17,12 +20,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preflight.errors import EngineBuildError
-from preflight.ports import CompileRequest, Engine, OutOfDeviceMemory
+from preflight.ports import Compilation, CompileRequest, Engine, OutOfDeviceMemory
 from preflight.static_batch import run_in_slices
 
 if TYPE_CHECKING:
@@ -32,7 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["OpenVinoRuntime"]
 
 # The hint of a precision, and the capability a CPU must list for it.
-_HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
+_HINTS = {
+    "fp32": ("f32", "FP32"),
+    "bf16": ("bf16", "BF16"),
+    "fp16": ("f16", "FP16"),
+    "int8": ("f32", "INT8"),  # int8 is in the file, as Q/DQ nodes; this is for the rest
+}
 # Everything that would otherwise follow the machine or its load, and so change the bytes of a blob.
 _FIXED = {
     "PERFORMANCE_HINT": "LATENCY",
@@ -41,11 +51,13 @@ _FIXED = {
     "ENABLE_CPU_PINNING": False,
 }
 _EXPORT_THREADS = 1
+# Batches at a time: each holds the activations of a whole batch, and more than a few win nothing where a batch is large.
+_STREAMS = 4
 _OUT_OF_MEMORY = re.compile(r"bad_alloc|[Cc]annot allocate memory|[Oo]ut of memory|[Ff]ailed to allocate", re.ASCII)
 
 
 class OpenVinoRuntime:
-    """The `InferenceRuntime` of OpenVINO's CPU plug-in: fp32, and bf16 or fp16 where the CPU has them.
+    """The `InferenceRuntime` of OpenVINO's CPU plug-in: fp32; bf16 and fp16 where the CPU has them; int8 of Q/DQ files.
 
     threads: how many one engine uses; 0 leaves it to OpenVINO, which takes every core this process may use. It does not
     change the bytes of a blob.
@@ -72,26 +84,19 @@ class OpenVinoRuntime:
             EngineBuildError: this CPU lacks the precision, OpenVINO cannot compile the graph, its inputs are not
                 those of the request, or `target` cannot be written.
         """
+        self.start(request, target, slot=0).wait()
+
+    def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
+        """As `ports.ConcurrentRuntime`; each slot has a core of its own, as far as there are."""
         _hint(self._opened(), request)
         order = {
             "onnx": str(request.onnx_path.resolve()),
             "inputs": sorted(request.inputs),
             "precision": request.precision,
             "target": str(target.resolve()),
+            "slot": slot,
         }
-        made = _made(target)
-        answer = subprocess.run(
-            [sys.executable, "-m", "preflight.adapters.openvino"],
-            input=json.dumps(order),
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-        )
-        if answer.returncode != 0:
-            if made:
-                target.unlink(missing_ok=True)
-            raise EngineBuildError(_compile_failure(request, answer))
+        return _Compilation(request, target, json.dumps(order))
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
         """Import a blob at the request's precision.
@@ -105,16 +110,25 @@ class OpenVinoRuntime:
         properties: dict[str, Any] = {**_FIXED, "INFERENCE_PRECISION_HINT": hint}
         if self._threads:
             properties["INFERENCE_NUM_THREADS"] = self._threads
+        streams = min(_STREAMS, self._threads or len(os.sched_getaffinity(0)))
+        modes: dict[bool, dict[str, Any]] = {
+            False: {},
+            True: {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams},
+        }
+
+        def opened(queued: bool) -> Any:  # noqa: ANN401 - OpenVINO ships no types
+            compiled = core.import_model(engine.read_bytes(), "CPU", {**properties, **modes[queued]})
+            _compare_precision(compiled, hint, str(engine))
+            _compare_inputs([port.get_any_name() for port in compiled.inputs], request.inputs, str(engine))
+            return compiled
+
         try:
-            compiled = core.import_model(engine.read_bytes(), "CPU", properties)
-        except (OSError, RuntimeError) as error:
+            return _OpenVinoEngine(opened, streams, engine.name)
+        except (OSError, RuntimeError, MemoryError) as error:
             raise EngineBuildError(
                 f"OpenVINO {self.version} cannot load the engine {engine}: {_reason(error)} Remove the file and build "
                 "it again on this machine."
             ) from error
-        _compare_precision(compiled, hint, str(engine))
-        _compare_inputs([port.get_any_name() for port in compiled.inputs], request.inputs, str(engine))
-        return _OpenVinoEngine(compiled, engine.name)
 
     def _opened(self) -> Any:  # noqa: ANN401 - OpenVINO ships no types
         if self._core is None:
@@ -122,14 +136,56 @@ class OpenVinoRuntime:
         return self._core
 
 
-class _OpenVinoEngine:
-    """One imported blob with one request."""
+class _Compilation:
+    """The process that compiles one model."""
 
-    def __init__(self, compiled: Any, label: str) -> None:  # noqa: ANN401 - OpenVINO ships no types
-        self._label = label
-        self._request: Any = compiled.create_infer_request()
+    def __init__(self, request: CompileRequest, target: Path, order: str) -> None:
+        self._request, self._target, self._made = request, target, _made(target)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "preflight.adapters.openvino", order],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        )
+
+    def wait(self) -> None:
+        """As `ports.Compilation`."""
+        try:
+            _, said = self._process.communicate()
+        except BaseException:
+            self.stop()
+            raise
+        if self._process.returncode != 0:
+            self._unmake()
+            raise EngineBuildError(_compile_failure(self._request, self._process.returncode, said))
+
+    def stop(self) -> None:
+        """As `ports.Compilation`."""
+        self._process.kill()
+        self._process.communicate()
+        self._unmake()
+
+    def _unmake(self) -> None:
+        if self._made:
+            self._target.unlink(missing_ok=True)
+
+
+class _OpenVinoEngine:
+    """One blob, imported for one batch at a time or for several: never both, since each has the weights in memory."""
+
+    def __init__(self, opened: Callable[[bool], Any], streams: int, label: str) -> None:
+        """opened: imports the blob; told whether for several batches at a time."""
+        self._opened, self._streams, self._label = opened, streams, label
+        compiled = opened(False)
+        self._idle: list[Any] = [compiled.create_infer_request()]
+        self._under_way: deque[Any] = deque()
+        self._queued: bool | None = False
+        self._closed = False
         self._dtypes = {port.get_any_name(): port.get_element_type().to_dtype() for port in compiled.inputs}
-        self._outputs = [(port.get_any_name(), port) for port in compiled.outputs]
+        self._outputs = [port.get_any_name() for port in compiled.outputs]
         batches = [
             port.get_partial_shape()[0] for port in compiled.inputs if port.get_partial_shape().rank.get_length()
         ]
@@ -143,19 +199,48 @@ class _OpenVinoEngine:
             OutOfDeviceMemory: the batch did not fit.
             EngineBuildError: closed, inputs of another name, type or shape, or a failure inside OpenVINO.
         """
-        if self._request is None:
-            raise EngineBuildError(f"The engine {self._label} is closed.")
-        found = {name: array.dtype for name, array in inputs.items()}
-        if found != self._dtypes:
-            raise EngineBuildError(
-                f"The engine {self._label} takes {_typed(self._dtypes)}, but was given {_typed(found)}."
-            )
+        self._check(inputs)
+        self._enter(queued=False)
         return self._infer(inputs) if self._slice is None else run_in_slices(self._infer, inputs, self._slice)
 
+    @property
+    def depth(self) -> int:
+        """One batch more than are computed at a time, so that the next is there when one is done.
+
+        1 for a graph that fixes its batch size: its slices are run one after the other.
+        """
+        return self._streams + 1 if self._slice is None and self._streams > 1 else 1
+
+    def submit(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
+        """As `ports.QueueingEngine`; the arrays given are read in place."""
+        self._check(inputs)
+        self._enter(queued=True)
+        if not self._idle:
+            raise EngineBuildError(f"The engine {self._label} has {self.depth} batches under way; collect one first.")
+        with self._translated():
+            self._idle[-1].start_async(dict(inputs), share_inputs=True)
+        self._under_way.append(self._idle.pop())
+
+    def collect(self) -> dict[str, NDArray[np.float32]]:
+        """As `ports.QueueingEngine`."""
+        if not self._under_way:
+            raise EngineBuildError(f"The engine {self._label} has no batch under way.")
+        self._idle.append(self._under_way.popleft())
+        return self._results(self._idle[-1])
+
+    def discard(self) -> None:
+        """As `ports.QueueingEngine`."""
+        while self._under_way:
+            try:
+                self.collect()
+            except (EngineBuildError, OutOfDeviceMemory):  # of a batch nobody asks for any more
+                continue
+
     def close(self) -> None:
-        """Release the engine's memory. Idempotent."""
-        self._request = None
-        self._outputs = []
+        """Release the engine's memory, once what is under way has ended. Idempotent."""
+        self.discard()
+        self._idle = []
+        self._closed = True
 
     def __enter__(self) -> Engine:
         return self
@@ -163,20 +248,52 @@ class _OpenVinoEngine:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _check(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
+        if self._closed:
+            raise EngineBuildError(f"The engine {self._label} is closed.")
+        found = {name: array.dtype for name, array in inputs.items()}
+        if found != self._dtypes:
+            raise EngineBuildError(
+                f"The engine {self._label} takes {_typed(self._dtypes)}, but was given {_typed(found)}."
+            )
+
+    def _enter(self, *, queued: bool) -> None:
+        """Import the blob again, the other way, where it is not imported so."""
+        if self._queued is queued:
+            return
+        if self._under_way:
+            raise EngineBuildError(f"The engine {self._label} has batches under way; collect them first.")
+        # First, so that the two are never in memory together; also what a failure leaves.
+        self._idle, self._queued = [], None
+        with self._translated():
+            compiled = self._opened(queued)
+            self._idle = [compiled.create_infer_request() for _ in range(self.depth if queued else 1)]
+        self._queued = queued
+
     def _infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         # Started and awaited, not `infer`: that one swallows a failure and leaves the outputs of the run before
         # (OpenVINO 2026.4, when memory runs out).
+        (request,) = self._idle
+        with self._translated():
+            request.start_async(dict(inputs), share_inputs=True)
+        return self._results(request)
+
+    def _results(self, request: Any) -> dict[str, NDArray[np.float32]]:  # noqa: ANN401 - OpenVINO ships no types
+        with self._translated():
+            request.wait()
+            # Each a copy: the request's own memory is written over by its next run.
+            return {name: request.get_tensor(name).data.astype("float32", copy=True) for name in self._outputs}
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            self._request.start_async(dict(inputs), share_inputs=True)
-            self._request.wait()
+            yield
         except MemoryError as error:
             raise OutOfDeviceMemory(str(error)) from error
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             if _OUT_OF_MEMORY.search(str(error)):
                 raise OutOfDeviceMemory(_reason(error)) from error
             raise EngineBuildError(f"The engine {self._label} failed: {_reason(error)}") from error
-        # Each a copy: the request's own memory is written over by the next run.
-        return {name: self._request.get_tensor(port).data.astype("float32", copy=True) for name, port in self._outputs}
 
 
 def _library() -> Any:  # noqa: ANN401 - OpenVINO ships no types
@@ -198,11 +315,6 @@ def _release(version: str) -> str:
 
 def _hint(core: Any, request: CompileRequest) -> str:  # noqa: ANN401 - OpenVINO ships no types
     """The precision hint of a request, if this CPU can do it."""
-    if request.precision not in _HINTS:
-        raise EngineBuildError(
-            f"{request.onnx_path}: OpenVINO engines of precision {request.precision} are not built. Set `precision` "
-            "to fp32, or to bf16 where the CPU has it."
-        )
     hint, capability = _HINTS[request.precision]
     offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if capability not in offered:
@@ -249,18 +361,19 @@ def _made(target: Path) -> bool:
     return True
 
 
-def _compile_failure(request: CompileRequest, answer: subprocess.CompletedProcess[str]) -> str:
-    if answer.returncode < 0:
-        why = f"the compiling process was killed by signal {-answer.returncode}; is there enough memory?"
+def _compile_failure(request: CompileRequest, status: int, said: str) -> str:
+    if status < 0:
+        why = f"the compiling process was killed by signal {-status}; is there enough memory?"
     else:
-        why = answer.stderr.strip() or f"the compiling process ended with status {answer.returncode}"
+        why = said.strip() or f"the compiling process ended with status {status}"
     return f"OpenVINO cannot compile {request.onnx_path} for {request.precision}: {why}"
 
 
 def _compile_here(order: Mapping[str, Any]) -> None:
     # A blob notes how many threads its model prefers, counted over the cores this process may use. It is compiled on one, so
     # that the bytes do not follow the machine's load rules; a process that imports it uses all the cores it has.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[order["slot"] % len(cores)]})
     library = _library()
     hint, _ = _HINTS[order["precision"]]
     core = library.Core()
@@ -269,6 +382,9 @@ def _compile_here(order: Mapping[str, Any]) -> None:
     except RuntimeError as error:
         raise EngineBuildError(_reason(error) + _unconverted(order["onnx"])) from error
     _compare_inputs([port.get_any_name() for port in model.inputs], order["inputs"], order["onnx"])
+    if order["precision"] == "int8" and not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+        # Compiled all the same, it would compute in fp32.
+        raise EngineBuildError("it holds no Q/DQ nodes. Quantise it, or set `precision` to fp32.")
     properties = {**_FIXED, "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": _EXPORT_THREADS}
     compiled = core.compile_model(model, "CPU", properties)
     _compare_precision(compiled, hint, order["onnx"])
@@ -304,9 +420,9 @@ def _unconverted(onnx: str) -> str:
 
 
 def main() -> int:
-    """Compile what standard input orders; the reason of a failure goes to standard error."""
+    """Compile what the only argument orders; the reason of a failure goes to standard error."""
     try:
-        _compile_here(json.load(sys.stdin))
+        _compile_here(json.loads(sys.argv[1]))
     except (EngineBuildError, OSError, RuntimeError, MemoryError) as error:
         sys.stderr.write(_reason(error) + "\n")
         return 1

@@ -65,8 +65,8 @@ class TileFiles:
         path = f"objects/{sha256[:2]}/{sha256}{suffix}"
         target = self._root / path
         try:
-            # A file of another length was cut by something else than this program: it is written again.
-            if not target.is_file() or target.stat().st_size != len(content):
+            # A file with other bytes was spoilt by something else than this program: it is written again.
+            if not _holds(target, content):
                 self._make_folder(target.parent)
                 atomic.atomic_write(target, content)
         except OSError as error:
@@ -86,3 +86,11 @@ class TileFiles:
             step.mkdir(exist_ok=True)
             atomic.fsync_directory(step.parent)
         self._folders.add(folder)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Compared byte by byte: importing a tile again is how a spoilt file is repaired, and most keep their length."""
+    try:
+        return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False  # it cannot be read: what cannot be written either is told by the attempt

@@ -123,8 +123,9 @@ class DescriptorStage:
         Raises FileNotFoundError where `embedded` is said and no engine was built.
         """
         store = self.store() if embedded else None
-        if steps_of(self._job) > 1:
-            return self._forecast_windows(preview, store)
+        whole = preview.changed is None or not self._settled()
+        if steps_of(self._job) > 1 or (store is not None and preview.changed is not None and whole):
+            return self._forecast_units(preview, store, whole=whole)
         blocks: dict[Block, set[bytes]] = {}
         count = 0
         for row in preview.rows:
@@ -135,7 +136,18 @@ class DescriptorStage:
             return Forecast(present, present, present)
         return Forecast(present, present, sum(_missing(store, block, sorted(keys)) for block, keys in blocks.items()))
 
-    def _forecast_windows(self, preview: Preview, store: DescriptorStore | None) -> Forecast:
+    def _settled(self) -> bool:
+        """Whether every unit of the last seal has its descriptor, as it would be made now: if not, not only changes lack one."""
+        record = read_record(record_path(self._layout.descriptor_set))
+        return (
+            record is not None
+            and record.version == DESCRIPTORS_VERSION
+            and dict(record.components) == dict(self.components())
+            and all(path.is_file() and self._digests.sha256(path) == made for path, made in self._recorded().items())
+        )
+
+    def _forecast_units(self, preview: Preview, store: DescriptorStore | None, *, whole: bool) -> Forecast:
+        """whole: look up every unit, not only those that changed tiles touch."""
         from preflight.windows import SealedTiles, count_windows, cut  # noqa: PLC0415 - loads numpy
 
         steps, tiles = steps_of(self._job), SealedTiles.of_rows(preview.rows)
@@ -145,10 +157,8 @@ class DescriptorStage:
         count = count_windows(tiles, steps)
         if store is None:
             return Forecast(len(tiles), count, count)
-        fresh = Units(cut(tiles, steps, preview.changed), steps)
-        keys = fresh.keys()
-        missing = sum(int((~store.lookup(block, keys[rows])).sum()) for block, rows in fresh.by_block())
-        return Forecast(len(tiles), count, missing)
+        fresh = Units(cut(tiles, steps, None if whole else preview.changed), steps)
+        return Forecast(len(tiles), count, len(_not_embedded(fresh, store)))
 
     def build(self) -> Iterable[Path]:
         """Embed the missing units and write the set; returns the segments it lies in."""
@@ -262,11 +272,15 @@ def _missing(store: DescriptorStore, block: Block, keys: list[bytes]) -> int:
 
 
 def _not_embedded(units: Units, store: DescriptorStore) -> NDArray[np.int64]:
-    """The rows that the store does not have, block by block."""
+    """The rows that the store does not have, block by block; of rows of a block that show the same (open sea), the first."""
     import numpy as np  # noqa: PLC0415 - heavy
 
     keys = units.keys()
-    found = [rows[~store.lookup(block, keys[rows])] for block, rows in units.by_block()]
+    found = []
+    for block, rows in units.by_block():
+        missing = rows[~store.lookup(block, keys[rows])]
+        _, first = np.unique(np.ascontiguousarray(keys[missing]).view("S32")[:, 0], return_index=True)
+        found.append(missing[np.sort(first)])
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 

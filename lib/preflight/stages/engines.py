@@ -6,7 +6,8 @@ import json
 import logging
 import os.path
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,20 @@ from preflight.engine_names import EngineName
 from preflight.errors import BackboneError
 from preflight.journal import Journal
 from preflight.parity import THRESHOLDS, check_parity, synthetic_inputs
-from preflight.ports import CompileRequest, Engine, ImageCodec, InferenceRuntime, OnnxModels
+from preflight.ports import (
+    Compilation,
+    CompileRequest,
+    ConcurrentRuntime,
+    Engine,
+    ImageCodec,
+    InferenceRuntime,
+    OnnxModels,
+)
+from preflight.precisions import written_in_onnx
 from preflight.records import PREPROCESSING_VERSION, BackboneSpec, HostCapabilities, ModelSummary
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.layout import CacheLayout
-from preflight.trace.digests import DigestCache, hash_file
+from preflight.trace.digests import DigestCache, hash_file, signature
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step
 from takeoff.layout import sidecar_bytes
@@ -41,11 +51,16 @@ log = logging.getLogger("preflight.engines")
 
 @dataclass(frozen=True, slots=True)
 class RuntimeChoice:
-    """A runtime by name and version, known without importing it; `make` imports it."""
+    """A runtime by name and version, known without importing it; `make` imports it.
+
+    cuda: told to use the GPU. aside: it is a `ConcurrentRuntime`.
+    """
 
     name: str
     version: str
     make: Callable[[], InferenceRuntime]
+    cuda: bool = False
+    aside: bool = False
 
 
 class EngineCompiler:
@@ -59,11 +74,17 @@ class EngineCompiler:
         self._models = models
         self._workspace_mb = workspace_mb
         self.batch_size = batch_size
+        # As many at a time as there are cores, and memory for each one's workspace.
+        self._slots = min(host.cpus, host.memory_mb // workspace_mb)
+        self.aside = runtime.aside and self._slots > 1
+        self._begun: dict[Path, _Begun] = {}
 
     def name(self, spec: BackboneSpec) -> EngineName:
         """The file name that says what the engine is and where it runs (D-C10-7). Raises EngineBuildError."""
         runtime = self.runtime
-        return EngineName.on_host(spec.model_name, self.host, runtime.name, runtime.version, spec.precision)
+        return EngineName.on_host(
+            spec.model_name, self.host, runtime.name, runtime.version, spec.precision, cuda=runtime.cuda
+        )
 
     def components(self, spec: BackboneSpec, model: Mapping[str, str]) -> dict[str, str]:
         """Everything that decides the engine. model: the digests of the ONNX file and of its external data."""
@@ -76,8 +97,14 @@ class EngineCompiler:
             "batch_size": str(self.batch_size),
             "runtime": self.runtime.name,
             "runtime_version": self.runtime.version,
-            "host": f"{host.arch} {host.isa} sm {host.sm or 'none'} jetpack {host.jetpack or 'none'}",
+            "host": f"{host.arch} {host.isa}",
+            # A CPU's engine stays what it is when a GPU or its driver changes.
+            **({} if self.name(spec).sm is None else {"gpu": _gpu_text(host)}),
         }
+
+    def reads_precision(self, spec: BackboneSpec) -> bool:
+        """Whether the runtime finds a model's precision in its ONNX file, which must be brought to it before."""
+        return written_in_onnx(self.runtime.name, spec.precision)
 
     def request(self, spec: BackboneSpec) -> CompileRequest:
         """The spec as the runtime port takes it."""
@@ -87,12 +114,44 @@ class EngineCompiler:
         """Check the ONNX file against the spec. Raises BackboneError."""
         return self._models.inspect(spec)
 
-    def compile(self, spec: BackboneSpec, target: Path) -> None:
-        """Write the engine and its sidecar. Raises EngineBuildError."""
-        with atomic_path(target) as temporary:
-            self.runtime.make().compile(self.request(spec), temporary)
-            digest = hash_file(temporary)
+    def start(self, spec: BackboneSpec, target: Path, inputs: object) -> None:
+        """Begin `compile` aside, where the runtime can and there is room beside one more.
+
+        inputs: what it is compiled from, by value; what was begun is used only where `compile` is given the same.
+        """
+        taken = {begun.slot for begun in self._begun.values()}
+        slot = next((slot for slot in range(1, self._slots) if slot not in taken), None)
+        if slot is None or target in self._begun:
+            return
+        runtime = self.runtime.make()
+        if not isinstance(runtime, ConcurrentRuntime):
+            return
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(target))
+            compilation = runtime.start(self.request(spec), temporary, slot=slot)
+            self._begun[target] = _Begun(compilation, temporary, slot, inputs, stack.pop_all())
+
+    def compile(self, spec: BackboneSpec, target: Path, inputs: object = None) -> None:
+        """Write the engine and its sidecar; begun before or now. Raises EngineBuildError."""
+        begun = self._begun.pop(target, None)
+        if begun is not None and begun.inputs != inputs:
+            begun.stop()
+            begun = None
+        if begun is not None:
+            with begun.place:
+                begun.compilation.wait()
+                digest = hash_file(begun.temporary)
+        else:
+            with atomic_path(target) as temporary:
+                self.runtime.make().compile(self.request(spec), temporary)
+                digest = hash_file(temporary)
         atomic_write(target.with_name(sidecar_name(target.name)), sidecar_bytes(digest))
+
+    def stop(self) -> None:
+        """Give up what was begun and not asked for. Idempotent."""
+        while self._begun:
+            _, begun = self._begun.popitem()
+            begun.stop()
 
     def load(self, spec: BackboneSpec, engine: Path) -> Engine:
         """The exported bytes, imported again. Raises EngineBuildError."""
@@ -101,6 +160,40 @@ class EngineCompiler:
     def reference(self, spec: BackboneSpec) -> Engine:
         """ONNX Runtime fp32 on the model itself. Raises EngineBuildError."""
         return self._models.reference(spec.onnx_path)
+
+
+class _GivenUp(Exception):  # noqa: N818 - leaves the place of an engine that is given up
+    pass
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An engine that is being compiled aside. place: puts it where it belongs, or removes it."""
+
+    compilation: Compilation
+    temporary: Path
+    slot: int
+    inputs: object
+    place: ExitStack
+
+    def stop(self) -> None:
+        """Leave nothing of it."""
+        with suppress(_GivenUp), self.place:
+            self.compilation.stop()
+            raise _GivenUp
+
+
+def _gpu_text(host: HostCapabilities) -> str:
+    """What decides an engine of this host's GPU."""
+    fields = {"sm": host.sm, "jetpack": host.jetpack, "driver": host.driver}
+    return " ".join([host.gpu or "unnamed", *(f"{name} {value or 'none'}" for name, value in fields.items())])
+
+
+def prepared_path(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompiler) -> Path:
+    """Where the ONNX file lies that an engine is compiled from: brought to the precision, or as the mission gave it."""
+    if not compiler.reads_precision(spec):
+        return spec.onnx_path
+    return layout.onnx / f"{spec.model_name}.{compiler.runtime.name}.{spec.precision}.onnx"
 
 
 def builtin_step(spec: BackboneSpec, write: Callable[[Path], None]) -> Step:
@@ -175,6 +268,16 @@ def compile_step(
 ) -> Step:
     """One engine. The artifact's bytes need not be reproducible: it is reused by its action key."""
     target = layout.engines / str(compiler.name(spec))
+    source = prepared_path(spec, layout, compiler)
+
+    def components() -> Mapping[str, str]:
+        prepared = {} if source == spec.onnx_path else {"prepared onnx": _digest_or_absence(source, digests)}
+        return {**compiler.components(spec, model_digests(spec, layout, digests)), **prepared}
+
+    def state() -> object:
+        """Every input by content, and each file by when it was written: there and back is a change too."""
+        files = dict.fromkeys((spec.onnx_path, source, *_external_data(spec, layout)))
+        return dict(components()), [signature(path) for path in files]
 
     def build() -> Iterable[Path]:
         host, runtime = compiler.host, compiler.runtime
@@ -192,18 +295,27 @@ def compile_step(
                 },
             },
         )
-        compiler.compile(spec, target)
+        compiler.compile(replace(spec, onnx_path=source), target, state())
         journal.counts["engines_built"] += 1
         return ()
 
     return Step(
         f"engine:{spec.model_name}",
         COMPILE_VERSION,
-        (spec.onnx_path,),
-        lambda: compiler.components(spec, model_digests(spec, layout, digests)),
+        (spec.onnx_path, source),
+        components,
         (target, target.with_name(sidecar_name(target.name))),
         build,
+        start=(lambda: compiler.start(replace(spec, onnx_path=source), target, state())) if compiler.aside else None,
     )
+
+
+def _digest_or_absence(path: Path, digests: DigestCache) -> str:
+    """So worded that a file that is still to be made hides no other change, and is no certain one itself."""
+    try:
+        return digests.sha256(path)
+    except FileNotFoundError:
+        return f"{path.name} is not there"
 
 
 def parity_path(spec: BackboneSpec, layout: CacheLayout) -> Path:

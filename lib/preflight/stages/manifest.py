@@ -65,6 +65,29 @@ def _out_of_time(manifest: format_.Manifest, now: float) -> str | None:
     return "more than half of its validity has passed" if past_half(manifest, now) else None
 
 
+def settled(
+    fresh: format_.Manifest, waiting: bytes | None, overtaken: Callable[[format_.Manifest], str | None]
+) -> bytes:
+    """What is to be signed: the statement that waits, while it says the same and is not overtaken; else the fresh one.
+
+    Its number and times stay as they were handed out: somebody may be signing them. Raises ManifestFormatError.
+    """
+    if waiting is None:
+        return format_.encode(fresh)
+    try:
+        old = format_.decode(waiting)
+    except VerificationError:
+        return format_.encode(fresh)  # damaged on the desk: no signature over it would be accepted
+    period = fresh.valid_until - fresh.valid_from
+    same = fresh._replace(
+        generation=old.generation,
+        issued_at=old.issued_at,
+        valid_from=old.valid_from,
+        valid_until=old.valid_from + period,
+    )
+    return waiting if same == old and overtaken(old) is None else format_.encode(fresh)
+
+
 class ManifestBuilder:
     """Makes the statement of one job from what lies in work/, and signs it."""
 
@@ -233,6 +256,7 @@ class ManifestBuilder:
             QualityGateError: the self-test's margin is below the mission's.
             ManifestWriteError: the statement would not be read back.
             SigningKeyError: the key may not sign.
+            SignatureAwaitedError: it is signed elsewhere; the statement was handed out, or still is.
         """
         self._check_gate()
         if (distrust := self.distrust()) is not None:
@@ -242,7 +266,7 @@ class ManifestBuilder:
         if self._moves_on():
             log.warning(MOVED_ON, extra={"event": "moving_forward", "fields": {}})
         try:
-            content = format_.encode(self._statement())
+            content = self._to_be_signed()
         except ManifestFormatError as error:
             raise ManifestWriteError(f"the manifest cannot be written: {error}") from error
         envelope = self._signer().sign(content)
@@ -256,6 +280,18 @@ class ManifestBuilder:
             return self.doubt() == MOVED_ON
         except (FileNotFoundError, VerificationError):
             return False
+
+    def _to_be_signed(self) -> bytes:
+        return settled(self._statement(), self._signer().waiting(), self.overtaken)
+
+    def overtaken(self, manifest: format_.Manifest) -> str | None:
+        """Why a statement written earlier, whose number and times are fixed, can no more be published; None when it can."""
+        published = self.published()
+        if published is not None and published.manifest.issued_at >= manifest.issued_at:
+            return f"generation {published.number} was published after it was written"
+        if manifest.generation < self._generations.next_number():
+            return f"its number, {manifest.generation}, was given to another generation"
+        return _out_of_time(manifest, self._clock().timestamp())
 
     def _statement(self) -> format_.Manifest:
         identity = self.identity()
@@ -277,12 +313,17 @@ class ManifestBuilder:
             signing_mode=section.signing_mode,
             identity=identity,
             sizes={name: path.stat().st_size for name, path in artifacts.items()},
-            target=_target(host),
+            target=self._target(host),
             builder=self._builder,
             quality=format_.Quality(
                 parity=tuple(self._parity(spec) for spec in self._job.backbones), selftest=self._selftest()
             ),
         )
+
+    def _target(self, host: HostCapabilities) -> format_.Target:
+        """The host the engines need: engines of a CPU need no GPU, also where they were built beside one."""
+        on_gpu = any(self._compiler.name(spec).sm is not None for spec in self._job.backbones)
+        return format_.Target(host.arch, host.isa, host.sm if on_gpu else None, host.jetpack)
 
     def _parity(self, spec: BackboneSpec) -> format_.Parity:
         report = json.loads(parity_path(spec, self._layout).read_bytes())
@@ -374,10 +415,6 @@ def _flat(identity: format_.Identity) -> dict[str, str]:
     }
     merged = {**corpus, **keys, **models, **rest}
     return {name: value if isinstance(value, str) else canonical_json(value).decode() for name, value in merged.items()}
-
-
-def _target(host: HostCapabilities) -> format_.Target:
-    return format_.Target(host.arch, host.isa, host.sm, host.jetpack)
 
 
 def _sha256(content: bytes) -> str:

@@ -94,7 +94,7 @@ class Publisher:
         staging = self._generations.stage(artifacts, small)
         try:
             coverage_walk(staging, expected_files(manifest))
-            self.verify(staging)
+            self.verify(staging, manifest.target.sm)
             self._store().record_manifest(row)
             generation = self._generations.publish(staging, manifest.generation, manifest.manifest_hash)
         finally:
@@ -103,9 +103,13 @@ class Publisher:
         self._after(generation, manifest, row)
         return generation
 
-    def verify(self, place: Path) -> None:
-        """Let the shipped verifier judge a cache in a process of its own. Raises ManifestCoverageError."""
+    def verify(self, place: Path, sm: str | None) -> None:
+        """Let the shipped verifier judge a cache in a process of its own. Raises ManifestCoverageError.
+
+        sm: of the GPU its engines need. They ran on it to be measured; the verifier cannot ask a driver which it is.
+        """
         command = [sys.executable, "-I", "-m", "takeoff", str(place), "--trust", str(self._job.trust)]
+        command += [] if sm is None else ["--expect-sm", sm]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stdout + done.stderr).strip()

@@ -19,7 +19,8 @@ def intact(pixels: TilePixelStore, path: str, sha256: str) -> bool:
     try:
         with pixels.open_tile(path) as file:
             return hashlib.sha256(file.read()).hexdigest() == sha256
-    except TileContentError:
+    except (TileContentError, OSError):
+        # OSError: it opens, but the medium does not give its bytes.
         return False
 
 
@@ -43,3 +44,9 @@ def read_tile(
         return images.decode_rgb(content, shape)
     except TileContentError as error:
         raise TileContentError(f"{name}: {error}; import it again with `doit import SOURCE --update`") from error
+    except OSError as error:
+        # Reading, unlike opening, does not say of which file.
+        raise TileContentError(
+            f"{name} cannot be read ({error.strerror or error}). Check the disk the tile store lies on, then import the "
+            "tile again with `doit import SOURCE --update`"
+        ) from error

@@ -45,6 +45,7 @@ CHECKED = 512
 SAMPLE_VERSION = 1
 SAMPLE_SIZE = 32
 SAMPLE_PIXELS = 256
+CALIBRATION_SIZE = 128
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -114,7 +115,9 @@ class SealStage:
         before = metadata.revision()
         tiles = cover(self._job.area, self._job.zoom_levels)
         changed = self._changed(metadata)
-        header, remarks = (changed is not None and self._patch(metadata, tiles, changed)) or self._walk(metadata, tiles)
+        header, remarks = (changed is not None and self._patch(metadata, tiles, changed)) or self._walk(
+            metadata, tiles, changed or ()
+        )
         if metadata.revision() != before:
             raise InputChangedError("the tile store changed while its tiles were sealed; run the command again")
         # Hashed as they were written: they are the aggregate's very lines.
@@ -147,31 +150,37 @@ class SealStage:
         inventory = Inventory.open(self._layout.inventory, vouched=True)
         return Preview(len(tiles), len(inventory) - len(places_of(inventory, inside)) + len(rows), rows, tuple(inside))
 
-    def _walk(self, metadata: TileMetadataStore, tiles: Cover) -> tuple[SealedHeader, Remarks]:
+    def _walk(
+        self, metadata: TileMetadataStore, tiles: Cover, changed: Iterable[tuple[int, int, int]]
+    ) -> tuple[SealedHeader, Remarks]:
         job = self._job
         walk = CoverageWalk(tiles, now=self._clock(), max_age=job.max_tile_age)
         rows = walk.through(choose_sources(rows_of_cover(metadata, tiles), job.source_order, walk.passed_over))
         with _writing(self._layout) as (out, companions):
             header = seal(rows, out, companions)
             out.flush()
-            for tile in self._corrupt(Inventory.open(Path(out.name), vouched=True)):
+            for tile in self._corrupt(Inventory.open(Path(out.name), vouched=True), changed):
                 walk.corrupt(tile)
             report = walk.report()
             check(report, job.area, job.zoom_levels, allow_missing=job.allow_missing, max_age=job.max_tile_age)
         return header, walk.remarks()
 
-    def _corrupt(self, inventory: Inventory) -> Iterator[tuple[int, int, int]]:
-        """Of the tiles that were not in the last seal, those whose file is not what was imported.
+    def _corrupt(self, inventory: Inventory, changed: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+        """Of the tiles that were not in the last seal or are known to have changed, those whose file is not what was imported.
 
         Each is read once when it becomes part of the set, so that all are known before the first hour of work.
         """
         import numpy as np  # noqa: PLC0415 - heavy
+
+        from preflight.reseal import places_of  # noqa: PLC0415 - loads numpy
 
         fresh = np.ones(len(inventory), bool)
         record = read_record(record_path(self._layout.inventory))
         if record is not None and record.version == SEAL_VERSION and self._as_recorded(record, self._layout.inventory):
             last = Inventory.open(self._layout.inventory, vouched=True)
             fresh = ~np.isin(_heads(inventory), _heads(last))
+            # Also one that took the bytes of another tile, or lies elsewhere now.
+            fresh[places_of(inventory, changed)] = True
         pixels = self._pixels()
 
         def bad(numbers: NDArray[np.int64]) -> list[int]:
@@ -291,10 +300,42 @@ def sample_step(
     recalibrate: bool,
 ) -> Step:
     """Tiles drawn once for the parity gate and kept when tiles change, until `recalibrate=1` asks for new ones."""
+    first = slice(SAMPLE_SIZE)
+    return _drawn("sample", layout.parity_sample, lambda _: first, SAMPLE_SIZE, layout, pixels, images, recalibrate)
+
+
+def calibration_sample_step(
+    layout: CacheLayout,
+    pixels: Callable[[], TilePixelStore],
+    images: Callable[[], ImageCodec],
+    *,
+    recalibrate: bool,
+) -> Step:
+    """Tiles drawn once to calibrate models on, and kept as the gate's are: others than those, where there are as many again."""
+
+    def chosen(total: int) -> slice:
+        first = SAMPLE_SIZE if total >= 2 * SAMPLE_SIZE else 0
+        return slice(first, first + CALIBRATION_SIZE)
+
+    target = layout.calibration_sample
+    return _drawn("calibration_sample", target, chosen, CALIBRATION_SIZE, layout, pixels, images, recalibrate)
+
+
+def _drawn(
+    name: str,
+    target: Path,
+    places: Callable[[int], slice],
+    size: int,
+    layout: CacheLayout,
+    pixels: Callable[[], TilePixelStore],
+    images: Callable[[], ImageCodec],
+    recalibrate: bool,
+) -> Step:
+    """places: of how many tiles -> which of them, in the order of their hashes."""
     asked = [recalibrate]
 
     def components() -> Mapping[str, str]:
-        return {"size": str(SAMPLE_SIZE), "pixels": str(SAMPLE_PIXELS)}
+        return {"size": str(size), "pixels": str(SAMPLE_PIXELS)}
 
     def build() -> Iterable[Path]:
         import numpy as np  # noqa: PLC0415 - heavy
@@ -302,9 +343,9 @@ def sample_step(
         inventory = Inventory.open(layout.inventory, vouched=True)
         # The smallest hashes: a draw that needs no seed and does not follow the ground.
         order = np.argsort(_heads(inventory), kind="stable")
-        chosen = sorted(int(number) for number in order[:SAMPLE_SIZE])
+        chosen = sorted(int(number) for number in order[places(len(order))])
         tiles = [read_tile(inventory, number, pixels(), images(), SAMPLE_PIXELS) for number in chosen]
-        with atomic_path(layout.parity_sample) as temporary, temporary.open("wb") as out:
+        with atomic_path(target) as temporary, temporary.open("wb") as out:
             np.save(out, np.stack(tiles), allow_pickle=False)
         asked[0] = False
         return ()
@@ -312,4 +353,4 @@ def sample_step(
     def doubt() -> str | None:
         return "recalibrate=1" if asked[0] else None
 
-    return Step("sample", SAMPLE_VERSION, (), components, (layout.parity_sample,), build, doubt)
+    return Step(name, SAMPLE_VERSION, (), components, (target,), build, doubt)

@@ -92,6 +92,15 @@ class CacheLayout:
         return self.work / "samples" / "parity.npy"
 
     @property
+    def calibration_sample(self) -> Path:
+        return self.work / "samples" / "calibration.npy"
+
+    @property
+    def calibration(self) -> Path:
+        """Calibration tables."""
+        return self.work / "calibration"
+
+    @property
     def onnx(self) -> Path:
         return self.work / "onnx"
 
@@ -126,6 +135,11 @@ class CacheLayout:
     @property
     def manifest(self) -> Path:
         return self.work / "manifest" / "manifest.json"
+
+    @property
+    def signing(self) -> Path:
+        """Where a statement waits for a signature that is made elsewhere."""
+        return self.work / "signing"
 
     @property
     def envelope(self) -> Path:

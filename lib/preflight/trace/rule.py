@@ -27,7 +27,8 @@ class Step:
     name: unique in a cache root. version: bumped by hand when behaviour changes. reads: files that must not change while it
     runs. components: what the action key is made of, read from the inputs as they are now; OSError means an input is not
     there yet. outputs: the first is where the record lies; `build` may return further outputs (shards) for the record.
-    doubt: a reason to run although the key is equal, or None.
+    doubt: a reason to run although the key is equal, or None. start: begins aside what `build` then waits for,
+    where it can; called again, it does no more.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Step:
     outputs: tuple[Path, ...]
     build: Callable[[], Iterable[Path]]
     doubt: Callable[[], str | None] = _no_doubt
+    start: Callable[[], None] | None = None
 
     @property
     def record_path(self) -> Path:

@@ -30,6 +30,7 @@ from preflight.records import (
 )
 from preflight.session import Hooks, Session, Stage
 from preflight.signing import make_dev_key
+from preflight.stages.calibration import Preparation
 from preflight.stages.descriptors import DescriptorStage
 from preflight.stages.engines import (
     builtin_step,
@@ -43,7 +44,7 @@ from preflight.stages.manifest import corpus_step, manifest_step
 from preflight.stages.provenance import provenance_step
 from preflight.stages.publish import Publisher, reconcile
 from preflight.stages.selftest import SelftestStage
-from preflight.stages.tiles import Preview, SealStage, sample_step
+from preflight.stages.tiles import Preview, SealStage, calibration_sample_step, sample_step
 from preflight.stages.units import steps_of, units_step
 from preflight.store.atomic import atomic_write
 from preflight.store.generations import Generations
@@ -67,12 +68,11 @@ from preflight.wiring.factories import (
 )
 from preflight.wiring.imports import import_demo
 from preflight.wiring.parts import (
-    PASSPHRASE,
-    KeySigner,
     Options,
     Surroundings,
     image_codec,
-    installed_version,
+    onnxruntime_version,
+    signer_of,
     tile_access,
 )
 
@@ -125,8 +125,8 @@ class Assembly:
     def signer(self) -> Signer:
         """The signing key, loaded once. Raises SigningKeyError."""
         if self._signing is None:
-            passphrase = self.surroundings.environment.get(PASSPHRASE)
-            self._signing = KeySigner(self.job, passphrase.encode() if passphrase else None, self.journal)
+            environment, ask = self.surroundings.environment, self.options.ask
+            self._signing = signer_of(self.job, self.layout.signing, self.journal, environment, ask)
         return self._signing
 
     def session(self) -> Session:
@@ -139,7 +139,7 @@ class Assembly:
             lock=BuildLock(self.layout.lock, pid=os.getpid(), host=socket.gethostname()),
             journal=self.journal,
             clock=self.surroundings.clock,
-            hooks=Hooks(self.prepare, self.tiles.close, self.manifest_hash),
+            hooks=Hooks(self.prepare, self.close, self.manifest_hash),
             repair=self.options.repair,
             wait=self.options.wait,
         )
@@ -160,14 +160,17 @@ class Assembly:
             tiles.pixels,
             image_codec,
         )
-        sample = sample_step(layout, tiles.pixels, image_codec, recalibrate=self.options.recalibrate)
+        draw = {"recalibrate": self.options.recalibrate}
+        samples = [sample_step(layout, tiles.pixels, image_codec, **draw)]
+        if any(self.compiler.reads_precision(spec) for spec in job.backbones):
+            samples.append(calibration_sample_step(layout, tiles.pixels, image_codec, **draw))
         index = index_step(
             job, layout, descriptors.store, parts.index_factory, parts.index_identity(), self.digests, self.journal
         )
         windows = () if steps_of(job) == 1 else (units_step(job, layout),)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)
         return (
-            Stage("tiles", (), (self.seal.step(), *windows, sample)),
+            Stage("tiles", (), (self.seal.step(), *windows, *samples)),
             *engines,
             Stage("descriptors", (f"engine:{job.descriptor.model_name}",), (descriptors.step(),)),
             Stage("index", ("descriptors",), (index,)),
@@ -263,12 +266,23 @@ class Assembly:
         return path.stat().st_size // WINDOW_ROW
 
     def engine_stage(self, spec: BackboneSpec) -> Stage:
-        """Inspect, compile, gate."""
+        """Inspect, bring to the precision where the runtime reads it in the file, compile, gate."""
         layout, digests = self.layout, self.digests
+        preparation = Preparation(
+            spec,
+            layout,
+            self.compiler,
+            digests,
+            image_codec,
+            parts.precision_tools,
+            parts.precision_versions(),
+            recalibrate=self.options.recalibrate,
+        )
         steps: tuple[Step, ...] = (
             inspect_step(spec, layout, self.compiler, digests),
+            *preparation.steps(),
             compile_step(spec, layout, self.compiler, digests, self.journal),
-            parity_step(spec, layout, self.compiler, digests, image_codec, installed_version("onnxruntime", "cpu")),
+            parity_step(spec, layout, self.compiler, digests, image_codec, onnxruntime_version()),
         )
         if spec.model_name in self.builtin:
             steps = (builtin_step(spec, _write_weight_free_vpr), *steps)
@@ -306,6 +320,13 @@ class Assembly:
             import_demo(self.tiles, self.surroundings.clock)
         self.prepare_database()
 
+    def close(self) -> None:
+        """Give up engines that are still being compiled, and let go of the tile store. Raises DatabaseError."""
+        try:
+            self.compiler.stop()
+        finally:
+            self.tiles.close()
+
     def prepare_database(self) -> None:
         """Make the `manifests` rows say what the file system shows. Raises DatabaseError."""
         metadata = self.tiles.metadata()
@@ -316,7 +337,11 @@ class Assembly:
     def prepare_keys(self) -> None:
         """In dev mode, where neither is there: a key and a trust directory. Raises SigningKeyError."""
         job = self.job
-        if job.config.manifest.signing_mode != "dev" or job.trust.exists() or job.signing_key.exists():
+        section = job.config.manifest
+        here = section.signing_mode == "dev" and section.signing == "here"
+        if not here or job.trust.exists() or job.signing_key.exists():
+            # Loaded now: that its passphrase is wrong must not be found out after an hour.
+            self.signer()
             return
         key = make_dev_key(job.signing_key, job.trust)
         self.journal.warn(

@@ -53,7 +53,7 @@ def build_engine_compiler(
     environment, timings: as `runtime_choice` takes them. Raises EngineBuildError when the runtime is forbidden or missing.
     """
     return EngineCompiler(
-        parts.runtime_choice(config.runtime, host, environment, timings),
+        parts.runtime_choice(config.runtime, host, environment, timings, config.device),
         host,
         parts.onnx_models(),
         workspace_mb=config.workspace_mb,
@@ -117,13 +117,20 @@ def build_manifest_verifier(
     mode: str = "airborne",
     floor: Path | None = None,
     tiles: TileHashes | None = None,
+    host: HostCapabilities | None = None,
 ) -> ManifestVerifier:
-    """The shipped verifier. Raises ValueError in operator mode without a tile store; in airborne mode one is ignored."""
+    """The shipped verifier. Raises ValueError in operator mode without a tile store; in airborne mode one is ignored.
+
+    host: the machine that will fly, which the engines must fit; None compares nothing.
+    """
+    from takeoff.host import probe
+    from takeoff.policy import Expectations
     from takeoff.verify import ManifestVerifier
 
-    return ManifestVerifier(
-        trust=trust, now=clock, mode=mode, floor=floor, tiles=None if tiles is None else _tiles_of(tiles)
-    )
+    # The flags of the CPU are read again: a host's one word for them does not say which narrower engines it runs.
+    expect = Expectations(host=None if host is None else probe()._replace(arch=host.arch, sm=host.sm))
+    fetch = None if tiles is None else _tiles_of(tiles)
+    return ManifestVerifier(trust=trust, now=clock, mode=mode, expect=expect, floor=floor, tiles=fetch)
 
 
 def _tiles_of(tiles: TileHashes) -> Callable[[Manifest], Iterator[tuple[int, float, float, str, str]]]:

@@ -23,6 +23,7 @@ from preflight.ports import (
     ImageCodec,
     InferenceRuntime,
     OnnxModels,
+    PrecisionTools,
     TileMetadataStore,
     TilePixelStore,
 )
@@ -31,7 +32,17 @@ from preflight.records import (
     HostCapabilities,
     ModelSummary,
 )
-from preflight.signing import check_signing_mode, load_signing_key, sign_statement
+from preflight.signing import (
+    PASSPHRASE_VARIABLE,
+    Ask,
+    Desk,
+    OfflineSigner,
+    check_signing_mode,
+    given_passphrase,
+    load_public_key,
+    load_signing_key,
+    sign_statement,
+)
 from preflight.stages.descriptors import Progress
 from preflight.stages.engines import (
     RuntimeChoice,
@@ -42,13 +53,14 @@ if TYPE_CHECKING:
     pass
 
 
-PASSPHRASE = "PREFLIGHT_SIGNING_PASSPHRASE"  # noqa: S105 - the name of a variable
 # The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss enforces it).
 _SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}
 # C7: the variable that allows (1, or unset) or forbids (0) a runtime.
 _GATES = {"tensorrt": "BUILD_TENSORRT_RUNTIME", "pytorch_fp16": "BUILD_PYTORCH_FP16_RUNTIME"}
 # Who may bring the module `tensorrt`: JetPack's package and the one on PyPI, or what the latter stands for.
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+# What brings the module `onnxruntime` with its CUDA provider.
+_ORT_GPU = "onnxruntime-gpu"
 
 
 def wall_clock() -> datetime:
@@ -64,6 +76,7 @@ class Options:
     recalibrate: bool = False
     wait: float = 0.0  # seconds for the holder of the lock to end
     progress: Progress | None = None
+    ask: Ask | None = None  # for the passphrase of an encrypted key; None where nobody can be asked
 
 
 @dataclass(frozen=True)
@@ -118,11 +131,12 @@ def runtime_choice(
     host: HostCapabilities | None = None,
     environment: Mapping[str, str] | None = None,
     timings: Path | None = None,
+    device: str | None = None,
 ) -> RuntimeChoice:
     """A runtime by its name in the mission; its version is read without importing it.
 
     host: whose GPU engines are built for; None for a runtime of the CPU. environment: where C7's gates are read; None has
-    none. timings: the folder of TensorRT's timing caches; None keeps none.
+    none. timings: the folder of TensorRT's timing caches; None keeps none. device: of ONNX Runtime, cpu if not given.
 
     Raises:
         EngineBuildError: it is forbidden, not installed, not part of this version, or needs a GPU and `host` has none.
@@ -131,9 +145,9 @@ def runtime_choice(
     if name == "tensorrt":
         return _tensorrt(host, timings)
     if name == "openvino":
-        return RuntimeChoice(name, installed_version("openvino", "cpu"), _openvino)
+        return RuntimeChoice(name, installed_version("openvino", "cpu"), _openvino, aside=True)
     if name == "onnxruntime":
-        return RuntimeChoice(name, installed_version("onnxruntime", "cpu"), _onnxruntime)
+        return _onnxruntime(host, cuda=device == "cuda")
     if name == "pytorch_fp16":
         return _pytorch_fp16(host)
     raise EngineBuildError(f"runtime {name} is unknown; set runtime to openvino, onnxruntime, tensorrt or pytorch_fp16")
@@ -192,10 +206,30 @@ def _openvino() -> InferenceRuntime:
     return OpenVinoRuntime()
 
 
-def _onnxruntime() -> InferenceRuntime:
-    from preflight.adapters.onnxruntime import OnnxRuntime
+def _onnxruntime(host: HostCapabilities | None, *, cuda: bool) -> RuntimeChoice:
+    if cuda and not _is_installed(_ORT_GPU):
+        raise EngineBuildError(
+            "the runtime onnxruntime with device cuda needs the package onnxruntime-gpu, which replaces onnxruntime: remove that "
+            "one, then run pip install -e '.[gpu]'; or set device to cpu"
+        )
+    if cuda and (host is None or host.sm is None):
+        raise EngineBuildError(
+            "the runtime onnxruntime is asked for device cuda, and no GPU was found: check the driver with nvidia-smi, and that "
+            "nvidia-ml-py is installed (pip install -e '.[gpu]'); or set device to cpu"
+        )
 
-    return OnnxRuntime(threads=os.cpu_count() or 1)
+    def make() -> InferenceRuntime:
+        from preflight.adapters.onnxruntime import OnnxRuntime
+
+        return OnnxRuntime(threads=os.cpu_count() or 1, cuda=cuda)
+
+    return RuntimeChoice("onnxruntime", onnxruntime_version(), make, cuda)
+
+
+def onnxruntime_version() -> str:
+    """ONNX Runtime's, from either of its packages, without importing it. Raises EngineBuildError."""
+    # Where both are installed, CUDA's was put over the other.
+    return installed_version(_ORT_GPU if _is_installed(_ORT_GPU) else "onnxruntime", "cpu")
 
 
 def installed_version(distribution: str, extra: str) -> str:
@@ -228,6 +262,21 @@ def onnx_models() -> OnnxModels:
     return _OnnxModels()
 
 
+def precision_tools() -> PrecisionTools:
+    """What writes a precision into ONNX files."""
+    from preflight.adapters.onnx_precision import OnnxPrecision
+    from preflight.adapters.onnxruntime import OnnxRuntime
+
+    # Its adapter imports ONNX Runtime without its reporter.
+    return OnnxPrecision(lambda: OnnxRuntime().version)
+
+
+def precision_versions() -> tuple[str, str]:
+    """What measures ranges, and all that then writes a precision, without importing them. Raises EngineBuildError."""
+    measuring = f"onnxruntime {onnxruntime_version()}"
+    return measuring, f"{measuring} onnx {installed_version('onnx', 'cpu')}"
+
+
 def index_factory() -> DescriptorIndexFactory:
     """FAISS."""
     from preflight.adapters.faiss import FaissIndexFactory
@@ -247,20 +296,39 @@ def index_identity() -> dict[str, str]:
 
 
 class KeySigner:
-    """A key loaded when first needed, held to the signing mode."""
+    """A key that lies here, held to the signing mode."""
 
-    def __init__(self, job: Job, passphrase: bytes | None, journal: Journal) -> None:
-        section = job.config.manifest
-        self._key = load_signing_key(job.signing_key, passphrase)
-        warning = check_signing_mode(section.signing_mode, self._key.fingerprint, section.allowed_operator_fingerprints)
-        if warning is not None:
-            journal.warn("dev_signing_with_operator_key", warning)
+    def __init__(self, job: Job, passphrase: bytes | None, journal: Journal, ask: Ask | None = None) -> None:
+        self._key = load_signing_key(job.signing_key, passphrase, ask)
+        _hold_to_mode(job, self._key.fingerprint, journal)
 
     @property
     def fingerprint(self) -> str:
         """As `ports.Signer`."""
         return self._key.fingerprint
 
+    def waiting(self) -> bytes | None:
+        """As `ports.Signer`."""
+        return None
+
     def sign(self, statement: bytes) -> bytes:
         """As `ports.Signer`."""
         return sign_statement(statement, self._key)
+
+
+def signer_of(
+    job: Job, desk: Path, journal: Journal, environment: Mapping[str, str], ask: Ask | None
+) -> KeySigner | OfflineSigner:
+    """Who signs for a job; desk: the folder where statements wait for an offline signature. Raises SigningKeyError."""
+    if job.config.manifest.signing == "here":
+        return KeySigner(job, given_passphrase(None, environment.get(PASSPHRASE_VARIABLE)), journal, ask)
+    signer = OfflineSigner(load_public_key(job.signing_key), Desk(desk))
+    _hold_to_mode(job, signer.fingerprint, journal)
+    return signer
+
+
+def _hold_to_mode(job: Job, fingerprint: str, journal: Journal) -> None:
+    section = job.config.manifest
+    warning = check_signing_mode(section.signing_mode, fingerprint, section.allowed_operator_fingerprints)
+    if warning is not None:
+        journal.warn("dev_signing_with_operator_key", warning)

@@ -16,6 +16,7 @@ from preflight.records import (
     BackboneSpec,
     BuildRequest,
 )
+from preflight.stages.calibration import prepare_without_tiles
 from preflight.tile_access import TileAccess
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 from preflight.wiring.assembly import open_session
 from preflight.wiring.factories import build_engine_compiler
-from preflight.wiring.parts import Options, Surroundings
+from preflight.wiring.parts import Options, Surroundings, precision_tools
 
 
 def build_cache_provisioner(
@@ -71,8 +72,10 @@ def build_cache_provisioner(
             raise MissionError("BuildRequest", tuple(problems))
         return job
 
+    compiler = build_engine_compiler(config, surroundings.host, surroundings.environment)
     return CacheProvisioner(
         job_of,
         lambda job: open_session(job, tiles, surroundings, options),
-        build_engine_compiler(config, surroundings.host, surroundings.environment),
+        compiler,
+        lambda spec, folder: prepare_without_tiles(spec, compiler, precision_tools, folder),
     )

@@ -17,7 +17,7 @@ from preflight.adapters.openvino import OpenVinoRuntime
 from preflight.adapters.weight_free_vpr import build_model
 from preflight.errors import EngineBuildError
 from preflight.parity import check_parity
-from preflight.ports import OutOfDeviceMemory
+from preflight.ports import OutOfDeviceMemory, QueueingEngine
 
 _CLASSES = {
     "openvino": "openvino:OpenVinoRuntime",
@@ -72,6 +72,32 @@ except OutOfDeviceMemory as signal:
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     result = engine.run({{"image": batch[:4]}})
     print("OUT OF MEMORY", result["descriptor"].shape)
+"""
+
+
+_RUN_OUT_OF_A_QUEUE = """
+import resource, sys
+from pathlib import Path
+import numpy
+from preflight.adapters.{module} import {name}
+from preflight.ports import CompileRequest, OutOfDeviceMemory
+request = CompileRequest(Path(sys.argv[1]), {{"image": (1, 3, 32, 32)}}, "{precision}", 64, 8)
+engine = {name}(threads=2).load(Path(sys.argv[2]), request)
+batch = numpy.ones((40_000, 3, 32, 32), numpy.float32)
+expected = engine.run({{"image": batch[:4]}})["descriptor"]
+engine.submit({{"image": batch[:4]}})
+engine.collect()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
+try:
+    engine.submit({{"image": batch}})
+    engine.submit({{"image": batch[:4]}})
+    engine.collect()
+except OutOfDeviceMemory as signal:
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    engine.discard()
+    print("OUT OF MEMORY", (engine.run({{"image": batch[:4]}})["descriptor"] == expected).all())
 """
 
 
@@ -199,6 +225,51 @@ def test_use_reaches_no_network_and_leaves_nothing_at_home(runtime, tiny_onnx, t
 def test_running_out_of_memory_is_a_signal_and_the_engine_goes_on(runtime, tiny_onnx, engine_path):
     assert _run_python(_RUN_OUT, runtime.name, tiny_onnx, engine_path) == "OUT OF MEMORY (4, 24)\n"
     assert not issubclass(OutOfDeviceMemory, EngineBuildError)
+
+
+def test_several_batches_under_way_give_the_bits_of_one(tiny_onnx, request_for, images, tmp_path):
+    runtime, path = OpenVinoRuntime(threads=2), tmp_path / "engine"
+    runtime.compile(request_for(tiny_onnx), path)
+    batches = [images + number for number in range(7)]
+    with runtime.load(path, request_for(tiny_onnx)) as engine:
+        assert isinstance(engine, QueueingEngine)
+        assert engine.depth == 3
+        expected = [engine.run({"image": batch})["descriptor"] for batch in batches]
+        found = []
+        for number, batch in enumerate(batches):
+            if number >= engine.depth:
+                found.append(engine.collect()["descriptor"])
+            engine.submit({"image": batch})
+        with pytest.raises(EngineBuildError, match="under way"):
+            engine.submit({"image": images})
+        with pytest.raises(EngineBuildError, match="under way"):
+            engine.run({"image": images})
+        found += [engine.collect()["descriptor"] for _ in range(3)]
+        with pytest.raises(EngineBuildError, match="no batch under way"):
+            engine.collect()
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        # And one at a time again; what is forgotten, and what is under way at the end, does no harm.
+        np.testing.assert_array_equal(engine.run({"image": batches[3]})["descriptor"], expected[3])
+        engine.submit({"image": images})
+        engine.discard()
+        with pytest.raises(EngineBuildError, match="takes image: float32"):
+            engine.submit({"image": images.astype(np.float64)})
+        engine.submit({"image": images})
+    with pytest.raises(EngineBuildError, match="closed"):
+        engine.submit({"image": images})
+
+
+def test_a_graph_with_a_fixed_batch_has_no_queue(fixed_batch_onnx, request_for, tmp_path):
+    runtime, path = OpenVinoRuntime(threads=2), tmp_path / "engine"
+    runtime.compile(request_for(fixed_batch_onnx), path)
+    with runtime.load(path, request_for(fixed_batch_onnx)) as engine:
+        assert engine.depth == 1
+
+
+@pytest.mark.parametrize("runtime", ["openvino"], indirect=True)
+def test_a_queue_that_runs_out_of_memory_says_so_and_the_engine_goes_on(runtime, tiny_onnx, engine_path):
+    assert _run_python(_RUN_OUT_OF_A_QUEUE, runtime.name, tiny_onnx, engine_path) == "OUT OF MEMORY True\n"
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "half", "absent"])

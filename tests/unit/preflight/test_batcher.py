@@ -41,6 +41,35 @@ class _Mean:
         pass
 
 
+class _Queue(_Mean):
+    """The same, with three batches under way at most; out of memory where more than `room` of them are."""
+
+    depth = 3
+
+    def __init__(self, room=3, **more):
+        super().__init__(**more)
+        self.room = room
+        self.under_way = []
+        self.most = 0
+
+    def submit(self, inputs):
+        assert len(self.under_way) < self.depth
+        if len(self.under_way) == self.room:
+            raise OutOfDeviceMemory("no room")
+        self.under_way.append(inputs)
+        self.most = max(self.most, len(self.under_way))
+
+    def collect(self):
+        return super().run(self.under_way.pop(0))
+
+    def discard(self):
+        self.under_way.clear()
+
+    def run(self, inputs):
+        assert not self.under_way
+        return super().run(inputs)
+
+
 def _preprocess(image):
     return image.transpose(2, 0, 1).astype(np.float32)
 
@@ -113,6 +142,91 @@ def test_more_retries_go_further_down():
     engine = _Mean(limit=2)
     assert len(_collect(_batcher(engine, max_oom_retries=2).embed(_items(5), 5))[0]) == 5
     assert engine.batches == [8, 4, 2, 2, 2]
+
+
+def _queued(engine, **changes):
+    """With batches so small that a queue pays."""
+    return _batcher(engine, batch_size=2, **changes)
+
+
+@pytest.mark.parametrize("count", [24, 25, 71])
+def test_several_batches_under_way_give_what_one_at_a_time_gives(count):
+    engine = _Queue()
+    found = list(_queued(engine).embed(_items(count), count))
+    assert engine.most == 3
+    assert engine.under_way == []
+    assert [key for batch in found for key in batch.keys] == list(range(count))
+    alone = list(_queued(_Mean()).embed(_items(count), count))
+    for batch, other in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(batch.vectors, other.vectors)
+        np.testing.assert_array_equal(batch.thumbs, other.thumbs)
+
+
+@pytest.mark.parametrize(("count", "depth"), [(23, 3), (1, 3), (0, 3), (60, 1)])
+def test_few_batches_or_a_queue_of_one_are_not_queued(count, depth):
+    engine = _Queue()
+    engine.depth = depth
+    assert sum(len(batch.keys) for batch in _queued(engine).embed(_items(count), count)) == count
+    assert engine.most == 0
+
+
+def test_fewer_images_than_were_announced_are_embedded_all_the_same():
+    engine = _Queue()
+    assert _collect(_queued(engine).embed(_items(3), 100))[0] == [0, 1, 2]
+    assert list(_queued(_Queue()).embed([], 100)) == []
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_out_of_memory_with_several_under_way_goes_on_one_at_a_time_with_the_same_bits(room, caplog):
+    engine = _Queue(room=room)
+    batcher = _queued(engine, max_oom_retries=0)
+    found = _collect(batcher.embed(_items(40), 40))
+    expected = _collect(_queued(_Mean()).embed(_items(40), 40))
+    assert found[0] == expected[0]
+    np.testing.assert_array_equal(found[2], expected[2])
+    assert batcher.effective_batch_size == 2
+    assert engine.under_way == []
+    (record,) = caplog.records
+    assert (record.levelname, record.event) == ("WARNING", "out_of_memory")
+    assert record.fields == {"batch_size": 2, "under_way": 1}
+
+
+def test_out_of_memory_found_when_collecting_halves_from_there():
+    engine = _Queue(limit=1)
+    keys, _, vectors = _collect(_queued(engine).embed(_items(40), 40))
+    # Once in the queue, once alone, then halved for good.
+    assert engine.batches == [2, 2, *[1] * 40]
+    assert keys == list(range(40))
+    np.testing.assert_allclose(vectors, _collect(_queued(_Mean()).embed(_items(40), 40))[2], atol=1e-6)
+    with pytest.raises(DescriptorBatchError, match="Out of memory"):
+        list(_queued(_Queue(limit=1), max_oom_retries=0).embed(_items(40), 40))
+
+
+def test_an_image_that_does_not_load_ends_a_queue_after_the_batches_before():
+    def broken():
+        raise TileContentError("tile 20 is broken")
+
+    engine, items = _Queue(), _items(40)
+    items[20] = (20, broken)
+    batches = _queued(engine).embed(items, 40)
+    assert [next(batches).keys[0] for _ in range(10)] == list(range(0, 20, 2))
+    with pytest.raises(TileContentError, match="tile 20"):
+        next(batches)
+    assert engine.under_way == []
+
+
+@pytest.mark.parametrize("how", ["closed", "spoilt"])
+def test_what_ends_early_leaves_nothing_under_way(how):
+    engine = _Queue(spoil=(lambda found: {"descriptor": found * 0}) if how == "spoilt" else None)
+    batches = _queued(engine).embed(_items(100), 100)
+    if how == "spoilt":
+        with pytest.raises(DescriptorBatchError, match="L2"):
+            next(batches)
+    else:
+        next(batches)
+        assert len(engine.under_way) == 2
+        batches.close()
+    assert engine.under_way == []
 
 
 def _nan(found):

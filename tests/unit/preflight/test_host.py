@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 
 import pytest
@@ -60,6 +61,15 @@ def test_files_are_read(tmp_path):
     assert host.arch == platform.machine()
     assert host.jetpack == "6.2"
     assert probe_host(tmp_path / "absent", tmp_path / "absent").jetpack is None
+
+
+def test_room_for_builds_is_the_cores_and_the_memory_that_can_be_used(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       24576000 kB\nMemFree:  1 kB\nMemAvailable:   2049000 kB\n")
+    host = probe_host(meminfo=meminfo)
+    assert (host.cpus, host.memory_mb) == (len(os.sched_getaffinity(0)), 2000)
+    assert probe_host(meminfo=tmp_path / "absent").memory_mb == 0
+    assert probe_host().memory_mb > 0
 
 
 def test_this_machine_fits_an_engine_name():
@@ -125,6 +135,7 @@ def test_sm_is_the_first_gpus(tmp_path):
     absent = tmp_path / "absent"
     host = probe_host(absent, absent, absent, _Nvml(("a", (12, 0)), ("b", (8, 6))))
     assert (host.sm, host.jetpack) == ("120", None)
+    assert (host.gpu, host.driver) == ("a", "580.95.05")
     assert str(EngineName.on_host("m", host, "tensorrt", "11.4", "fp16")) == "m__sm120_jpnone_trt11.4_fp16.engine"
 
 
@@ -133,5 +144,6 @@ def test_sm_of_an_orin_is_its_chips(tmp_path):
     (tmp_path / "compatible").write_bytes(b"nvidia,p3737-0000+p3701-0000\0nvidia,p3701-0000\0nvidia,tegra234\0")
     host = probe_host(tmp_path / "absent", tmp_path / "release", tmp_path / "compatible", _Nvml(fails="init"))
     assert (host.sm, host.jetpack) == ("87", "6.2")
+    assert (host.gpu, host.driver) == (None, None)
     assert str(EngineName.on_host("m", host, "tensorrt", "10.3.0", "fp16")) == "m__sm87_jp6.2_trt10.3.0_fp16.engine"
     assert describe_host("aarch64", "", None, "nvidia,tegra9999\0").sm is None

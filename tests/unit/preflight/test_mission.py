@@ -95,6 +95,68 @@ def test_a_mission_is_read_with_paths_beside_the_file_and_defaults_filled_in(loa
     assert job.config.provisioner.keep_generations == 3
 
 
+def test_a_backbone_may_have_a_parity_threshold_of_its_own(load, problems, value):
+    assert load(value).job.descriptor.parity_cosine is None
+    config(value)["backbones"][0]["parity"] = {"cosine": 0.995}
+    assert load(value).job.descriptor.parity_cosine == 0.995
+    for cosine in (0.94, 1.1, None):
+        config(value)["backbones"][0]["parity"] = {"cosine": cosine}
+        assert "parity.cosine" in "".join(problems(value))
+
+
+def test_a_device_is_for_onnxruntime_alone(load, problems, value):
+    assert load(value).job.config.device is None
+    config(value)["device"] = "cuda"
+    assert "device: is for the runtime onnxruntime alone, not openvino" in "".join(problems(value))
+    config(value)["runtime"] = "onnxruntime"
+    assert load(value).job.config.device == "cuda"
+    config(value)["device"] = "gpu"
+    assert "device" in "".join(problems(value))
+
+
+def test_the_runtime_pytorch_fp16_goes_with_that_precision_alone(load, problems, value):
+    config(value)["runtime"] = "pytorch_fp16"
+    assert problems(value) == (
+        f"{AT}.backbones[0].precision: the runtime pytorch_fp16 builds fp16 engines alone, not fp32; say fp16",
+    )
+    config(value)["backbones"][0]["precision"] = "fp16"
+    assert load(value).job.config.runtime == "pytorch_fp16"
+
+
+def test_a_precision_its_runtime_does_not_build_is_refused(load, problems, value):
+    config(value)["runtime"] = "onnxruntime"
+    config(value)["backbones"][0]["precision"] = "int8"
+    assert load(value).job.descriptor.precision == "int8"
+    config(value)["device"] = "cuda"
+    assert "CUDA computes what is int8 in fp32" in "".join(problems(value))
+    del config(value)["device"]
+    config(value)["backbones"][0]["precision"] = "fp16"
+    said = "the runtime onnxruntime builds fp32 and int8 engines alone, not fp16; say fp32 or int8"
+    assert problems(value) == (f"{AT}.backbones[0].precision: {said}",)
+
+
+def test_int8_of_a_model_that_takes_no_image_is_refused(load, problems, value, tmp_path):
+    (tmp_path / "matcher.onnx").write_bytes(b"")
+    matcher = {"model_name": "m", "onnx_path": "matcher.onnx", "inputs": {"a": [1, 8, 2], "b": [1, 8, 2]}}
+    config(value)["backbones"].append(matcher | {"precision": "int8"})
+    said = "int8 is calibrated on tiles, and this model takes no image: say fp32, or fp16 where the runtime has it"
+    assert problems(value) == (f"{AT}.backbones[1].precision: {said}",)
+
+
+def test_single_layers_have_precisions_of_their_own(load, problems, value):
+    assert load(value).job.descriptor.precision_overrides == ()
+    config(value)["runtime"] = "tensorrt"
+    backbone = config(value)["backbones"][0]
+    backbone |= {"precision": "int8", "precision_overrides": {"/head/*": "fp32", "*": "int8", "**": "fp16"}}
+    assert load(value).job.descriptor.precision_overrides == (("/head/*", "fp32"), ("*", "int8"), ("**", "fp16"))
+    config(value)["runtime"] = "openvino"
+    assert "precision_overrides: the runtime openvino runs what is not int8 in fp32" in "".join(problems(value))
+    backbone["precision_overrides"] = {"/head/*": "fp8"}
+    assert "precision_overrides" in "".join(problems(value))
+    backbone["precision_overrides"] = {"": "fp32"}
+    assert "precision_overrides" in "".join(problems(value))
+
+
 def test_the_sector_class_decides_how_old_a_tile_may_be(load, value):
     value["sector_class"] = "stable_rear"
     assert load(value).job.max_tile_age == timedelta(days=365)

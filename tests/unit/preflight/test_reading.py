@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from preflight.adapters.tile_files import TileFiles
 from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.stages.reading import read_tile
+from preflight.stages.reading import intact, read_tile
 from preflight.tileset import Inventory, seal
 
 
@@ -82,3 +83,15 @@ def test_a_tile_that_does_not_decode_is_refused_by_name(sealed, pixels, content)
     inventory, _ = sealed(content)
     with pytest.raises(TileContentError, match="tile 17/5/7 of field"):
         read_tile(inventory, 0, pixels, images, None)
+
+
+def test_a_tile_that_the_disk_does_not_give_is_refused_by_name(tmp_path):
+    """A process's own memory, as a file: it opens, and its first byte is an I/O error."""
+    lat, lon = tile_center(17, 5, 7)
+    row = TileRow(17, 5, 7, lat, lon, "field", "ab" * 32, "mem", datetime(2026, 1, 1, tzinfo=timezone.utc))
+    with (tmp_path / "tiles.inventory").open("wb") as out:
+        seal([row], out)
+    broken = TileFiles(Path("/proc/self"))
+    assert not intact(broken, row.path, row.sha256)
+    with pytest.raises(TileContentError, match=r"tile 17/5/7 of field .* cannot be read .* --update"):
+        read_tile(Inventory.open(tmp_path / "tiles.inventory"), 0, broken, images, None)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preflight.errors import TileContentError
 from preflight.records import TileRow
 from preflight.remarks import LEAST_TEXTURE, Kind, Remarks, RemarkTaker
 from preflight.tileset import choose_sources
@@ -84,3 +85,11 @@ def test_replacing_gives_what_taking_all_gives(before, replaced, removed):
 def test_bytes_that_are_no_remarks_are_refused(content, names):
     with pytest.raises(ValueError, match=r"buffer size|no name"):
         Remarks.read(content, names)
+
+
+def test_more_sources_than_can_be_numbered_are_refused():
+    taker = RemarkTaker()
+    for number in range(1 << 16):
+        taker.passed_over(row((22, 1, 5), f"s{number}"))
+    with pytest.raises(TileContentError, match=r"more than 65,536 sources .*--source"):
+        taker.passed_over(row((22, 1, 5), "one more"))

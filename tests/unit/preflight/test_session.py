@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -384,3 +385,122 @@ def test_seconds_run_from_begin(line):
     assert session.seconds == 0.0
     session.begin()
     assert session.seconds > 0
+
+
+@pytest.fixture
+def corpus(line, monkeypatch):
+    """Three engines and what comes after; `corpus(broken)` opens a run in which some of them cannot be built."""
+
+    def opened(*broken):
+        session = line.open()
+
+        def step(name):
+            def build():
+                line.ran.append(name)
+                if name in broken:
+                    raise PreflightError(f"{name} is broken")
+                atomic.atomic_write(line.layout.work / name, b"engine")
+                return ()
+
+            digests = session.digests
+            return Step(
+                name,
+                1,
+                (line.source,),
+                lambda: {"source": digests.sha256(line.source)},
+                (line.layout.work / name,),
+                build,
+            )
+
+        engines = [Stage(f"engine:{name}", (), (step(name),)) for name in "xyz"]
+        after = Stage("after", tuple(stage.name for stage in engines), (step("after"),))
+        session.stages = {stage.name: stage for stage in (*engines, after)}
+        return session
+
+    return opened
+
+
+def test_one_engine_that_fails_keeps_the_others(line, corpus, events):
+    with pytest.raises(PreflightError, match="x is broken"):
+        corpus("x").build()
+    assert line.ran == ["x", "y", "z"]
+    assert line.report()["failure_reason"] == "x is broken"
+    assert [event for _, event, _ in events if event == "build_failed"] == ["build_failed"]
+    line.ran.clear()
+    report = corpus().build()
+    assert line.ran == ["x", "after"]
+    assert (report.outcome, report.engines_reused) == ("success", 2)
+
+
+def test_each_engine_that_fails_is_named_and_the_first_failure_is_the_runs(line, corpus, events):
+    with pytest.raises(PreflightError, match="y is broken"):
+        corpus("y", "z").build()
+    assert line.ran == ["x", "y", "z"]
+    assert ("ERROR", "stage_failed_too", {"stage": "engine:z", "error": "PreflightError"}) in events
+    assert line.report()["failure_reason"] == "y is broken"
+
+
+def test_an_engine_asked_for_by_name_fails_alone(line, corpus):
+    session = corpus("x")
+    session.begin()
+    with pytest.raises(PreflightError, match="x is broken"):
+        session.run("engine:x")
+    assert line.ran == ["x"]
+
+
+def test_engines_whose_turn_has_not_come_are_begun_aside_and_not_by_name(line, corpus):
+    session = corpus()
+    begun = []
+
+    def beginning(stage):
+        (step,) = stage.steps
+        return replace(stage, steps=(replace(step, start=lambda: begun.append(step.name)),))
+
+    session.stages = {name: beginning(stage) for name, stage in session.stages.items()}
+    session.begin()
+    session.run("engine:x")
+    assert begun == []
+    session.run("engine:y", alone=False)
+    assert begun == ["z"]
+    session.run("engine:z", alone=False)
+    assert begun == ["z"]
+    assert line.ran == ["x", "y", "z"]
+
+
+def test_what_is_before_the_step_that_begins_runs_first_and_what_fails_there_fails_at_its_own_turn(line, corpus):
+    session = corpus("before y")
+    begun = []
+
+    def two(stage, name):
+        (step,) = stage.steps
+
+        def build():
+            line.ran.append(f"before {name}")
+            if name == "y":
+                raise PreflightError("before y is broken")
+            atomic.atomic_write(line.layout.work / f"before {name}", b"model")
+            return ()
+
+        before = replace(step, name=f"before {name}", outputs=(line.layout.work / f"before {name}",), build=build)
+        return replace(stage, steps=(before, replace(step, start=lambda: begun.append(name))))
+
+    session.stages = {
+        name: two(stage, stage.steps[0].name) if name.startswith("engine:") else stage
+        for name, stage in session.stages.items()
+    }
+    with pytest.raises(PreflightError, match="before y is broken"):
+        session.build()
+    assert begun == ["z", "z"]  # each turn asks again: there may be room by then
+    assert line.ran == ["before y", "before z", "before x", "x", "before y", "z"]
+
+
+def test_what_cannot_begin_is_built_at_its_own_turn(line, corpus):
+    session = corpus()
+    stage = session.stages["engine:z"]
+
+    def refuse():
+        raise PreflightError("no room")
+
+    session.stages["engine:z"] = replace(stage, steps=(replace(stage.steps[0], start=refuse),))
+    assert session.build().outcome == "success"
+    assert line.ran == ["x", "y", "z", "after"]

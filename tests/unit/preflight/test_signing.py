@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import shutil
 import stat
+import subprocess
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -13,9 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from preflight import signing
-from preflight.errors import SigningKeyError
+from preflight.errors import OfflineSigningError, SignatureAwaitedError, SigningKeyError
+from preflight.store import atomic
 from takeoff import envelope, keys
 
 
@@ -100,3 +108,240 @@ def test_signing_modes():
     for allowed in ([], ["cd"]):
         with pytest.raises(SigningKeyError, match="allowed_operator_fingerprints"):
             signing.check_signing_mode("operator", "ab", allowed)
+
+
+# OpenSSH's files, by the real ssh-keygen.
+
+
+@pytest.fixture
+def ssh_keygen(tmp_path):
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("there is no ssh-keygen here")
+
+    def make(name, *, kind="ed25519", passphrase=""):
+        path = tmp_path / name
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", str(path)], check=True)
+        return path
+
+    return make
+
+
+def test_openssh_keys_sign_and_are_trusted(ssh_keygen):
+    path = ssh_keygen("id", passphrase="correct")
+    key = signing.load_signing_key(path, b"correct")
+    assert signing.load_public_key(path.with_name("id.pub")) == key.public_key
+    for passphrase, why in ((None, "is encrypted"), (b"wrong", "wrong passphrase")):
+        with pytest.raises(SigningKeyError, match=why):
+            signing.load_signing_key(path, passphrase)
+    assert signing.load_signing_key(ssh_keygen("open")).fingerprint
+    with pytest.raises(SigningKeyError, match="the key has none"):
+        signing.load_signing_key(path.with_name("open"), b"superfluous")
+    path.chmod(0o640)
+    with pytest.raises(SigningKeyError, match="chmod 600"):
+        signing.load_signing_key(path, b"correct")
+
+
+def test_openssh_keys_of_another_kind_are_refused(ssh_keygen):
+    path = ssh_keygen("id", kind="ecdsa")
+    with pytest.raises(SigningKeyError, match="not an Ed25519 key"):
+        signing.load_signing_key(path)
+    with pytest.raises(SigningKeyError, match="give an Ed25519 public key"):
+        signing.load_public_key(path.with_name("id.pub"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"ssh-ed25519 AAAA",
+        b"ssh-ed25519 \xff\xff",
+        b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+        keys.to_pem(bytes(32)),
+        keys.to_pem(b"\x01" + bytes(31)),
+    ],
+)
+def test_what_is_no_public_key_worth_trusting(tmp_path, content):
+    path = tmp_path / "k.pub"
+    path.write_bytes(content)
+    with pytest.raises(SigningKeyError, match="give an Ed25519 public key"):
+        signing.load_public_key(path)
+
+
+def test_each_half_in_the_place_of_the_other(tmp_path):
+    signing.make_key(tmp_path / "k.pem", None)
+    with pytest.raises(SigningKeyError, match="is a private key"):
+        signing.load_public_key(tmp_path / "k.pem")
+    with pytest.raises(SigningKeyError, match="is a public key"):
+        signing.load_signing_key(tmp_path / "k.pub.pem")
+    with pytest.raises(SigningKeyError, match="cannot be read"):
+        signing.load_public_key(tmp_path / "absent")
+
+
+# Making keys.
+
+
+def test_a_key_pair_is_made_and_nothing_overwritten(tmp_path):
+    path = tmp_path / "deep" / "operator.pem"
+    key = signing.make_key(path, b"secret")
+    assert signing.load_signing_key(path, b"secret").fingerprint == key.fingerprint
+    assert signing.load_public_key(signing.public_path(path)) == key.public_key
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    kept = path.read_bytes()
+    with pytest.raises(SigningKeyError, match=r"operator\.pem exists"):
+        signing.make_key(path, None)
+    path.unlink()
+    with pytest.raises(SigningKeyError, match=r"operator\.pub\.pem exists"):
+        signing.make_key(path, None)
+    assert not path.exists()
+    path.write_bytes(kept)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SigningKeyError, match="cannot be made"):
+        signing.make_key(tmp_path / "file" / "k.pem", None)
+
+
+def test_half_a_key_is_removed(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(SigningKeyError, match="No space left"):
+        signing.make_key(tmp_path / "k.pem", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_permissions_gets_no_private_key(tmp_path, monkeypatch):
+    real = atomic.write_new
+    monkeypatch.setattr(atomic, "write_new", lambda path, content, *, mode: real(path, content, mode=0o666))
+    with pytest.raises(SigningKeyError, match="keeps no permissions"):
+        signing.make_key(tmp_path / "k.pem", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Passphrases.
+
+
+def test_where_a_passphrase_comes_from(tmp_path):
+    path = tmp_path / "secret"
+    path.write_bytes(b"from the file\r\nsecond line\n")
+    path.chmod(0o600)
+    assert signing.given_passphrase(path, "from the environment") == b"from the file"
+    assert signing.given_passphrase(None, "from the environment") == b"from the environment"
+    assert signing.given_passphrase(None, "") is None
+    path.chmod(0o644)
+    with pytest.raises(SigningKeyError, match="passphrase file can be reached by others"):
+        signing.given_passphrase(path, None)
+    path.write_text("\n")
+    path.chmod(0o600)
+    with pytest.raises(SigningKeyError, match="first line is empty"):
+        signing.given_passphrase(path, None)
+
+
+def test_a_passphrase_from_a_pipe(tmp_path):
+    """As a shell's <(...) hands it over."""
+    reading, writing = os.pipe()
+    os.write(writing, b"piped\n")
+    os.close(writing)
+    try:
+        assert signing.given_passphrase(Path(f"/proc/self/fd/{reading}"), None) == b"piped"
+    finally:
+        os.close(reading)
+
+
+def test_a_person_is_asked_once_to_unlock_and_twice_for_a_new_one(tmp_path):
+    asked = []
+
+    def ask(prompt):
+        asked.append(prompt)
+        return "secret"
+
+    signing.make_key(tmp_path / "k.pem", signing.new_passphrase(None, ask))
+    assert len(asked) == 2
+    assert signing.load_signing_key(tmp_path / "k.pem", None, ask).fingerprint
+    assert asked[2:] == [f"Passphrase of {tmp_path / 'k.pem'}: "]
+    with pytest.raises(SigningKeyError, match="wrong passphrase"):
+        signing.load_signing_key(tmp_path / "k.pem", None, lambda _: "wrong")
+    with pytest.raises(SigningKeyError, match="is encrypted"):
+        signing.load_signing_key(tmp_path / "k.pem", None, lambda _: "")
+    # Nobody is asked where it is given, or where there is none.
+    signing.load_signing_key(tmp_path / "k.pem", b"secret", ask)
+    signing.make_key(tmp_path / "open.pem", None)
+    signing.load_signing_key(tmp_path / "open.pem", None, ask)
+    assert len(asked) == 3
+    assert signing.new_passphrase(b"given", None) == b"given"
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"), [([""], "is empty"), (["one", "two"], "differ"), (None, "--passphrase-file")]
+)
+def test_new_passphrases_that_are_refused(answers, why):
+    ask = None if answers is None else lambda _: answers.pop(0)
+    with pytest.raises(SigningKeyError, match=why):
+        signing.new_passphrase(None, ask)
+
+
+# Signing elsewhere.
+
+STATEMENT = b'{"some":"statement"}'
+
+
+@pytest.fixture
+def offline(tmp_path):
+    key = signing.make_key(tmp_path / "k.pem", None)
+    desk = signing.Desk(tmp_path / "desk")
+    return key, desk, signing.OfflineSigner(key.public_key, desk)
+
+
+def test_a_statement_waits_until_its_signature_is_there(offline):
+    key, desk, signer = offline
+    assert signer.waiting() is None
+    for _ in range(2):
+        with pytest.raises(SignatureAwaitedError, match="doit sign"):
+            signer.sign(STATEMENT)
+    assert signer.waiting() == STATEMENT
+    signer.accept(STATEMENT, signing.sign_export(STATEMENT, key))
+    assert signer.sign(STATEMENT) == signing.sign_statement(STATEMENT, key)
+    # Another statement is another signature.
+    with pytest.raises(SignatureAwaitedError):
+        signer.sign(STATEMENT + b" ")
+    assert not desk.signature.exists()
+
+
+def test_no_signature_but_the_keys_own_over_the_statement_is_taken(offline, tmp_path):
+    key, desk, signer = offline
+    other = signing.make_key(tmp_path / "other.pem", None)
+    good = signing.sign_export(STATEMENT, key)
+    order = 2**252 + 27742317777372353535851937790883648493
+    malleable = good[:32] + (int.from_bytes(good[32:], "little") + order).to_bytes(32, "little")
+    signatures = (signing.sign_export(STATEMENT, other), signing.sign_export(b"{}", key), good[:63], b"", malleable)
+    for signature in signatures:
+        with pytest.raises(OfflineSigningError, match="is not one of"):
+            signer.accept(STATEMENT, signature)
+        assert not desk.signature.exists()
+    # Nor is one believed because it lies there.
+    desk.folder.mkdir()
+    desk.statement.write_bytes(STATEMENT)
+    desk.signature.write_bytes(signatures[0])
+    with pytest.raises(SignatureAwaitedError):
+        signer.sign(STATEMENT)
+
+
+def test_signatures_as_tools_write_them(tmp_path):
+    raw = bytes(range(64))
+    path = tmp_path / "s"
+    for content in (raw, base64.b64encode(raw), base64.b64encode(raw) + b"\n"):
+        path.write_bytes(content)
+        assert signing.read_signature(path) == raw
+    for content in (b"", raw[:-1], raw + b"\n", base64.b64encode(raw[:-1]), b"!" + base64.b64encode(raw), b"x" * 9999):
+        path.write_bytes(content)
+        with pytest.raises(OfflineSigningError, match="64 bytes"):
+            signing.read_signature(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=60))
+def test_nothing_but_an_export_is_signed(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "export"
+    for data in (content, envelope.pae(content), envelope.pae(b"{}")[:-1] + content):
+        path.write_bytes(data)
+        with pytest.raises(OfflineSigningError, match="nothing was signed"):
+            signing.read_export(path)

@@ -106,10 +106,11 @@ def test_files_are_named_by_their_content_and_written_once(tmp_path):
     assert [one.name for one in target.parent.iterdir()] == [target.name]
 
 
-def test_a_file_cut_short_is_written_again(tmp_path):
+@pytest.mark.parametrize("spoilt", [b"pix", b"pixelz"])
+def test_a_file_that_was_spoilt_is_written_again(tmp_path, spoilt):
     store, sha = TileFiles(tmp_path), hashlib.sha256(b"pixels").hexdigest()
     target = tmp_path / store.put(b"pixels", sha, ".png")
-    target.write_bytes(b"pix")
+    target.write_bytes(spoilt)
     store.put(b"pixels", sha, ".png")
     assert target.read_bytes() == b"pixels"
 

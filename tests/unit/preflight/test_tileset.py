@@ -12,7 +12,7 @@ import pytest
 from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.tileset import Inventory, choose_sources, read_header, seal, tile_id
+from preflight.tileset import Inventory, choose_sources, pack_row, read_header, seal, tile_id
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 
@@ -157,6 +157,18 @@ def test_a_centre_outside_its_tile_is_refused():
 def test_a_hash_that_is_none_is_refused():
     with pytest.raises(TileContentError, match="no SHA-256"):
         seal([replace(row(12, 2000, 1500), sha256="abc")], io.BytesIO())
+
+
+def test_more_sources_than_the_file_can_number_are_refused():
+    with pytest.raises(TileContentError, match=r"more than 65,536 sources.*--source"):
+        pack_row(row(12, 2000, 1500), 1 << 16)
+
+
+def test_sources_whose_names_do_not_fit_the_header_are_refused():
+    """Written, the file would be refused by its reader."""
+    rows = in_order([row(12, 2000 + number, 1500, f"{number}" * 100_000) for number in range(11)])
+    with pytest.raises(TileContentError, match=r"names of its 11 sources exceed .*--source"):
+        seal(rows, io.BytesIO())
 
 
 def test_rows_out_of_order_are_a_callers_error(sealed):

@@ -27,7 +27,7 @@ class Run:
         if self.error is not None:
             raise self.error
         return SimpleNamespace(
-            run=lambda name: self.said.append(f"run {name}"),
+            run=lambda name, *, alone: self.said.append(f"run {name}" + " alone" * alone),
             judge=lambda name: self.said.append(f"judge {name}") or True,
             begin=lambda: self.said.append("begin"),
             close=lambda: self.said.append("close"),

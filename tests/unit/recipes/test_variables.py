@@ -16,6 +16,7 @@ def test_every_variable_is_read():
     given = {"mission": "m.yaml", "mode": "operator", "cache": "c", "log": "json", "repair": "1", "recalibrate": "1"}
     assert parse(given) == Variables(Path("m.yaml"), "operator", Path("c"), True, True, True)
     assert set(KNOWN) >= given.keys()
+    assert parse({"deep": "1"}) == Variables(deep=True)
 
 
 def test_zero_and_text_say_the_usual():
@@ -34,6 +35,7 @@ def test_zero_and_text_say_the_usual():
         ({"repair": "yes"}, "repair=yes: only 0 and 1 are known"),
         ({"recalibrate": "01"}, "recalibrate=01: only 0 and 1 are known"),
         ({"repair": ""}, "repair=: only 0 and 1"),
+        ({"deep": "2"}, "deep=2: only 0 and 1"),
     ],
 )
 def test_what_is_not_known_is_refused(given, said):

@@ -1,0 +1,77 @@
+"""What `doit sign --import` does with a signature when the build it leads to publishes something else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from preflight import signing
+from preflight.commands.sign import bring_back, export
+from preflight.errors import OfflineSigningError
+from takeoff import manifest as format_
+
+
+@pytest.fixture
+def desk(scene, tmp_path):
+    """A statement that waits, its signature, and a mission whose build publishes what `published` holds."""
+    statement = (scene.generation(2) / "manifest.json").read_bytes()
+    key = signing.make_key(tmp_path / "k.pem", None)
+    signer = signing.OfflineSigner(key.public_key, signing.Desk(tmp_path / "desk"))
+    signer.lay_out(statement)
+    signature = tmp_path / "sig"
+    signature.write_bytes(signing.sign_export(statement, key))
+    here = SimpleNamespace(
+        statement=statement,
+        published=scene.generation(1) / "manifest.json",
+        new=scene.generation(2) / "manifest.json",
+        closed=0,
+        signature=signature,
+    )
+
+    def published():
+        return SimpleNamespace(manifest=format_.decode(here.published.read_bytes()))
+
+    builder = SimpleNamespace(published=published, overtaken=lambda _: None)
+    here.assembly = SimpleNamespace(signer=lambda: signer, builder=builder)
+    return here
+
+
+def session_of(desk, build):
+    def close():
+        desk.closed += 1
+
+    return SimpleNamespace(build=build, close=close)
+
+
+def test_the_build_publishes_what_was_signed(desk):
+    def build():
+        desk.published = desk.new
+        return "report"
+
+    assert bring_back(desk.assembly, session_of(desk, build), desk.signature, None) == "report"
+
+
+def test_a_build_that_has_nothing_to_do_with_it_is_told(desk):
+    """The mission was edited back after the export: its build is up to date, and the signature is for nothing."""
+    with pytest.raises(OfflineSigningError, match="no more what is to be published"):
+        bring_back(desk.assembly, session_of(desk, lambda: "idempotent_no_op"), desk.signature, None)
+
+
+def test_the_session_is_closed_where_nothing_is_built(desk, tmp_path):
+    with pytest.raises(OfflineSigningError, match="cannot be read"):
+        bring_back(desk.assembly, session_of(desk, pytest.fail), tmp_path / "absent", None)
+    assert desk.closed == 1
+
+
+def test_an_export_replaces_only_an_export(desk, tmp_path):
+    target = tmp_path / "out"
+    for _ in range(2):
+        assert export(desk.assembly, target).fields["generation"] == "2"
+    assert signing.read_export(target) == desk.statement
+    for path in (tmp_path / "k.pem", tmp_path / "desk"):
+        with pytest.raises(OfflineSigningError):
+            export(desk.assembly, path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OfflineSigningError, match="cannot be written"):
+        export(desk.assembly, tmp_path / "file" / "out")

@@ -1,0 +1,62 @@
+"""The mission file of a Jetson Orin: right there, and refused anywhere else for the reason that holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from preflight.errors import EngineBuildError
+from preflight.mission import load_mission
+from preflight.records import HostCapabilities
+from preflight.wiring import build_engine_compiler
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "cache_templates"
+ORIN = HostCapabilities("aarch64", "neon", "87", "6.2")
+DESK = HostCapabilities("x86_64", "avx2")
+
+
+@pytest.fixture
+def job(tmp_path):
+    """The template's, with the operator's files in place."""
+    (tmp_path / "mission.yaml").write_bytes((TEMPLATES / "jetson-orin.yaml").read_bytes())
+    (tmp_path / "camera.json").write_text("{}")
+    (tmp_path / "models").mkdir()
+    for name in ("ultra_vpr", "aliked", "lightglue"):
+        (tmp_path / "models" / f"{name}.onnx").write_bytes(b"")
+    return load_mission(tmp_path / "mission.yaml", {}).job
+
+
+@pytest.fixture
+def jetpacks_own(tmp_path, monkeypatch):
+    """The installer's record of JetPack 6.2's TensorRT."""
+    record = tmp_path / "tensorrt-10.3.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("jetpacks_own")
+def test_on_an_orin_its_engines_are_named_for_it(job):
+    compiler = build_engine_compiler(job.config, ORIN, {})
+    assert [str(compiler.name(spec)) for spec in job.backbones] == [
+        f"{model}__sm87_jp6.2_trt10.3.0_fp16.engine" for model in ("ultra_vpr", "aliked", "lightglue")
+    ]
+    assert job.descriptor.model_name == "ultra_vpr"
+
+
+def test_where_tensorrt_is_not_installed_it_says_how(job):
+    with pytest.raises(EngineBuildError, match=r"\[gpu,tensorrt\].*on a Jetson.*--system-site-packages"):
+        build_engine_compiler(job.config, ORIN, {})
+
+
+@pytest.mark.usefixtures("jetpacks_own")
+def test_where_there_is_no_gpu_it_is_refused_and_nothing_else_is_taken(job):
+    with pytest.raises(EngineBuildError, match="builds for this machine's GPU, and none was found"):
+        build_engine_compiler(job.config, DESK, {})
+
+
+@pytest.mark.usefixtures("jetpacks_own")
+def test_where_it_is_forbidden_the_gate_is_named(job):
+    with pytest.raises(EngineBuildError, match="BUILD_TENSORRT_RUNTIME=0"):
+        build_engine_compiler(job.config, ORIN, {"BUILD_TENSORRT_RUNTIME": "0"})

@@ -1,0 +1,118 @@
+"""`doit verify` names each tile that drifted, and each tile file that is not the one that was sealed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from preflight.adapters.tile_files import TileFiles
+from preflight.commands.tile_check import drift, file_failures, sealed_tiles, with_tiles_checked
+from preflight.geometry import tile_center
+from preflight.records import TileRow
+from preflight.tileset import Inventory, seal
+from takeoff import errors
+from takeoff.verify import VerificationResult
+
+THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
+
+
+def stored(pixels, zoom, x, y, source="oam"):
+    content = f"{zoom}/{x}/{y} {source}".encode()
+    sha256 = hashlib.sha256(content).hexdigest()
+    lat, lon = tile_center(zoom, x, y)
+    return TileRow(zoom, x, y, lat, lon, source, sha256, pixels.put(content, sha256, ".png"), THEN)
+
+
+@pytest.fixture
+def pixels(tmp_path):
+    return TileFiles(tmp_path / "tiles")
+
+
+@pytest.fixture
+def rows(pixels):
+    found = [stored(pixels, 12, 2000 + x, 1500 + y, "oäm" if x else "b") for x in range(3) for y in range(2)]
+    return sorted(found, key=lambda row: (row.zoom, row.lat, row.lon, row.source))
+
+
+@pytest.fixture
+def inventory(tmp_path, rows):
+    with (tmp_path / "tiles.inventory").open("wb") as out:
+        seal(rows, out)
+    return Inventory.open(tmp_path / "tiles.inventory")
+
+
+def test_the_sealed_tiles_come_back_as_they_were(inventory, rows):
+    found = [(t.zoom, t.x, t.y, t.lat, t.lon, t.source, t.sha256, t.path) for t in sealed_tiles(inventory)]
+    assert found == [(r.zoom, r.x, r.y, r.lat, r.lon, r.source, r.sha256, r.path) for r in rows]
+
+
+def test_no_drift(inventory, rows):
+    assert list(drift(inventory, rows)) == []
+
+
+def test_every_drifted_missing_and_added_tile_is_named(inventory, rows, pixels):
+    other = replace(rows[1], sha256="ab" * 32)
+    moved = replace(rows[2], source="c", lat=rows[2].lat + 1e-9)
+    more = stored(pixels, 13, 4000, 3000)
+    found = {failure.file: failure.message for failure in drift(inventory, [rows[0], other, moved, *rows[3:5], more])}
+    names = [f"{row.zoom}/{row.x}/{row.y} {row.source}".encode("ascii", "backslashreplace").decode() for row in rows]
+    assert found.keys() == {
+        names[1],
+        names[2].replace(rows[2].source, "c").replace("o\\xe4m", "c"),
+        names[5],
+        "13/4000/3000 oam",
+    }
+    assert found[names[1]] == f"drifted: SHA-256 {rows[1].sha256} when it was signed, now {'ab' * 32}"
+    assert found[names[5]].startswith("missing: ")
+    assert found["13/4000/3000 oam"].startswith("added: ")
+    (both,) = (message for message in found.values() if "source" in message)
+    assert f"source {rows[2].source} when it was signed, now c" in both
+    assert "centre" in both
+
+
+def test_every_tile_file_is_hashed_and_every_failure_named(inventory, rows, pixels, tmp_path):
+    assert list(file_failures(inventory, pixels)) == []
+    files = [tmp_path / "tiles" / row.path for row in rows]
+    files[0].write_bytes(b"other")
+    files[3].unlink()
+    files[5].write_bytes(files[5].read_bytes() + b"\0")
+    found = list(file_failures(inventory, pixels))
+    assert {failure.code for failure in found} == {"tile_file"}
+    named = [f"{rows[n].zoom}/{rows[n].x}/{rows[n].y} {rows[n].source}" for n in (0, 3, 5)]
+    assert [failure.file for failure in found] == [name.encode("ascii", "backslashreplace").decode() for name in named]
+    assert f"not {rows[0].sha256}" in found[0].message
+    assert "cannot be opened" in found[1].message
+
+
+def verdict(tmp_path, artifacts, failures=()):
+    sha256 = hashlib.sha256((tmp_path / "tiles.inventory").read_bytes()).hexdigest()
+    manifest = type("Signed", (), {"subjects": {"tiles.inventory": sha256}})()
+    return VerificationResult(str(tmp_path), tuple(failures), True, artifacts, None, manifest)
+
+
+def test_the_verdict_gets_the_tiles_in_its_order(inventory, rows, pixels, tmp_path):
+    (tmp_path / "tiles" / rows[0].path).unlink()
+    before = (errors.FileMissingError("is missing", "x"), errors.TileDriftError("was signed over", "manifest.json"))
+    result = with_tiles_checked(verdict(tmp_path, {"tiles.inventory": True}, before), store=rows[:-1], pixels=pixels)
+    assert [failure.code for failure in result.failures] == ["file_missing", "tile_drift", "tile_drift", "tile_file"]
+    assert result.exit_status == 28
+
+
+def test_a_list_that_is_not_the_signed_one_is_not_believed(inventory, rows, pixels, tmp_path):
+    damaged = verdict(tmp_path, {"tiles.inventory": False}, [errors.ContentHashMismatchError("no", "tiles.inventory")])
+    assert with_tiles_checked(damaged, store=[], pixels=pixels) is damaged
+    unread = damaged._replace(manifest=None)
+    assert with_tiles_checked(unread, store=[], pixels=pixels) is unread
+    swapped = verdict(tmp_path, {"tiles.inventory": True})
+    Path(tmp_path / "tiles.inventory").write_bytes(b"swapped after it was verified")
+    with pytest.raises(errors.ContentHashMismatchError):
+        with_tiles_checked(swapped, store=[], pixels=pixels)
+
+
+def test_a_cache_without_the_list_is_no_pass(inventory, pixels, tmp_path):
+    result = with_tiles_checked(verdict(tmp_path, {"other": True}), store=None, pixels=pixels)
+    assert [failure.code for failure in result.failures] == ["tile_file"]
