@@ -7,6 +7,8 @@ from pathlib import Path
 
 from preflight.errors import CacheRootError, ManifestCoverageError, ManifestWriteError
 from preflight.ports import Clock, Signer
+from preflight.signing import OfflineSigner
+from preflight.stages.manifest import settled
 from preflight.stages.publish import Publisher
 from preflight.store.generations import Generation, Generations
 from preflight.wiring import Assembly
@@ -32,6 +34,7 @@ def roll_back(assembly: Assembly) -> Generation:
         judge=lambda generation, manifest: _judge(generation, manifest, assembly.job.trust),
         signing_mode=section.signing_mode,
         valid_for_days=section.valid_for_days,
+        overtaken=assembly.builder.overtaken,
     )
 
 
@@ -52,17 +55,20 @@ def republish_previous(
     judge: Callable[[Generation, format_.Manifest], None],
     signing_mode: str,
     valid_for_days: int,
+    overtaken: Callable[[format_.Manifest], str | None] = lambda _: None,
 ) -> Generation:
     """Sign the previous generation's content anew, with the next number and a later time, and make it current.
 
     The aircraft's rollback floor compares issued_at, so the old manifest itself must never come back. It states the mode it is
     now signed in. The caller holds the lock.
 
-    judge: raises ManifestCoverageError for a generation that may not come back.
+    judge: raises ManifestCoverageError for a generation that may not come back. overtaken: why a statement that waits for its
+    signature may no more be published, or None.
 
     Raises:
         CacheRootError: there is no previous generation.
         ManifestCoverageError: the verifier refuses it.
+        SignatureAwaitedError: it is signed elsewhere; `doit sign --import` goes on here.
     """
     old_generation = previous(generations)
     old = _manifest(old_generation)
@@ -79,7 +85,9 @@ def republish_previous(
         valid_until=now + valid_for_days * DAY,
         signing_mode=signing_mode,
     )
-    content = format_.encode(renewed)
+    content = settled(renewed, signer.waiting(), overtaken)
+    if isinstance(signer, OfflineSigner):
+        signer.mark_rollback(content)
     sources = {name: old_generation.path / name for name in renewed.subjects}
     return publisher.publish(content, signer.sign(content), sources)
 

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from preflight import wiring
+from preflight.commands.tile_check import with_tiles_checked
 from preflight.mission import Mission
 from preflight.ports import Clock
-from preflight.records import TileHashRecord
+from preflight.records import TileHashRecord, TileRow
 from preflight.store.atomic import atomic_write
 from preflight.store.layout import CacheLayout
 from preflight.tile_access import TileAccess
-from takeoff.errors import KeyUnknownError, SidecarMismatchError, VerificationError
+from takeoff.errors import KeyUnknownError, SidecarMismatchError, TileDriftError, VerificationError
 from takeoff.verdict import human_verdict, json_verdict
 from takeoff.verify import VerificationResult
 
@@ -26,13 +27,18 @@ log = logging.getLogger("preflight.verify")
 DAMAGE = range(KeyUnknownError.exit_status, SidecarMismatchError.exit_status + 1)
 
 
-def verify(mission: Mission, mode: str, cache: Path | None, clock: Clock, *, as_json: bool) -> tuple[int, str]:
+def verify(
+    mission: Mission, mode: str, cache: Path | None, clock: Clock, *, as_json: bool, deep: bool = False
+) -> tuple[int, str]:
     """Verify the mission's current cache, or the one at `cache`; returns the exit status and the verdict's text.
 
     A damaged current cache is marked, so that the next provision repairs it; where it cannot be marked, a warning says so.
+    In airborne mode the engines must fit this machine, as on the aircraft; in operator mode it need not be the one that
+    flies, and each tile that drifted is named. deep: also hash the tile files that the cache was made of.
 
     Raises:
         DatabaseError: operator mode, and the tile store does not answer.
+        TileContentError: the list of the tiles it was made of cannot be read.
     """
     layout = CacheLayout(mission.job.cache_root)
     place = layout.current if cache is None else cache
@@ -45,9 +51,14 @@ def verify(mission: Mission, mode: str, cache: Path | None, clock: Clock, *, as_
             clock,
             mode=mode,
             tiles=(lambda _: sealed_hashes(mission, tiles)) if mode == "operator" else None,
+            host=wiring.Surroundings.real().host if mode == "airborne" else None,
         )
         try:
             result = verifier.verify_manifest(place)
+            drifted = any(isinstance(failure, TileDriftError) for failure in result.failures)
+            if drifted or deep:
+                store = rows_of_mission(mission, tiles) if drifted else None
+                result = with_tiles_checked(result, store=store, pixels=tiles.pixels() if deep else None)
             failures = result.failures
         except VerificationError as error:
             failures = (error,)
@@ -72,11 +83,16 @@ def _mark(layout: CacheLayout, failures: tuple[VerificationError, ...]) -> None:
 
 
 def sealed_hashes(mission: Mission, tiles: TileAccess) -> Iterator[TileHashRecord]:
+    """What the aggregate is made of, as the tile store has it now."""
+    for row in rows_of_mission(mission, tiles):
+        yield TileHashRecord(row.zoom, row.lat, row.lon, row.source, row.sha256)
+
+
+def rows_of_mission(mission: Mission, tiles: TileAccess) -> Iterator[TileRow]:
     """The tile rows of the mission's area as they are now, one source a tile."""
     from preflight.area import cover  # noqa: PLC0415 - the operator mode's alone
     from preflight.tileset import choose_sources, rows_of_cover  # noqa: PLC0415
 
     job = mission.job
     rows = rows_of_cover(tiles.metadata(), cover(job.area, job.zoom_levels))
-    for row in choose_sources(rows, job.source_order):
-        yield TileHashRecord(row.zoom, row.lat, row.lon, row.source, row.sha256)
+    return choose_sources(rows, job.source_order)

@@ -1,0 +1,114 @@
+"""`doit bundle`: a published generation on a card, as the aircraft will read it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from preflight.commands.keys import Said
+from preflight.errors import BundleError
+from preflight.report.table import size_text
+from preflight.store import carry
+from preflight.store.generations import Generation, Generations
+from preflight.store.layout import CacheLayout
+from preflight.trace.digests import DigestCache
+from takeoff import manifest as format_
+from takeoff.errors import VerificationError
+from takeoff.layout import determined_files
+from takeoff.names import ENVELOPE, MANIFEST
+
+
+def bundle(layout: CacheLayout, name: str, place: Path, trust: Path) -> Said:
+    """Copy a generation to a place, judge it there with the verifier that flies, and make it current.
+
+    name: the generation's number or folder name; empty for the current one. trust: whom the aircraft trusts.
+
+    Raises:
+        BundleError: nothing to carry, a place that is not fit or too small, or a copy that is refused.
+    """
+    if _overlap(place, layout.root) or _overlap(place, trust):
+        raise BundleError(
+            f"{place} overlaps {layout.root} or {trust}; name a card, a mounted disk or a folder of its own: keys travel apart"
+        )
+    cargo = load_cargo(choose(layout, name).path)
+    with carry.alone(place) as target:
+        carry.check_names(target, cargo)
+        errand = carry.survey(target, cargo)
+        carry.check_space(target, cargo, errand, shutil.disk_usage(target.root).free)
+        home = carry.carry(target, cargo, errand, lambda folder: judge(folder, trust))
+        removed = carry.prune(target)
+    return _said(cargo, errand, home, target, len(removed))
+
+
+def choose(layout: CacheLayout, name: str) -> Generation:
+    """The generation meant. Raises BundleError."""
+    generations = Generations(layout, DigestCache(None))
+    if not name:
+        current = generations.current()
+        if current is None:
+            raise BundleError(f"{layout.root} has no current generation to copy; run doit provision first")
+        return current
+    found = [item for item in generations.all() if item.path.name == name or str(item.number) == name.lstrip("0")]
+    if len(found) != 1:
+        there = ", ".join(item.path.name for item in generations.all()) or "none"
+        raise BundleError(f"--generation={name} names no generation of {layout.root}; there are: {there}")
+    return found[0]
+
+
+def load_cargo(path: Path) -> carry.Cargo:
+    """The files of a published generation as its manifest has them. Raises BundleError."""
+    try:
+        content, sealed = (path / MANIFEST).read_bytes(), (path / ENVELOPE).read_bytes()
+        manifest = format_.decode(content)
+    except (OSError, VerificationError) as error:
+        raise BundleError(
+            f"the manifest of {path.name} cannot be read ({error}); run doit provision repair=1"
+        ) from error
+    sha256 = hashlib.sha256(content).hexdigest()
+    small = {**determined_files(manifest, sha256), MANIFEST: content, ENVELOPE: sealed}
+    files = {name: (digest, manifest.sizes[name]) for name, digest in manifest.subjects.items()}
+    files |= {name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in small.items()}
+    return carry.Cargo(path, files)
+
+
+def judge(folder: Path, trust: Path) -> None:
+    """Let the shipped verifier judge a copy in a process of its own. Raises BundleError."""
+    command = [sys.executable, "-I", "-m", "takeoff", str(folder), "--trust", str(trust)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip()
+        raise BundleError(
+            f"the verifier refuses the copy (status {done.returncode}): {said}; it was not made current. Run doit verify: where "
+            "that passes, the medium is bad"
+        )
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    first, second = one.resolve(), other.resolve()
+    return first == second or first in second.parents or second in first.parents
+
+
+def _said(cargo: carry.Cargo, errand: carry.Errand, home: Path, target: CacheLayout, removed: int) -> Said:
+    copied = sum(cargo.files[name][1] for name in errand.copied)
+    total = sum(size for _, size in cargo.files.values())
+    if errand.whole:
+        done = f"nothing differed of {len(cargo.files)} files, {size_text(total)}"
+    else:
+        done = f"{len(errand.copied)} of {len(cargo.files)} files copied, {size_text(copied)} of {size_text(total)}"
+    text = (
+        f"{home.name} is current on {target.root}, read back from the medium and verified: {done}\n"
+        f"on the aircraft: python -I -m takeoff {target.current} --trust DIR"
+    )
+    fields = {
+        "generation": home.name,
+        "path": str(target.current),
+        "files": len(cargo.files),
+        "files_copied": len(errand.copied),
+        "bytes": total,
+        "bytes_copied": copied,
+        "generations_removed": removed,
+    }
+    return Said("bundled", text, fields)

@@ -1,0 +1,59 @@
+"""The private side of the manifest's signature. The format, fingerprints and what a key is worth belong to `takeoff`.
+
+keyfiles         Ed25519 keys on disk, their passphrases
+modes            who may sign
+offline          a statement that is signed elsewhere
+trust_directory  which public keys an aircraft trusts
+"""
+
+from preflight.signing.keyfiles import (
+    PASSPHRASE_VARIABLE,
+    Ask,
+    SigningKey,
+    given_passphrase,
+    load_public_key,
+    load_signing_key,
+    make_dev_key,
+    make_key,
+    new_passphrase,
+    public_path,
+)
+from preflight.signing.modes import SigningMode, check_signing_mode, sign_statement
+from preflight.signing.offline import (
+    Desk,
+    OfflineSigner,
+    export_bytes,
+    read_export,
+    read_signature,
+    sign_export,
+    summary,
+)
+from preflight.signing.trust_directory import TrustedKey, TrustListing, add_key, list_trust, revoke_key
+
+__all__ = [
+    "PASSPHRASE_VARIABLE",
+    "Ask",
+    "Desk",
+    "OfflineSigner",
+    "SigningKey",
+    "SigningMode",
+    "TrustListing",
+    "TrustedKey",
+    "add_key",
+    "check_signing_mode",
+    "export_bytes",
+    "given_passphrase",
+    "list_trust",
+    "load_public_key",
+    "load_signing_key",
+    "make_dev_key",
+    "make_key",
+    "new_passphrase",
+    "public_path",
+    "read_export",
+    "read_signature",
+    "revoke_key",
+    "sign_export",
+    "sign_statement",
+    "summary",
+]

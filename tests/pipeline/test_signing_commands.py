@@ -1,0 +1,345 @@
+"""keygen, trust, offline signing and bundle, as an operator types them: real processes, the real openssl."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from preflight import wiring
+from preflight.commands import sign
+from preflight.errors import OfflineSigningError
+from preflight.mission import load_mission
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "correct horse"
+
+
+def section(mission):
+    return mission["components"]["c10_provisioning"]["manifest"]
+
+
+def openssl(*arguments):
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here")
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def keyed(built):
+    """A built mission that is to be signed by an operator's key elsewhere; the key was made by `doit keygen`."""
+    secret = built.folder / "secret"
+    secret.write_text(SECRET + "\n")
+    secret.chmod(0o600)
+    key = built.folder / "safe" / "operator.pem"
+    made = built.doit("keygen", str(key), f"--passphrase-file={secret}", "log=json")
+    assert made.status == 0, made.said
+    (told,) = made.event("key_made")
+    added = built.doit("trust", "add", told["public_key"])
+    assert added.status == 0, added.said
+
+    def change(mission):
+        section(mission).update(
+            signing="offline",
+            signing_key="safe/operator.pub.pem",
+            signing_mode="operator",
+            allowed_operator_fingerprints=[told["fingerprint"]],
+        )
+
+    built.edit(change)
+    return built, key, secret, told["fingerprint"]
+
+
+def test_keys_are_made_trusted_listed_and_revoked(built):
+    key = built.folder / "k" / "operator.pem"
+    environment = {**os.environ, "PREFLIGHT_SIGNING_PASSPHRASE": SECRET}
+    made = built.doit("keygen", str(key), env=environment)
+    assert made.status == 0, made.said
+    assert SECRET not in made.said
+    assert "fingerprint" in made.out
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert b"ENCRYPTED PRIVATE KEY" in key.read_bytes()
+    openssl("pkey", "-in", key, "-passin", f"pass:{SECRET}", "-noout")
+    before = key.read_bytes()
+    again = built.doit("keygen", str(key), env=environment)
+    assert again.status == 1
+    assert "exists and is left as it is" in again.sentences
+    assert key.read_bytes() == before
+    trust = built.folder / "aircraft"
+    public = str(key.with_name("operator.pub.pem"))
+    assert built.doit("trust", "add", public, f"--trust={trust}").status == 0
+    (listed,) = built.doit("trust", "list", f"--trust={trust}", "log=json").event("trust_listed")
+    (entry,) = listed["keys"]
+    assert (entry["revoked"], listed["allow_dev"]) == (False, False)
+    assert built.doit("trust", "revoke", entry["fingerprint"], f"--trust={trust}").status == 0
+    shown = built.doit("trust", "list", f"--trust={trust}")
+    assert f"{entry['fingerprint']}  REVOKED  {entry['file']}" in shown.out
+    assert "no allow_dev" in shown.out
+    refused = built.doit("trust", "add", public, f"--trust={trust}")
+    assert refused.status == 1
+    assert "is revoked" in refused.sentences
+    # The mission's own directory has its development key and allow_dev.
+    (own,) = built.doit("trust", "list", "log=json").event("trust_listed")
+    assert own["allow_dev"]
+    assert own["trust"] == str(built.folder / "trust")
+
+
+def test_a_key_cannot_be_made_where_nobody_gives_a_passphrase(built):
+    done = built.doit("keygen", str(built.folder / "k.pem"), stdin=subprocess.DEVNULL)
+    assert done.status == 1
+    assert "--passphrase-file" in done.sentences
+    assert not (built.folder / "k.pem").exists()
+
+
+def test_signed_elsewhere_and_brought_back(keyed):
+    place, key, secret, fingerprint = keyed
+    old = place.generation
+    stopped = place.provision_json()
+    assert stopped.status == 1
+    (failed,) = stopped.event("build_failed")
+    assert failed["error"] == "SignatureAwaitedError"
+    assert place.report["outcome"] == "failure"
+    assert "waits for its signature" in place.report["failure_reason"]
+    assert place.generation == old
+    waiting = (place.work / "signing" / "statement.json").read_bytes()
+    # Asked again, the same bytes wait: somebody may be signing them.
+    assert place.provision_json().status == 1
+    assert (place.work / "signing" / "statement.json").read_bytes() == waiting
+
+    out = place.folder / "stick" / "cache.pae"
+    exported = place.doit("sign", f"--export={out}")
+    assert exported.status == 0, exported.said
+    told = json.loads(out.with_name("cache.pae.json").read_bytes())
+    assert told["signer"] == fingerprint
+    assert told["generation"] == "2"
+    assert told["flight_id"] in exported.out
+    assert out.read_bytes().endswith(waiting)
+
+    # Ours and openssl's signature are the same 64 bytes: pure Ed25519 is deterministic.
+    signed = place.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(out))
+    assert signed.status == 0, signed.said
+    assert told["manifest_hash"] in signed.out
+    assert SECRET not in signed.said
+    other = place.folder / "stick" / "openssl.sig"
+    openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-passin", f"file:{secret}", "-in", out, "-out", other)
+    assert other.read_bytes() == out.with_name("cache.pae.sig").read_bytes()
+    public = key.with_name("operator.pub.pem")
+    openssl("pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", public, "-in", out, "-sigfile", other)
+
+    done = place.doit("sign", f"--import={other}", f"--public-key={public}", "log=json")
+    assert done.status == 0, done.said
+    assert done.ran == ["manifest", "publish"]
+    assert done.event("build_end")[0]["outcome"] == "success"
+    assert place.generation != old
+    assert (place.current / "manifest.json").read_bytes() == waiting
+    verdict = place.takeoff()
+    assert verdict.status == 0
+    assert f"signed by {fingerprint[:12]}" in verdict.out
+
+    assert place.provision_json().ran == []
+    for arguments, why in (
+        (("sign", f"--import={other}"), "nothing waits"),
+        (("sign", f"--export={out}"), "nothing waits"),
+    ):
+        refused = place.doit(*arguments)
+        assert refused.status == 1
+        assert why in refused.sentences
+    reproduced = place.doit("reproduce", "log=json")
+    assert reproduced.status == 0, reproduced.said
+
+    # Back to what was there before, also by a signature made elsewhere; and forward again.
+    signed_here = place.generation
+    awaited = place.doit("rollback")
+    assert awaited.status == 1
+    assert "waits for its signature" in awaited.sentences
+    assert place.generation == signed_here
+    # The previous generation was signed by the development key: the directory still allows it.
+    assert place.doit("sign", f"--export={out}").status == 0
+    openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-passin", f"file:{secret}", "-in", out, "-out", other)
+    back = place.doit("sign", f"--import={other}", "log=json")
+    assert back.status == 0, back.said
+    assert back.event("rolled_back")[0]["generation"] == place.generation.name
+    assert place.generation.name.startswith("000003-")
+    assert place.takeoff().status == 0
+
+    # A provision finds a signature that an import laid down before it was stopped.
+    place.edit(lambda mission: mission.update(flight_id=None))
+    assert place.provision().status == 1
+    assert place.doit("sign", f"--export={out}").status == 0
+    openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-passin", f"file:{secret}", "-in", out, "-out", other)
+    shutil.copy(other, place.work / "signing" / "signature")
+    assert place.provision_json().ran == ["manifest", "publish"]
+    assert place.takeoff().status == 0
+
+
+def test_signatures_that_do_not_fit_are_refused(keyed):
+    place, key, secret, fingerprint = keyed
+    old = place.generation
+    assert place.provision().status == 1
+    out = place.folder / "cache.pae"
+    assert place.doit("sign", f"--export={out}").status == 0
+    stranger = place.folder / "stranger.pem"
+    openssl("genpkey", "-algorithm", "ed25519", "-out", stranger)
+    stranger.chmod(0o600)
+    foreign = place.folder / "foreign.pub.pem"
+    openssl("pkey", "-in", stranger, "-pubout", "-out", foreign)
+    assert place.doit("sign", f"--key={stranger}", str(out)).status == 0
+    signature = out.with_name("cache.pae.sig")
+    short = place.folder / "short.sig"
+    short.write_bytes(bytes(63))
+    for arguments, why in (
+        ((f"--import={signature}",), "is not one of"),
+        ((f"--import={signature}", f"--public-key={foreign}"), fingerprint),
+        ((f"--import={short}",), "64 bytes"),
+        ((f"--export={place.mission}",), "no earlier export"),
+        ((f"--export={out}", f"--key={key}"), "doit help sign"),
+    ):
+        refused = place.doit("sign", *arguments)
+        assert refused.status == 1, arguments
+        assert why in refused.sentences
+        assert "Traceback" not in refused.said
+    assert place.generation == old
+    # What is no manifest is not signed, and a signature of another key is not replaced.
+    text = place.folder / "text"
+    text.write_bytes(b"DSSEv1 28 application/vnd.in-toto+json 2 {}")
+    for path, why in ((text, "no manifest"), (place.mission, "not what doit sign --export writes"), (out, "another")):
+        refused = place.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(path))
+        assert refused.status == 1
+        assert why in refused.sentences
+    # The mission moves on between export and import.
+    signature.unlink()
+    assert place.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(out)).status == 0
+    place.edit(lambda mission: mission.update(flight_id=None))
+    moved = place.doit("sign", f"--import={signature}")
+    assert moved.status == 1
+    assert "no more what is to be published" in moved.sentences
+    assert place.generation == old
+
+
+def test_what_was_exported_too_long_ago_is_refused(keyed):
+    place, *_ = keyed
+    assert place.provision().status == 1
+
+    def later(days):
+        surroundings = wiring.Surroundings.real()
+        moved = replace(surroundings, clock=lambda: wiring.wall_clock() + timedelta(days=days))
+        return wiring.assemble(load_mission(place.mission, {}), moved, wiring.Options())
+
+    out = place.folder / "cache.pae"
+    assert sign.export(later(14), out).event == "signature_requested"
+    for days, why in ((16, "more than half of its validity"), (-1, "has not begun")):
+        assembly = later(days)
+        with pytest.raises(OfflineSigningError, match=why):
+            sign.export(assembly, out)
+        with pytest.raises(OfflineSigningError, match=why):
+            sign.bring_back(assembly, assembly.session(), out, None)
+
+
+def test_offline_needs_a_public_key_that_may_sign(keyed):
+    place, key, *_ = keyed
+    for change, why in (
+        ({"signing_key": str(key)}, "is a private key"),
+        ({"allowed_operator_fingerprints": ["0" * 64]}, "allowed_operator_fingerprints"),
+        ({"signing": "here"}, "is a public key"),
+    ):
+        before = place.mission.read_text()
+        place.edit(lambda mission, change=change: section(mission).update(change))
+        done = place.provision()
+        assert done.status == 1
+        assert why in done.sentences
+        place.mission.write_text(before)
+
+
+def test_a_passphrase_is_asked_for_on_a_terminal_unseen_and_before_anything_is_built(built):
+    key = built.folder / "keys" / "mine.pem"
+    said, status = on_terminal(built.command("keygen", str(key)), [SECRET, SECRET])
+    assert status == 0, said
+    assert said.count("Passphrase of the new key:") == said.count("The same again:") == 1
+    assert SECRET not in said
+    assert built.doit("trust", "add", str(key.with_name("mine.pub.pem"))).status == 0
+    built.edit(lambda mission: section(mission).update(signing_key="keys/mine.pem"))
+    refused = built.doit("provision", stdin=subprocess.DEVNULL)
+    assert refused.status == 1
+    assert "PREFLIGHT_SIGNING_PASSPHRASE" in refused.sentences
+    said, status = on_terminal(built.command("provision"), ["wrong"])
+    assert status == 1
+    assert "wrong passphrase" in said
+    said, status = on_terminal(built.command("provision"), [SECRET])
+    assert status == 0, said
+    assert said.count("Passphrase of") == 1
+    assert said.index("Passphrase of") < said.index("manifest")
+    assert SECRET not in said + b"".join(path.read_bytes() for path in built.work.rglob("*.json")).decode()
+    assert built.takeoff().status == 0
+
+
+def on_terminal(command, answers):
+    """Run a program on a terminal of its own and type the answers; what the terminal showed, and the exit status."""
+    leader, follower = os.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFLIGHT_")}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+    )
+    os.close(follower)
+    shown, left = b"", list(answers)
+    try:
+        while block := os.read(leader, 4096):
+            shown += block
+            # A prompt ends without a line feed. What is typed before it would be thrown away with the echo's change.
+            if left and shown.endswith(b": "):
+                os.write(leader, left.pop(0).encode() + b"\n")
+    except OSError as error:
+        if error.errno != errno.EIO:  # the last process has closed the terminal
+            raise
+    finally:
+        os.close(leader)
+    return shown.decode(), process.wait(timeout=60)
+
+
+def test_a_mission_that_signs_here_has_nothing_to_export(built):
+    done = built.doit("sign", f"--export={built.folder / 'x'}")
+    assert done.status == 1
+    assert "set signing: offline" in done.sentences
+
+
+# bundle
+
+
+def test_the_cache_is_taken_to_a_card_and_verifies_with_the_verifier_alone(built, python_outside):
+    card = built.folder / "card"
+    done = built.doit("bundle", str(card), "log=json")
+    assert done.status == 0, done.said
+    (told,) = done.event("bundled")
+    assert told["files"] == told["files_copied"]
+    assert told["generation"] == built.generation.name
+    moved = card.rename(built.folder / "aircraft")
+    verdict = python_outside(
+        [sys.executable, "-I", "-m", "takeoff", str(moved / "current"), "--trust", str(built.folder / "trust")]
+    )
+    assert verdict.status == 0, verdict.said
+    subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=moved / "current", check=True)
+    damaged = (moved / "current").resolve() / "descriptors.faiss"
+    damaged.chmod(0o644)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    again = built.doit("bundle", str(moved), f"--generation={built.generation.name}", "log=json")
+    (told,) = again.event("bundled")
+    assert told["files_copied"] == 1
+    third = built.doit("bundle", str(moved))
+    assert "nothing differed" in third.out
+    for arguments, why in (
+        ((), "give one DIR"),
+        ((str(built.cache / "x"),), "overlaps"),
+        ((str(moved), "--generation=99"), "names no generation"),
+        ((str(moved), f"--trust={built.folder / 'none'}"), "the verifier refuses the copy"),
+    ):
+        refused = built.doit("bundle", *arguments)
+        assert refused.status == 1
+        assert why in refused.sentences
