@@ -1,0 +1,181 @@
+"""What is compared: each runtime behind the port, and the same runtime used bare, as its vendor shows it.
+
+A `Burst` takes prepared batches through to numpy results, all of them, and returns the last. `pairs` names the two that
+`engines.py` compares; both sides of a pair use the same engine file and the same options, so that what differs is the port.
+"""
+
+# ruff: noqa: PLC0415, ANN401 - PyTorch is optional: imported by who needs it, its types not read; nor has OpenVINO any
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preflight.adapters import onnxruntime as port_onnxruntime
+from preflight.adapters import openvino as port_openvino
+from preflight.ports import CompileRequest, Engine, InferenceRuntime, QueueingEngine
+from preflight.wiring import runtime_choice
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Batch = NDArray[np.float32]
+    Burst = Callable[[Sequence[Batch]], Batch]
+
+INPUT, OUTPUT = "image", "descriptor"
+SIDE = 224
+CORES = len(os.sched_getaffinity(0))
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def runtime(name: str) -> InferenceRuntime:
+    """As a provision would make it."""
+    return runtime_choice(name).make()
+
+
+def request(model: Path, precision: str, batch: int) -> CompileRequest:
+    return CompileRequest(model, {INPUT: (1, 3, SIDE, SIDE)}, precision, 1024, batch)
+
+
+def library(name: str) -> Any:
+    """The vendor's package, imported as the adapter imports it: without its reporter."""
+    if name == "openvino":
+        return port_openvino._library()
+    if name == "onnxruntime":
+        return port_onnxruntime._library()
+    from preflight.adapters.torch import _library
+
+    return _library()
+
+
+# Behind the port
+
+
+def port_run(engine: Engine) -> Burst:
+    def burst(batches: Sequence[Batch]) -> Batch:
+        for batch in batches:
+            found = engine.run({INPUT: batch})
+        return found[OUTPUT]
+
+    return burst
+
+
+def port_queue(engine: QueueingEngine) -> Burst:
+    def burst(batches: Sequence[Batch]) -> Batch:
+        waiting = 0
+        for batch in batches:
+            if waiting == engine.depth:
+                engine.collect()
+                waiting -= 1
+            engine.submit({INPUT: batch})
+            waiting += 1
+        for _ in range(waiting):
+            found = engine.collect()
+        return found[OUTPUT]
+
+    return burst
+
+
+# Bare
+
+
+def bare_openvino(engine: Path, precision: str) -> Burst:
+    """The loop of OpenVINO's sample sync_benchmark, on the adapter's blob, with its properties."""
+    openvino = library("openvino")
+    properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+    found = openvino.Core().import_model(
+        engine.read_bytes(), "CPU", {**properties, "INFERENCE_PRECISION_HINT": HINTS[precision]}
+    )
+    infer = found.create_infer_request()
+
+    def burst(batches: Sequence[Batch]) -> Batch:
+        for batch in batches:
+            result = infer.infer({INPUT: batch}, share_inputs=True, share_outputs=True)
+        return result[0].copy()
+
+    return burst
+
+
+def bare_openvino_queue(engine: Path, precision: str, streams: int, depth: int) -> Burst:
+    """The loop of OpenVINO's sample throughput_benchmark; each result is copied as its request ends."""
+    openvino = library("openvino")
+    properties = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
+    found = openvino.Core().import_model(
+        engine.read_bytes(), "CPU", {**properties, "INFERENCE_PRECISION_HINT": HINTS[precision]}
+    )
+    queue = openvino.AsyncInferQueue(found, depth)
+    results: dict[int, Batch] = {}  # requests end in any order
+    queue.set_callback(lambda infer, number: results.update({number: infer.get_output_tensor(0).data.copy()}))
+
+    def burst(batches: Sequence[Batch]) -> Batch:
+        for number, batch in enumerate(batches):
+            queue.start_async({INPUT: batch}, number, share_inputs=True)
+        queue.wait_all()
+        return results[len(batches) - 1]
+
+    return burst
+
+
+def bare_onnxruntime(model: Path, *, defaults: bool) -> Burst:
+    """defaults: as ONNX Runtime comes, spinning and all; else with the adapter's options."""
+    onnxruntime = library("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    if not defaults:
+        options.intra_op_num_threads = CORES
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+    def burst(batches: Sequence[Batch]) -> Batch:
+        for batch in batches:
+            (result,) = session.run([OUTPUT], {INPUT: batch})
+        return result
+
+    return burst
+
+
+def bare_pytorch(module: Callable[[Any], Any]) -> Burst:
+    torch = library("pytorch_fp16")
+
+    def burst(batches: Sequence[Batch]) -> Batch:
+        with torch.inference_mode():
+            for batch in batches:
+                found = module(torch.from_numpy(batch))
+                result = (found[0] if isinstance(found, (tuple, list)) else found).float().numpy()
+        return result
+
+    return burst
+
+
+def exported_module(engine: Path) -> Callable[[Any], Any]:
+    """The program that the adapter keeps, without the adapter."""
+    from preflight.adapters._torch_archive import unpack
+
+    return unpack(engine.read_bytes(), str(engine))[0].module()
+
+
+# Both
+
+
+def port(name: str, model: Path, precision: str, engine: Path, batch: int, *, queue: bool) -> Burst:
+    loaded = runtime(name).load(engine, request(model, precision, batch))
+    if not queue:
+        return port_run(loaded)
+    if not isinstance(loaded, QueueingEngine):
+        raise SystemExit(f"{name} keeps no queue")
+    return port_queue(loaded)
+
+
+def bare(name: str, precision: str, engine: Path, *, queue: bool) -> Burst:
+    if name == "onnxruntime":
+        return bare_onnxruntime(engine, defaults=False)
+    if name == "pytorch_fp16":
+        return bare_pytorch(exported_module(engine))
+    if not queue:
+        return bare_openvino(engine, precision)
+    streams = min(port_openvino._STREAMS, CORES)
+    return bare_openvino_queue(engine, precision, streams, streams + 1)

@@ -1,0 +1,126 @@
+"""Caches for the verifier's benchmark: random bytes under real manifests, signed by a key made here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from takeoff import envelope, keys, layout, manifest, names
+
+ARCH = platform.machine()
+ISA = "neon" if ARCH == "aarch64" else "generic"  # every host runs it: a cache for another is refused
+ENGINE = f"engines/model{{}}__cpu-{ISA}_openvino2026.4.1_fp32.engine"
+ZERO = "00" * 32
+BLOCK = 2**20
+SMALL_FILES = {"calibration.json": 600, "corpus.json": 2_000, "selftest.json": 4_000, "provenance.json": 1_500}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A cache, its trust directory, and a folder with hard links of the artifacts alone, for tools that take a folder."""
+
+    cache: Path
+    trust: Path
+    plain: Path
+    artifacts: list[str]
+    bytes: int
+
+    @property
+    def files(self) -> int:
+        return sum(1 for path in self.cache.rglob("*") if path.is_file())
+
+
+def large(folder: Path, megabytes: int) -> Scene:
+    """Four engines and an index, a fifth of the megabytes each, and small files."""
+    part = megabytes * 10**6 // 5
+    sizes = {ENGINE.format(number): part for number in range(4)} | {"descriptors.faiss": part} | SMALL_FILES
+    return _write(folder, sizes)
+
+
+def many(folder: Path, count: int, size: int) -> Scene:
+    """`count` artifacts of `size` bytes, 1000 a folder; short names, for the manifest has at most 16 MiB."""
+    sizes = {f"f{number // 1000}/{number}": size for number in range(count)}
+    return _write(folder, {ENGINE.format(0): size, **sizes})
+
+
+def three(folder: Path) -> Scene:
+    """Three small files."""
+    return _write(folder, {ENGINE.format(0): 2_000, "descriptors.faiss": 700, "calibration.json": 600})
+
+
+def _write(folder: Path, sizes: dict[str, int]) -> Scene:
+    cache, trust, plain = folder / "cache", folder / "trust", folder / "plain"
+    trust.mkdir(parents=True)
+    private = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    public = private.public_key().public_bytes_raw()
+    (trust / "operator.pem").write_bytes(keys.to_pem(public))
+    source = random.Random(7)
+    hashes = {}
+    for name, size in sizes.items():
+        hashes[name] = _random_file(cache / name, size, source)
+        (plain / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(cache / name, plain / name)
+    made = _manifest(hashes, sizes)
+    data = manifest.encode(made)
+    sealed = envelope.Envelope(data, keys.fingerprint(public), private.sign(envelope.pae(data)))
+    files = layout.determined_files(made, hashlib.sha256(data).hexdigest())
+    for name, content in {**files, names.MANIFEST: data, names.ENVELOPE: envelope.encode(sealed)}.items():
+        (cache / name).write_bytes(content)
+    return Scene(cache, trust, plain, sorted(sizes), sum(sizes.values()))
+
+
+def _random_file(path: Path, size: int, source: random.Random) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for block in _blocks(size, source):
+            file.write(block)
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(size: int, source: random.Random) -> Iterator[bytes]:
+    for start in range(0, size, BLOCK):
+        yield source.randbytes(min(BLOCK, size - start))
+
+
+def _manifest(hashes: dict[str, str], sizes: dict[str, int]) -> manifest.Manifest:
+    engines = [name for name in sizes if name.endswith(".engine")]
+    roles = ["descriptor", *["auxiliary"] * (len(engines) - 1)]
+    models = tuple(
+        manifest.Model(f"model{number}", role, ZERO, "fp32", "openvino", "2026.4.1", engine, ZERO)
+        for number, (engine, role) in enumerate(zip(engines, roles, strict=True))
+    )
+    box = ("0.346", "32.588", "0.352", "32.6")
+    identity = manifest.Identity(
+        models=models,
+        calibration_sha256=ZERO,
+        corpus=manifest.Corpus(ZERO, 1, (19,), ZERO, (box,), "0.0", 0),
+        sector_class="stable_rear",
+        takeoff_origin=manifest.Origin("0.348", "32.59", "1190.0"),
+        flight_id=None,
+        action_keys={"index": ZERO},
+    )
+    now = int(time.time())
+    return manifest.Manifest(
+        subjects=hashes,
+        manifest_hash=manifest.identity_hash(identity),
+        generation=1,
+        issued_at=now,
+        valid_from=now - 60,
+        valid_until=now + 30 * 86_400,
+        signing_mode="operator",
+        identity=identity,
+        sizes=sizes,
+        target=manifest.Target(ARCH, ISA, None, None),
+        builder={"preflight": "0.1.0"},
+        quality=manifest.Quality((), {}),
+    )

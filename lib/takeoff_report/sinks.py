@@ -1,0 +1,81 @@
+"""Reporting to several places at once: none of them can stop another, delay the status, or change it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from takeoff_report import events, flight_log, journal
+from takeoff_report.config import Config, FlightLog, Mavlink
+from takeoff_report.mavlink import Link, severity
+from takeoff_report.verdict import Verdict
+
+Sink = Callable[[], None]
+
+
+def deliver(sinks: Mapping[str, Sink], patience_s: float) -> None:
+    """Run every sink in a thread of its own; what fails, or does not end in time, is written to the journal."""
+    threads = {name: _start(partial(_guarded, name, sink)) for name, sink in sinks.items()}
+    deadline = time.monotonic() + patience_s
+    for thread in threads.values():
+        thread.join(max(deadline - time.monotonic(), 0))
+    late = [name for name, thread in threads.items() if thread.is_alive()]
+    for name in late:
+        # In a thread too: it may be the journal that hangs.
+        _start(partial(complain, name, f"did not end within {patience_s} s")).join(1)
+
+
+def complain(sink: str, message: str) -> None:
+    """Write to the journal that something could not be reported. Where even that fails there is nobody left to tell."""
+    with contextlib.suppress(OSError, ValueError):
+        journal.write(sys.stderr, events.ERROR, events.failed(sink, message, time.time()))
+
+
+def verdict_sinks(verdict: Verdict, config: Config) -> dict[str, Sink]:
+    """Where a verdict goes at takeoff."""
+    event = events.verification(verdict, "takeoff")
+    sinks: dict[str, Sink] = {
+        "stdout": lambda: _say(verdict.raw),
+        "journal": lambda: journal.write(sys.stderr, events.priority(verdict), event),
+    }
+    log, mavlink = config.flight_log, config.mavlink
+    if log is not None:
+        sinks["flight_log"] = lambda: record(log, event)
+    if mavlink is not None:
+        sinks["mavlink"] = lambda: _send(mavlink, verdict)
+    return sinks
+
+
+def record(settings: FlightLog, event: Mapping[str, object]) -> None:
+    """Append to the flight recorder; files it removed to make room are named in the journal. Raises ReportError."""
+    done = flight_log.append(settings.path, event, max_bytes=settings.max_bytes, keep=settings.keep)
+    if done.removed:
+        complain("flight_log", f"removed to make room: {', '.join(done.removed)}")
+
+
+def _send(settings: Mavlink, verdict: Verdict) -> None:
+    with Link(settings) as link:
+        link.heartbeat()
+        link.statustext(severity(verdict), verdict.statustext)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _guarded(name: str, sink: Sink) -> None:
+    try:
+        sink()
+    except Exception as error:  # noqa: BLE001 - whatever a sink does, the verdict stands
+        complain(name, f"{type(error).__name__}: {error}")
+
+
+def _start(work: Sink) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
