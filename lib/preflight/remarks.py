@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from preflight.errors import TileContentError
 from preflight.records import TileRow
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ LEAST_TEXTURE = 5.0
 
 _RECORD = [("code", "<u8"), ("source", "<u2")]
 _KIND_BITS = 56
+_MOST_SOURCES = 1 << 16
 
 
 class Kind(IntEnum):
@@ -104,8 +106,14 @@ class RemarkTaker:
             self._add(Kind.POOR, row, 0)
 
     def passed_over(self, row: TileRow) -> None:
-        """A tile of which another source's is sealed."""
-        self._add(Kind.PASSED_OVER, row, self._numbers.setdefault(row.source, len(self._numbers)))
+        """A tile of which another source's is sealed. Raises TileContentError for more sources than can be numbered."""
+        number = self._numbers.setdefault(row.source, len(self._numbers))
+        if number >= _MOST_SOURCES:
+            raise TileContentError(
+                f"tile {row.zoom}/{row.x}/{row.y} of {row.source}: more than {_MOST_SOURCES:,} sources hold tiles that others "
+                "are preferred for. Import more of them under one name (--source), or build several areas"
+            )
+        self._add(Kind.PASSED_OVER, row, number)
 
     def _add(self, kind: Kind, row: TileRow, source: int) -> None:
         self._codes.append(_code(kind, row.zoom, row.x, row.y))

@@ -59,9 +59,11 @@ _MAGIC = b"PFTILES\0"
 _VERSION = 1
 _PREFIX = struct.Struct("<8sII32s")
 _MOST_HEADER = 1 << 20
+_MOST_SOURCES = 1 << 16
 _ROW = struct.Struct("<qBIIddH32s")
 _ROW_BYTES = _ROW.size  # 67
 _HEX = re.compile(r"[0-9a-f]{64}")
+_FEWER_SOURCES = "Import more of the tiles under one name (--source), or build several areas"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 Buffer = bytes | bytearray | memoryview
 
@@ -189,6 +191,10 @@ def write_inventory(out: BinaryIO, draft: SealedHeader, body: Iterable[Buffer]) 
     them, in order; sources are numbered by name, no tile is there twice. out: a file that can seek, at its start.
     """
     encoded = _encode(replace(draft, body_sha256="0" * 64))
+    if len(encoded) > _MOST_HEADER:
+        raise TileContentError(
+            f"the names of its {len(draft.sources):,} sources exceed what a tile inventory holds. {_FEWER_SOURCES}"
+        )
     start = out.tell()
     out.seek(start + _PREFIX.size + len(encoded))
     digest = hashlib.sha256()
@@ -312,6 +318,8 @@ def pack_row(row: TileRow, source: int) -> bytes:
     number = tile_id(row.zoom, row.lat, row.lon)
     if number == -1:
         raise TileContentError(f"{name}: its id is -1, which the index reads as none. Leave this tile out of the area")
+    if source >= _MOST_SOURCES:
+        raise TileContentError(f"{name}: its tile set has more than {_MOST_SOURCES:,} sources. {_FEWER_SOURCES}")
     if not _HEX.fullmatch(row.sha256):
         raise TileContentError(f"{name}: {row.sha256!r} is no SHA-256. Import the tile again")
     bounds = tile_bounds(row.zoom, row.x, row.y)

@@ -7,9 +7,10 @@ each have their own status from 16 up (docs/manifest-format.md).
 # ruff: noqa: PLC0415 - start-up time: imported where it is needed
 from __future__ import annotations
 
-import math
 import re
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from takeoff.errors import UsageError, VerificationError, VerificationTimeoutError, VerifierCrashedError
 from takeoff.verdict import human_verdict, json_verdict
@@ -19,20 +20,20 @@ if TYPE_CHECKING:
 
 USAGE = (
     "usage: python -I -m takeoff CACHE --trust DIR [--floor FILE] [--expect-flight UUID] [--expect-position LAT,LON]"
-    " [--timeout S] [--json]"
+    " [--expect-sm SM] [--timeout S] [--json]"
 )
-_VALUED = ("--trust", "--floor", "--expect-flight", "--expect-position", "--timeout")
 
 
 class Options(NamedTuple):
-    """The command line. timeout in seconds; position: latitude, longitude in degrees."""
+    """The command line. timeout in seconds; position: latitude, longitude in degrees; sm as 87."""
 
     cache: str
     trust: str
-    floor: str | None
-    flight: str | None
-    position: tuple[float, float] | None
-    timeout: float | None
+    floor: str | None = None
+    expect_flight: str | None = None
+    expect_position: tuple[float, float] | None = None
+    expect_sm: str | None = None
+    timeout: float | None = None
 
 
 def main(arguments: list[str]) -> int:
@@ -52,107 +53,96 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> Options:
     """Read the command line; each option at most once, as `--name VALUE` or `--name=VALUE`. Raises UsageError."""
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     caches: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
         if not argument.startswith("-"):
             caches.append(argument)
-        elif name not in _VALUED or name in values:
+        elif name not in _READERS or name in values:
             raise UsageError(f"{argument} is unknown or given twice; {USAGE}")
         else:
-            values[name] = value if equals else next(rest, "")
-            if not values[name]:
-                raise UsageError(f"{name} needs a value; {USAGE}")
-    if len(caches) != 1 or "--trust" not in values:
+            text = value if equals else next(rest, "")
+            read, what = _READERS[name]
+            try:
+                values[name] = read(text)
+            except ValueError as error:
+                raise UsageError(f"{name} is {text[:60]!r}, not {what}; {USAGE}") from error
+    if len(caches) != 1 or not caches[0] or "--trust" not in values:
         raise UsageError(f"exactly one CACHE and --trust are needed; {USAGE}")
-    return Options(
-        caches[0],
-        values["--trust"],
-        values.get("--floor"),
-        _flight(values.get("--expect-flight")),
-        _position(values.get("--expect-position")),
-        _timeout(values.get("--timeout")),
-    )
+    return Options(caches[0], **{name[2:].replace("-", "_"): value for name, value in values.items()})
 
 
-def _flight(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
-        raise UsageError(f"--expect-flight is {text[:60]}, not a UUID")
-    return text
+def _like(pattern: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.DOTALL):
+            raise ValueError(text)
+        return text
+
+    return read
 
 
-def _position(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    numbers = [_number(part) for part in text.split(",")]
-    if len(numbers) != 2 or not (abs(numbers[0]) <= 90 and abs(numbers[1]) <= 180):
-        raise UsageError(f"--expect-position is {text[:60]}, not LAT,LON in degrees")
-    return numbers[0], numbers[1]
+def _position(text: str) -> tuple[float, float]:
+    latitude, longitude = map(float, text.split(","))
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+        raise ValueError(text)
+    return latitude, longitude
 
 
-def _timeout(text: str | None) -> float | None:
-    if text is None:
-        return None
-    seconds = _number(text)
+def _timeout(text: str) -> float:
+    seconds = float(text)
     if not 0 < seconds < 1e6:
-        raise UsageError(f"--timeout is {text[:60]}, not a number of seconds above 0")
+        raise ValueError(text)
     return seconds
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan  # inside no range
+_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "--trust": (_like(".+"), "a directory"),
+    "--floor": (_like(".+"), "a file"),
+    "--expect-flight": (_like("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "a UUID"),
+    "--expect-position": (_position, "LAT,LON in degrees"),
+    "--expect-sm": (_like("[0-9]{2,3}"), "a compute capability without the dot, such as 87"),
+    "--timeout": (_timeout, "a number of seconds above 0"),
+}
 
 
 def _verify_in_time(options: Options) -> VerificationResult:
     import time
 
+    from takeoff.host import probe
     from takeoff.policy import Expectations
     from takeoff.verify import verify_manifest
 
-    with _Alarm(options.timeout):
-        return verify_manifest(
-            options.cache,
-            trust=options.trust,
-            now=time.time,
-            expect=Expectations(options.flight, options.position),
-            floor=options.floor,
-        )
+    with _alarm(options.timeout):
+        expect = Expectations(options.expect_flight, options.expect_position, probe(), options.expect_sm)
+        return verify_manifest(options.cache, trust=options.trust, now=time.time, expect=expect, floor=options.floor)
 
 
 class TimeUp(BaseException):
     """The alarm rang. Not an Exception: nothing on the way may take it for a failure of one file and go on."""
 
 
-class _Alarm:
-    """Raises TimeUp in the main thread when the time is up, and again at the end if that was swallowed."""
+@contextmanager
+def _alarm(seconds: float | None) -> Iterator[None]:
+    """Raise TimeUp in the main thread when the time is up, and again at the end if that was swallowed."""
+    if seconds is None:
+        yield
+        return
+    import signal
 
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._rang = False
+    up = TimeUp(f"no verdict within {seconds} s")
 
-    def __enter__(self) -> None:
-        if self._seconds is not None:
-            import signal
+    def ring(*_: object) -> NoReturn:
+        raise up
 
-            signal.signal(signal.SIGALRM, self._ring)
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        if self._seconds is not None:
-            import signal
-
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if self._rang:
-            self._ring()
-
-    def _ring(self, *_: object) -> NoReturn:
-        self._rang = True
-        raise TimeUp(f"no verdict within {self._seconds} s")
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        if signal.setitimer(signal.ITIMER_REAL, 0)[0] == 0:  # it rang
+            raise up
 
 
 def _report(

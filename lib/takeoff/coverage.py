@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 TileHash = tuple[int, float, float, str, str]
 """(zoom, lat, lon, source, sha256): a tile's row, lat and lon the row's doubles in degrees, sha256 in hex digits."""
 
 
-class CoverageAggregate:
-    """SHA-256 over one line a tile, `zoom|lat|lon|source|sha256` and a line feed, in UTF-8.
+class Aggregate(NamedTuple):
+    """The number of tiles, and their digest, 64 hex digits."""
 
-    lat and lon are printed by `repr` of the row's double. Tiles are added in ascending (zoom, lat, lon, source) order,
-    source by code points; constant memory, so a million tiles can be streamed.
+    tile_count: int
+    sha256: str
+
+
+def aggregate(tiles: Iterable[TileHash]) -> Aggregate:
+    """SHA-256 over one line a tile, `zoom|lat|lon|source|sha256` and a line feed, in UTF-8, lat and lon by `repr`.
+
+    The lines are in ascending (zoom, lat, lon, source) order, source by code points; the tiles come in any order and are
+    sorted in memory. Raises ValueError where two agree in all four.
     """
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._last: tuple[int, float, float, str] | None = None
-        self.count = 0
-
-    def add(self, zoom: int, lat: float, lon: float, source: str, sha256: str) -> None:
-        """Add the next tile. Raises ValueError when it does not come after the one before."""
-        # float(): NumPy's doubles print differently, and a whole number may arrive as an int.
-        key = (int(zoom), float(lat), float(lon), source)
-        if self._last is not None and not self._last < key:
-            raise ValueError(f"tile {key} does not come after {self._last} in (zoom, lat, lon, source) order")
-        self._last = key
-        self.count += 1
-        self._hash.update(f"{key[0]}|{key[1]!r}|{key[2]!r}|{source}|{sha256}\n".encode())
-
-    def hexdigest(self) -> str:
-        """The aggregate of the tiles added so far, 64 hex digits."""
-        return self._hash.hexdigest()
-
-
-def aggregate(tiles: Iterable[TileHash]) -> CoverageAggregate:
-    """The aggregate over `TileHash` rows in any order; sorts them in memory. Raises ValueError for a tile given twice."""
-    total = CoverageAggregate()
-    for tile in sorted(tiles):
-        total.add(*tile)
-    return total
+    digest, count, last = hashlib.sha256(), 0, None
+    # float(): NumPy's doubles print differently, and a whole number may arrive as an int.
+    for zoom, lat, lon, source, sha256 in sorted(tiles):
+        if (zoom, lat, lon, source) == last:
+            raise ValueError(f"tile {last} comes twice")
+        last = (zoom, lat, lon, source)
+        count += 1
+        digest.update(f"{zoom}|{float(lat)!r}|{float(lon)!r}|{source}|{sha256}\n".encode())
+    return Aggregate(count, digest.hexdigest())

@@ -1,11 +1,11 @@
 """SHA-256 of open files: 256 KiB at a time, two threads, the largest file first."""
 
-# ruff: noqa: PLC0415 - start-up time: imported where it is needed
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from threading import Thread
 from typing import TypeVar
 
 CHUNK_BYTES = 256 * 1024
@@ -17,7 +17,7 @@ _Result = TypeVar("_Result")
 def sha256_descriptor(descriptor: int) -> str:
     """The SHA-256 of what a descriptor gives from its present offset to the end, 64 hex digits. Raises OSError."""
     digest = hashlib.sha256()
-    buffer = bytearray(CHUNK_BYTES)
+    buffer = bytearray(min(CHUNK_BYTES, os.fstat(descriptor).st_size + 1))
     view = memoryview(buffer)
     while count := os.readv(descriptor, [buffer]):
         digest.update(view[:count])
@@ -37,38 +37,22 @@ def largest_first(
     raised: list[BaseException] = []
 
     def drain() -> None:
-        for name, _ in queue:
-            if raised:
-                return
-            results[name] = work(name)
-
-    def help_draining() -> None:
         try:
-            drain()
+            for name, _ in queue:
+                if raised:
+                    return
+                results[name] = work(name)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             raised.append(error)
 
-    helpers = _start(help_draining, min(threads, len(sizes)) - 1)
-    try:
-        drain()
-    except BaseException as error:
-        # Not joined: this may be a time-out, and a helper may hang in a read for good.
-        raised.append(error)
-        raise
-    for join in helpers:
-        join()
+    helpers = [Thread(target=drain, daemon=True) for _ in range(min(threads, len(sizes)) - 1)]
+    for helper in helpers:
+        helper.start()
+    drain()
+    for helper in helpers:
+        # Not after a failure: it may be a time-out, and a helper may hang in a read for good.
+        if not raised:
+            helper.join()
     if raised:
         raise raised[0]
     return results
-
-
-def _start(target: Callable[[], None], threads: int) -> list[Callable[[], None]]:
-    """Start daemon threads; returns how to wait for each."""
-    if threads < 1:
-        return []
-    from threading import Thread
-
-    helpers = [Thread(target=target, daemon=True) for _ in range(threads)]
-    for helper in helpers:
-        helper.start()
-    return [helper.join for helper in helpers]

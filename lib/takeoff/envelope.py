@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import binascii
-import re
 from typing import NamedTuple
 
 from takeoff import canonical
-from takeoff.errors import EnvelopeError
+from takeoff.errors import EnvelopeError, ManifestFormatError
+from takeoff.names import ENVELOPE
+from takeoff.schema import list_of, one_of, record, text
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
@@ -36,36 +37,32 @@ def encode(envelope: Envelope) -> bytes:
 
 def decode(data: bytes, limit: int) -> Envelope:
     """Read an envelope of at most `limit` bytes. Raises EnvelopeError."""
-    match canonical.decode(data, limit, EnvelopeError):
-        case {
-            "payload": str(payload),
-            "payloadType": str(kind),
-            "signatures": [{"keyid": str(keyid), "sig": str(sig), **more_in_signature}],
-            **more,
-        } if not more and not more_in_signature:
-            pass
-        case _:
-            raise EnvelopeError("is not exactly {payload, payloadType, signatures: [{keyid, sig}]}")
-    if kind != PAYLOAD_TYPE:
-        raise EnvelopeError(f"carries the payload type {kind[:60]}, not {PAYLOAD_TYPE}")
-    if not re.fullmatch("[0-9a-f]{64}", keyid):
-        raise EnvelopeError("has a keyid that is not 64 lower-case hex digits")
-    signature = _from_base64(sig)
-    if len(signature) != 64:
-        raise EnvelopeError(f"has a signature of {len(signature)} bytes, not 64")
-    return Envelope(_from_base64(payload), keyid, signature)
+    try:
+        fields = _ENVELOPE(canonical.decode(data, limit), "envelope")
+    except ManifestFormatError as error:
+        raise EnvelopeError(error.message, ENVELOPE) from error
+    signatures = fields["signatures"]
+    if len(signatures) != 1 or len(signatures[0]["sig"]) != 64:
+        raise EnvelopeError("does not hold exactly one signature of 64 bytes", ENVELOPE)
+    return Envelope(fields["payload"], signatures[0]["keyid"], signatures[0]["sig"])
 
 
 def _to_base64(data: bytes) -> str:
     return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
-def _from_base64(text: str) -> bytes:
+def _base64(value: object, where: str) -> bytes:
     # binascii skips foreign characters and ignores spare bits; encoding again shows both.
+    written: str = _STRING(value, where)
     try:
-        data = binascii.a2b_base64(text)
+        data = binascii.a2b_base64(written)
     except binascii.Error as error:
-        raise EnvelopeError(f"is not strict base64: {error}") from error
-    if _to_base64(data) != text:
-        raise EnvelopeError("is not strict base64")
+        raise ManifestFormatError(f"{where} is not strict base64: {error}") from error
+    if _to_base64(data) != written:
+        raise ManifestFormatError(f"{where} is not strict base64")
     return data
+
+
+_STRING = text("[ -~]*", "a string")
+_SIGNATURE = record(dict, {"keyid": text("[0-9a-f]{64}", "64 lower-case hex digits"), "sig": _base64})
+_ENVELOPE = record(dict, {"payload": _base64, "payloadType": one_of(PAYLOAD_TYPE), "signatures": list_of(_SIGNATURE)})

@@ -1,12 +1,12 @@
 """Why a cache is refused: one class a reason, each with a fixed code, an exit status, a STATUSTEXT and a remedy.
 
 Statuses start at 16 and never change their meaning; the lowest status of all failures found is the one returned. A
-STATUSTEXT is what the ground station is sent: at most 50 bytes, the size of MAVLink's field. A remedy says what to do now.
+STATUSTEXT is what the ground station is sent: at most 50 bytes, the size of MAVLink's field. A remedy says what to do now;
+where a class names none, another build mends it.
 """
 
 from __future__ import annotations
 
-_PROVISION = "run `doit provision` again"
 _CLOCK = "check the clock, then run `doit provision` again"
 _OTHER_MISSION = "this is another mission's cache: check what is expected, and copy the cache of this mission"
 
@@ -17,7 +17,7 @@ class VerificationError(Exception):
     code = "refused"
     exit_status = 16
     statustext = "CACHE REFUSED"
-    remedy = _PROVISION
+    remedy = "run `doit provision` again"
 
     def __init__(self, message: str, file: str = "") -> None:
         self.message = message
@@ -83,21 +83,18 @@ class EnvelopeError(VerificationError):
     """manifest.dsse.json is not an envelope as the format demands it."""
 
     code, exit_status, statustext = "envelope", 23, "CACHE REFUSED: envelope malformed"
-    remedy = _PROVISION
 
 
 class SignatureError(VerificationError):
     """The signature does not fit, or the signed bytes are not those of manifest.json."""
 
     code, exit_status, statustext = "signature", 24, "CACHE REFUSED: signature invalid"
-    remedy = _PROVISION
 
 
 class ManifestFormatError(VerificationError):
     """manifest.json is not a statement as the format demands it."""
 
     code, exit_status, statustext = "manifest_format", 25, "CACHE REFUSED: manifest malformed"
-    remedy = _PROVISION
 
 
 class SchemaVersionError(VerificationError):
@@ -111,35 +108,30 @@ class ManifestHashMismatchError(VerificationError):
     """The build identity does not hash to the manifest_hash recorded."""
 
     code, exit_status, statustext = "manifest_hash", 27, "CACHE REFUSED: manifest hash differs"
-    remedy = _PROVISION
 
 
 class FileMissingError(VerificationError):
     """An artifact the manifest lists, or SHA256SUMS or the envelope, is not there."""
 
     code, exit_status, statustext = "file_missing", 28, "CACHE REFUSED: file missing"
-    remedy = _PROVISION
 
 
 class SidecarMissingError(VerificationError):
     """A `.sha256` sidecar is not there."""
 
     code, exit_status, statustext = "sidecar_missing", 29, "CACHE REFUSED: sidecar missing"
-    remedy = _PROVISION
 
 
 class FileUnlistedError(VerificationError):
     """The cache holds something the manifest does not list."""
 
     code, exit_status, statustext = "file_unlisted", 30, "CACHE REFUSED: unlisted file"
-    remedy = _PROVISION
 
 
 class FileKindError(VerificationError):
     """A symbolic link, FIFO, device, socket or directory stands where a regular file must be."""
 
     code, exit_status, statustext = "file_kind", 31, "CACHE REFUSED: not a regular file"
-    remedy = _PROVISION
 
 
 class FileUnreadableError(VerificationError):
@@ -153,14 +145,12 @@ class ContentHashMismatchError(VerificationError):
     """An artifact's size or SHA-256 is not the manifest's (D-C10-3)."""
 
     code, exit_status, statustext = "content_hash", 33, "CACHE REFUSED: content hash differs"
-    remedy = _PROVISION
 
 
 class SidecarMismatchError(VerificationError):
     """A sidecar or SHA256SUMS does not hold exactly what the manifest determines."""
 
     code, exit_status, statustext = "sidecar", 34, "CACHE REFUSED: sidecar differs"
-    remedy = _PROVISION
 
 
 class DevSignedError(VerificationError):
@@ -219,8 +209,21 @@ class PositionOutsideError(VerificationError):
     remedy = _OTHER_MISSION
 
 
+class HostMismatchError(VerificationError):
+    """The engines were built for another host, or this host's GPU is not known."""
+
+    code, exit_status, statustext = "host", 43, "CACHE REFUSED: built for another host"
+    remedy = "copy the cache that was built for this host; where its GPU cannot be found out, name it with --expect-sm"
+
+
 class TileDriftError(VerificationError):
     """Operator mode: the tile store no longer gives the aggregate that was signed."""
 
     code, exit_status, statustext = "tile_drift", 44, "CACHE REFUSED: tile store drifted"
-    remedy = _PROVISION
+
+
+class TileFileError(VerificationError):
+    """Deep check: a file of the tile store is not the tile that was sealed."""
+
+    code, exit_status, statustext = "tile_file", 45, "CACHE REFUSED: tile file differs"
+    remedy = "import the tiles again with `doit import SOURCE --update`, then run `doit provision` again"

@@ -1,11 +1,11 @@
 """Reading below one directory descriptor: no symbolic link is followed, and nothing but a regular file is opened."""
 
-# ruff: noqa: PTH208 - descriptors and start-up time: no pathlib here
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from takeoff.errors import FileKindError, FileMissingError, FileUnreadableError, VerificationError
 
@@ -44,41 +44,32 @@ class Directory:
 
     def read(self, name: str, limit: int) -> bytes:
         """A file's bytes, cut after `limit` + 1 so that a decoder sees that it is too large. Raises as `open` does."""
-        with os.fdopen(self.open(name), "rb", buffering=0) as file:
+        with os.fdopen(self.open(name), "rb") as file:
             try:
-                data = bytearray()
-                while len(data) <= limit and (block := file.read(limit + 1 - len(data))):
-                    data += block
+                return file.read(limit + 1)
             except OSError as error:
                 raise _refusal(error, name) from error
-        return bytes(data)
 
-    def names(self) -> list[str]:
-        """The names directly below, sorted. Raises OSError."""
-        return sorted(os.listdir(self._fd))
-
-    def walk(self, folders: frozenset[str]) -> dict[str, str]:
+    def walk(self, folders: frozenset[str] = frozenset()) -> dict[str, str]:
         """What lies below: name -> file, directory, symbolic link, FIFO or other. Raises FileUnreadableError.
 
         Only `folders` are entered: any other folder is reported by its name alone.
         """
-        found: dict[str, str] = {}
         try:
-            _walk(self._fd, "", folders, found)
+            return dict(_walk(self._fd, "", folders))
         except OSError as error:
             raise FileUnreadableError(f"the directory cannot be listed: {error}", ".") from error
-        return found
 
 
-def _walk(folder: int, prefix: str, folders: frozenset[str], found: dict[str, str]) -> None:
+def _walk(folder: int, prefix: str, folders: frozenset[str]) -> Iterator[tuple[str, str]]:
     with os.scandir(folder) as entries:
         modes = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in entries]
     for name, mode in modes:
-        found[prefix + name] = _KINDS.get(stat.S_IFMT(mode), "other")
+        yield prefix + name, _KINDS.get(stat.S_IFMT(mode), "other")
         if stat.S_ISDIR(mode) and prefix + name in folders:
             child = os.open(name, _FOLDER, dir_fd=folder)
             try:
-                _walk(child, f"{prefix}{name}/", folders, found)
+                yield from _walk(child, f"{prefix}{name}/", folders)
             finally:
                 os.close(child)
 

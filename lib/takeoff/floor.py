@@ -6,8 +6,11 @@ from __future__ import annotations
 import os
 
 from takeoff import canonical
-from takeoff.errors import FloorError
+from takeoff.errors import FloorError, ManifestFormatError
 from takeoff.policy import Floor
+from takeoff.schema import integer, record
+
+_FLOOR = record(Floor, {"issued_at": integer(0), "last_seen": integer(0)})
 
 
 def read_floor(path: str) -> Floor | None:
@@ -20,14 +23,10 @@ def read_floor(path: str) -> Floor | None:
     except OSError as error:
         raise FloorError(f"the rollback floor cannot be read: {error.strerror}", path) from error
     try:
-        value = canonical.decode(data, 1023, FloorError)
-    except FloorError as error:
-        raise FloorError(f"the rollback floor {error.message}", path) from error
-    match value:
-        case {"issued_at": issued_at, "last_seen": last_seen, **more} if not more:
-            if type(issued_at) is int and type(last_seen) is int:
-                return Floor(issued_at, last_seen)
-    raise FloorError("the rollback floor is not exactly {issued_at, last_seen}", path)
+        floor: Floor = _FLOOR(canonical.decode(data, 1023), "floor")
+    except ManifestFormatError as error:
+        raise FloorError(f"the rollback floor cannot be understood: {error.message}", path) from error
+    return floor
 
 
 def write_floor(path: str, floor: Floor) -> None:

@@ -26,16 +26,9 @@ _SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 _BEGIN, _END = b"-----BEGIN PUBLIC KEY-----\n", b"\n-----END PUBLIC KEY-----\n"
 
 _P = 2**255 - 19
-# y coordinates of the eight points of small order; each is met with both signs of x.
-_SMALL_ORDER_Y = frozenset(
-    [
-        0,
-        1,
-        _P - 1,
-        int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"),
-        int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"),
-    ]
-)
+# The y coordinates of the eight points of small order; each is met with both signs of x. Those of order 8 have y or -y.
+_Y8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+_SMALL_ORDER_Y = frozenset([0, 1, _P - 1, _Y8, _P - _Y8])
 
 
 class Trust(NamedTuple):
@@ -85,18 +78,16 @@ def load_trust(path: str | os.PathLike[str]) -> Trust:
     where = os.fspath(path)
     try:
         with Directory(where) as directory:
-            names = directory.names()
-            keys = {
-                fingerprint(key): key for key in (_read_key(directory, name) for name in names if name.endswith(".pem"))
-            }
+            names = sorted(directory.walk())
+            raw_keys = [_read_key(directory, name) for name in names if name.endswith(".pem")]
             revoked = _read_revoked(directory) if REVOKED in names else frozenset[str]()
     except OSError as error:
         raise TrustError(f"the trust directory cannot be read: {error.strerror}", where) from error
     except VerificationError as error:
         raise TrustError(f"the trust directory is damaged: {error.file} {error.message}", where) from error
-    if not keys:
+    if not raw_keys:
         raise TrustError("the trust directory holds no public key (*.pem)", where)
-    return Trust(keys, revoked, ALLOW_DEV in names)
+    return Trust({fingerprint(key): key for key in raw_keys}, revoked, ALLOW_DEV in names)
 
 
 def verify_signature(public_key: bytes, signature: bytes, message: bytes) -> bool:

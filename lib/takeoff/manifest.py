@@ -4,16 +4,14 @@ manifest.json is an in-toto Statement v1 in canonical JSON. Exact keys everywher
 missing, double or of another type refuses the whole. Decimals are strings that `repr` of the double prints.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: the fields' annotations are read, they carry the checks.
 
 import hashlib
-import math
-import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from takeoff import canonical, names
 from takeoff.errors import ManifestFormatError, SchemaVersionError
+from takeoff.schema import decimal, fields_of, integer, list_of, map_of, one_of, or_null, record, text
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:preflight:cache-manifest:1"
@@ -21,99 +19,135 @@ SCHEMA_VERSION = "1.1"
 MAX_BYTES = 16 * 2**20
 """Room for more than 50,000 artifacts."""
 
-Decimal = str
-Box = tuple[Decimal, Decimal, Decimal, Decimal]
-"""lat_min, lon_min, lat_max, lon_max in WGS84 degrees."""
+_TEXT = text(r"[ -~]{1,200}", "a text of 1 to 200 characters")
+_NAME = text(r"[ -~]{1,240}", "a file name of 1 to 240 characters")
+_HASH = text(r"[0-9a-f]{64}", "64 lower-case hex digits")
+_UUID = text(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a lower-case UUID")
+_LAT, _LON = decimal(-90.0, 90.0), decimal(-180.0, 180.0)
+
+Text = Annotated[str, _TEXT]
+TextOrNone = Annotated[str | None, or_null(_TEXT)]
+Name = Annotated[str, _NAME]
+Hash = Annotated[str, _HASH]
+Count = Annotated[int, integer(0)]
+Time = Annotated[int, integer(0, 253402300799)]
+"""UTC seconds, up to the end of the year 9999."""
+Cosine = Annotated[str, decimal(-1.01, 1.01)]
+"""A decimal; float32 sums overshoot 1 a little."""
+Box = tuple[str, str, str, str]
+"""lat_min, lon_min, lat_max, lon_max in WGS84 degrees, decimals."""
+
+
+def _box(value: object, where: str) -> Box:
+    if not isinstance(value, list) or len(value) != 4:
+        raise ManifestFormatError(f"{where} is not lat_min, lon_min, lat_max, lon_max")
+    south, west, north, east = (check(corner, where) for check, corner in zip((_LAT, _LON) * 2, value, strict=True))
+    if not (float(south) < float(north) and float(west) < float(east)):
+        raise ManifestFormatError(f"{where} is empty")
+    return south, west, north, east
 
 
 class Model(NamedTuple):
-    """One backbone. engine is the name of its artifact; role is descriptor or auxiliary."""
+    """One backbone. engine is the name of its artifact."""
 
-    model_name: str
-    role: str
-    onnx_sha256: str
-    precision: str
-    runtime: str
-    runtime_version: str
-    engine: str
-    action_key: str
+    model_name: Text
+    role: Annotated[str, one_of("descriptor", "auxiliary")]
+    onnx_sha256: Hash
+    precision: Annotated[str, one_of("fp32", "fp16", "bf16", "int8")]
+    runtime: Text
+    runtime_version: Text
+    engine: Name
+    action_key: Hash
 
 
 class Corpus(NamedTuple):
     """The tile set. covered: boxes the area covers; allow_missing: share of the area's tiles allowed to be absent."""
 
-    tiles_coverage_sha256: str
-    tile_count: int
-    zoom_levels: tuple[int, ...]
-    area_sha256: str
-    covered: tuple[Box, ...]
-    allow_missing: Decimal
-    missing: int
+    tiles_coverage_sha256: Hash
+    tile_count: Count
+    zoom_levels: Annotated[tuple[int, ...], list_of(integer(0, 30), 1)]
+    area_sha256: Hash
+    covered: Annotated[tuple[Box, ...], list_of(_box, 1)]
+    allow_missing: Annotated[str, decimal(0.0, 1.0)]
+    missing: Count
 
 
 class Origin(NamedTuple):
     """Takeoff origin: WGS84 degrees, and metres above mean sea level, as decimal strings."""
 
-    lat: Decimal
-    lon: Decimal
-    alt: Decimal
+    lat: Annotated[str, _LAT]
+    lon: Annotated[str, _LON]
+    alt: Annotated[str, decimal(-1e5, 1e5)]
 
 
 class Identity(NamedTuple):
     """What decides the content of a cache; its hash is the manifest_hash (D-C10-1)."""
 
-    models: tuple[Model, ...]
-    calibration_sha256: str
-    corpus: Corpus
-    sector_class: str
-    takeoff_origin: Origin | None
-    flight_id: str | None
-    action_keys: dict[str, str]
+    models: Annotated[tuple[Model, ...], list_of(record(Model))]
+    calibration_sha256: Hash
+    corpus: Annotated[Corpus, record(Corpus)]
+    sector_class: Annotated[str, one_of("active_conflict", "stable_rear")]
+    takeoff_origin: Annotated[Origin | None, or_null(record(Origin))]
+    flight_id: Annotated[str | None, or_null(_UUID)]
+    action_keys: Annotated[dict[str, str], map_of(_TEXT, _HASH)]
 
 
 class Target(NamedTuple):
-    """The host the engines were built for. sm and jetpack are None where there is no GPU."""
+    """The host the engines need. sm is None where they need no GPU, jetpack where there was none."""
 
-    arch: str
-    isa: str
-    sm: str | None
-    jetpack: str | None
+    arch: Text
+    isa: Text
+    sm: TextOrNone
+    jetpack: TextOrNone
 
 
 class Parity(NamedTuple):
     """One engine against the fp32 reference: least cosine over the sample, and the threshold it passed."""
 
-    engine: str
-    sample_sha256: str
-    cosine_min: Decimal
-    threshold: Decimal
+    engine: Name
+    sample_sha256: Hash
+    cosine_min: Cosine
+    threshold: Cosine
 
 
 class Quality(NamedTuple):
     """What the gates measured before signing."""
 
-    parity: tuple[Parity, ...]
-    selftest: dict[str, str]
+    parity: Annotated[tuple[Parity, ...], list_of(record(Parity))]
+    selftest: Annotated[dict[str, str], map_of(_TEXT, _TEXT)]
 
 
 class Manifest(NamedTuple):
-    """A whole manifest. subjects: artifact name -> SHA-256; sizes: artifact name -> bytes; times in UTC seconds.
+    """A whole manifest. subjects: artifact name -> SHA-256, the statement's own; the other fields are the predicate's.
 
-    manifest_hash is what the statement records; compare it with `identity_hash(identity)`.
+    sizes: artifact name -> bytes. manifest_hash is what the statement records; compare it with `identity_hash(identity)`.
     """
 
     subjects: dict[str, str]
-    manifest_hash: str
-    generation: int
-    issued_at: int
-    valid_from: int
-    valid_until: int
-    signing_mode: str
-    identity: Identity
-    sizes: dict[str, int]
-    target: Target
-    builder: dict[str, str]
-    quality: Quality
+    manifest_hash: Hash
+    generation: Annotated[int, integer(1)]
+    issued_at: Time
+    valid_from: Time
+    valid_until: Time
+    signing_mode: Annotated[str, one_of("dev", "operator")]
+    identity: Annotated[Identity, record(Identity)]
+    sizes: Annotated[dict[str, int], map_of(_TEXT, integer(0))]
+    target: Annotated[Target, record(Target)]
+    builder: Annotated[dict[str, str], map_of(_TEXT, _TEXT)]
+    quality: Annotated[Quality, record(Quality)]
+
+
+_PREDICATE = record(dict, {"schema_version": one_of(SCHEMA_VERSION), **fields_of(Manifest)})
+_SUBJECT = record(dict, {"name": _NAME, "digest": record(dict, {"sha256": _HASH})})
+_STATEMENT = record(
+    dict,
+    {
+        "_type": one_of(STATEMENT_TYPE),
+        "subject": list_of(_SUBJECT, 1),
+        "predicateType": one_of(PREDICATE_TYPE),
+        "predicate": _PREDICATE,
+    },
+)
 
 
 def identity_hash(identity: Identity) -> str:
@@ -145,10 +179,10 @@ def decode(data: bytes) -> Manifest:
     fields: dict[str, Any] = _STATEMENT(statement, "statement")
     predicate: dict[str, Any] = fields["predicate"]
     del predicate["schema_version"]
-    listed = [name for name, _ in fields["subject"]]
-    if listed != sorted(set(listed)):
-        raise ManifestFormatError("subject is not sorted by name, or lists a name twice")
-    manifest = Manifest(subjects=dict(fields["subject"]), **predicate)
+    listed = [subject["name"] for subject in fields["subject"]]
+    _check_ascending(listed, "subject is not sorted by name, or lists a name twice")
+    subjects = {subject["name"]: subject["digest"]["sha256"] for subject in fields["subject"]}
+    manifest = Manifest(subjects=subjects, **predicate)
     _check_whole(manifest)
     return manifest
 
@@ -161,6 +195,11 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - records in, JSON out
     return [_plain(member) for member in value] if isinstance(value, (tuple, list)) else value
 
 
+def _check_ascending(values: list[Any], message: str) -> None:
+    if values != sorted(set(values)):
+        raise ManifestFormatError(message)
+
+
 def _check_whole(manifest: Manifest) -> None:
     """What no single field shows."""
     names.check_names(manifest.subjects)
@@ -169,175 +208,9 @@ def _check_whole(manifest: Manifest) -> None:
     if manifest.valid_from >= manifest.valid_until:
         raise ManifestFormatError("valid_from is not before valid_until")
     identity = manifest.identity
-    engines = [model.engine for model in identity.models] + [parity.engine for parity in manifest.quality.parity]
-    for engine in engines:
-        if engine not in manifest.subjects:
-            raise ManifestFormatError(f"engine {engine[:80]} is no subject")
+    engines = {model.engine for model in identity.models} | {parity.engine for parity in manifest.quality.parity}
+    for engine in sorted(engines - manifest.subjects.keys()):
+        raise ManifestFormatError(f"engine {engine[:80]} is no subject")
     if len({model.model_name for model in identity.models}) != len(identity.models):
         raise ManifestFormatError("models names a model twice")
-    zooms = identity.corpus.zoom_levels
-    if list(zooms) != sorted(set(zooms)):
-        raise ManifestFormatError("zoom_levels is not strictly ascending")
-
-
-# The schema. A check takes a decoded JSON value and its place, and returns the value to keep or raises.
-
-Check = Callable[[object, str], Any]
-
-
-def _record(make: Callable[..., Any], fields: dict[str, Check]) -> Check:
-    def check(value: object, where: str) -> Any:  # noqa: ANN401 - whatever `make` makes
-        if not isinstance(value, dict):
-            raise ManifestFormatError(f"{where} is not an object")
-        for key in value.keys() ^ fields.keys():
-            raise ManifestFormatError(f"{where}.{key[:80]} is {'missing' if key in fields else 'unknown'}")
-        return make(**{key: field(value[key], f"{where}.{key}") for key, field in fields.items()})
-
-    return check
-
-
-def _list(item: Check, least: int = 0) -> Check:
-    def check(value: object, where: str) -> tuple[Any, ...]:
-        if not isinstance(value, list) or len(value) < least:
-            raise ManifestFormatError(f"{where} is not a list of at least {least}")
-        return tuple(item(member, f"{where}[{place}]") for place, member in enumerate(value))
-
-    return check
-
-
-def _map(item: Check) -> Check:
-    def check(value: object, where: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise ManifestFormatError(f"{where} is not an object")
-        return {_TEXT(key, f"{where} key"): item(member, f"{where}.{key[:80]}") for key, member in value.items()}
-
-    return check
-
-
-def _text(pattern: str, what: str) -> Check:
-    def check(value: object, where: str) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ManifestFormatError(f"{where} is not {what}")
-        return value
-
-    return check
-
-
-def _integer(least: int, most: int = canonical.SAFE_INTEGER) -> Check:
-    def check(value: object, where: str) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise ManifestFormatError(f"{where} is not an integer from {least} to {most}")
-        return value
-
-    return check
-
-
-def _decimal(least: float, most: float) -> Check:
-    def check(value: object, where: str) -> Decimal:
-        text: str = _DIGITS(value, where)
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if repr(number) != text or not least <= number <= most:
-            raise ManifestFormatError(f"{where} is not a decimal from {least} to {most} as repr prints it")
-        return text
-
-    return check
-
-
-def _or_null(present: Check) -> Check:
-    return lambda value, where: None if value is None else present(value, where)
-
-
-def _one_of(*values: str) -> Check:
-    return _text("|".join(map(re.escape, values)), f"one of {', '.join(values)}")
-
-
-def _box(value: object, where: str) -> Box:
-    corners = _list(_DIGITS)(value, where)
-    if len(corners) != 4:
-        raise ManifestFormatError(f"{where} is not lat_min, lon_min, lat_max, lon_max")
-    box: Box = (_LAT(corners[0], where), _LON(corners[1], where), _LAT(corners[2], where), _LON(corners[3], where))
-    if not (float(box[0]) < float(box[2]) and float(box[1]) < float(box[3])):
-        raise ManifestFormatError(f"{where} is empty")
-    return box
-
-
-_TEXT = _text(r"[ -~]{1,200}", "a text of 1 to 200 characters")
-_NAME = _text(r"[ -~]{1,240}", "a file name of 1 to 240 characters")
-_SHA256 = _text(r"[0-9a-f]{64}", "64 lower-case hex digits")
-_UUID = _text(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a lower-case UUID")
-_DIGITS = _text(r"-?[0-9][0-9.e+-]{0,30}", "a decimal string")
-_LAT = _decimal(-90.0, 90.0)
-_LON = _decimal(-180.0, 180.0)
-_COSINE = _decimal(-1.01, 1.01)  # float32 sums overshoot 1 a little
-_TIME = _integer(0, 253402300799)  # the end of the year 9999
-
-_MODEL = _record(
-    Model,
-    {
-        "model_name": _TEXT,
-        "role": _one_of("descriptor", "auxiliary"),
-        "onnx_sha256": _SHA256,
-        "precision": _one_of("fp32", "fp16", "bf16", "int8"),
-        "runtime": _TEXT,
-        "runtime_version": _TEXT,
-        "engine": _NAME,
-        "action_key": _SHA256,
-    },
-)
-_CORPUS = _record(
-    Corpus,
-    {
-        "tiles_coverage_sha256": _SHA256,
-        "tile_count": _integer(0),
-        "zoom_levels": _list(_integer(0, 30), 1),
-        "area_sha256": _SHA256,
-        "covered": _list(_box, 1),
-        "allow_missing": _decimal(0.0, 1.0),
-        "missing": _integer(0),
-    },
-)
-_IDENTITY = _record(
-    Identity,
-    {
-        "models": _list(_MODEL),
-        "calibration_sha256": _SHA256,
-        "corpus": _CORPUS,
-        "sector_class": _one_of("active_conflict", "stable_rear"),
-        "takeoff_origin": _or_null(_record(Origin, {"lat": _LAT, "lon": _LON, "alt": _decimal(-1e5, 1e5)})),
-        "flight_id": _or_null(_UUID),
-        "action_keys": _map(_SHA256),
-    },
-)
-_PARITY = _record(Parity, {"engine": _NAME, "sample_sha256": _SHA256, "cosine_min": _COSINE, "threshold": _COSINE})
-_PREDICATE = _record(
-    dict,
-    {
-        "schema_version": _one_of(SCHEMA_VERSION),
-        "manifest_hash": _SHA256,
-        "generation": _integer(1),
-        "issued_at": _TIME,
-        "valid_from": _TIME,
-        "valid_until": _TIME,
-        "signing_mode": _one_of("dev", "operator"),
-        "identity": _IDENTITY,
-        "sizes": _map(_integer(0)),
-        "target": _record(Target, {"arch": _TEXT, "isa": _TEXT, "sm": _or_null(_TEXT), "jetpack": _or_null(_TEXT)}),
-        "builder": _map(_TEXT),
-        "quality": _record(Quality, {"parity": _list(_PARITY), "selftest": _map(_TEXT)}),
-    },
-)
-_SUBJECT = _record(
-    lambda name, digest: (name, digest["sha256"]), {"name": _NAME, "digest": _record(dict, {"sha256": _SHA256})}
-)
-_STATEMENT = _record(
-    dict,
-    {
-        "_type": _one_of(STATEMENT_TYPE),
-        "subject": _list(_SUBJECT, 1),
-        "predicateType": _one_of(PREDICATE_TYPE),
-        "predicate": _PREDICATE,
-    },
-)
+    _check_ascending(list(identity.corpus.zoom_levels), "zoom_levels is not strictly ascending")

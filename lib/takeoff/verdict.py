@@ -3,6 +3,8 @@
 # ruff: noqa: PLC0415 - start-up time: imported where it is needed
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from takeoff.errors import VerificationError
@@ -10,12 +12,13 @@ from takeoff.errors import VerificationError
 if TYPE_CHECKING:
     from takeoff.verify import VerificationResult
 
+MOST_SHOWN = 20
+
 
 def human_verdict(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
     """What a person reads: one line for a pass; for a refusal every failure, then what to do, a line each."""
     if result is None or result.manifest is None or failures:
-        lines = [f"REFUSED {cache or ''}".rstrip(), *(f"  {failure}" for failure in failures), *_remedies(failures)]
-        return "\n".join(lines)
+        return "\n".join([f"REFUSED {cache or ''}".rstrip(), *_listed(failures), *_remedies(failures)])
     from takeoff.policy import utc
 
     manifest = result.manifest
@@ -24,6 +27,15 @@ def human_verdict(cache: str | None, result: VerificationResult | None, failures
         f" {len(result.artifacts)} artifacts, signed by {(result.signer or '')[:12]} ({manifest.signing_mode}),"
         f" flight {manifest.identity.flight_id or 'none'}, valid until {utc(manifest.valid_until)}"
     )
+
+
+def _listed(failures: tuple[VerificationError, ...]) -> Iterator[str]:
+    """A line a failure; of many of one kind, which stand together, the first and their number."""
+    for code, kind in groupby(failures, key=lambda failure: failure.code):
+        found = list(kind)
+        yield from (f"  {failure}" for failure in found[:MOST_SHOWN])
+        if len(found) > MOST_SHOWN:
+            yield f"  [{code}] and {len(found) - MOST_SHOWN} more, all in the JSON verdict"
 
 
 def _remedies(failures: tuple[VerificationError, ...]) -> list[str]:

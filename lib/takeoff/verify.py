@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from takeoff import coverage, digest, envelope, errors, keys, layout, manifest, names, policy
 from takeoff.errors import ManifestNotFoundError, VerificationError
@@ -165,7 +165,7 @@ class ManifestVerifier:
 
     def _verify(self, directory: Directory, root: str) -> VerificationResult:
         failures: list[VerificationError] = []
-        trust = _collect(failures, lambda: _load_trust(self._trust, root))
+        trust = _collect(failures, lambda: keys.load_trust(_outside(self._trust, root, errors.TrustError)))
         signed = _collect(failures, lambda: _read_manifest(directory))
         statement = None if signed is None else _collect(failures, lambda: manifest.decode(signed))
         signer = _collect(failures, lambda: _check_signature(directory, signed, trust, failures))
@@ -183,30 +183,21 @@ class ManifestVerifier:
         self, statement: Manifest, trust: keys.Trust | None, root: str, failures: list[VerificationError]
     ) -> None:
         now = _seconds(self._now())
-        floor = _collect(failures, lambda: _read_floor(self._floor, root))
+        path, floor = self._floor, None
+        if path is not None:
+            floor = _collect(failures, lambda: read_floor(_outside(path, root, errors.FloorError)))
         allow_dev = trust is None or trust.allow_dev  # without trust it is refused already
         failures += policy.check(statement, now=now, floor=floor, expect=self._expect, allow_dev=allow_dev)
         if self._tiles is not None:
             failures += _check_tiles(statement, self._tiles(statement) if callable(self._tiles) else self._tiles)
-        if self._floor is not None and not failures:  # last: only a cache that passed moves the floor
-            path, raised = self._floor, policy.raise_floor(floor, statement, now)
-            if raised != floor:
-                _collect(failures, lambda: write_floor(path, raised))
+        raised = policy.raise_floor(floor, statement, now)
+        if path is not None and not failures and raised != floor:  # last: only a cache that passed moves the floor
+            _collect(failures, lambda: write_floor(path, raised))
 
 
-def verify_manifest(
-    path: str | os.PathLike[str],
-    *,
-    trust: str | os.PathLike[str],
-    now: Clock,
-    mode: str = "airborne",
-    expect: policy.Expectations = policy.Expectations(),  # noqa: B008 - immutable
-    floor: str | os.PathLike[str] | None = None,
-    tiles: Tiles | None = None,
-) -> VerificationResult:
-    """Verify one cache; see `ManifestVerifier`. Raises ManifestNotFoundError, and ValueError for a wrong call."""
-    verifier = ManifestVerifier(trust=trust, now=now, mode=mode, expect=expect, floor=floor, tiles=tiles)
-    return verifier.verify_manifest(path)
+def verify_manifest(path: str | os.PathLike[str], **settings: Any) -> VerificationResult:  # noqa: ANN401 - ManifestVerifier's
+    """Verify one cache; settings: `ManifestVerifier`'s. Raises ManifestNotFoundError, and ValueError for a wrong call."""
+    return ManifestVerifier(**settings).verify_manifest(path)
 
 
 def _collect(failures: list[VerificationError], step: Callable[[], _Value]) -> _Value | None:
@@ -228,22 +219,10 @@ def _seconds(now: datetime | float) -> int:
     return int(now.timestamp())
 
 
-def _inside(path: str, root: str) -> bool:
-    return os.path.commonpath([os.path.realpath(path), root]) == root
-
-
-def _load_trust(path: str, root: str) -> keys.Trust:
-    if _inside(path, root):
-        raise errors.TrustError("the trust directory lies inside the cache: keys must come from elsewhere", path)
-    return keys.load_trust(path)
-
-
-def _read_floor(path: str | None, root: str) -> policy.Floor | None:
-    if path is None:
-        return None
-    if _inside(path, root):
-        raise errors.FloorError("the rollback floor lies inside the cache", path)
-    return read_floor(path)
+def _outside(path: str, root: str, refuse: type[VerificationError]) -> str:
+    if os.path.commonpath([os.path.realpath(path), root]) == root:
+        raise refuse("lies inside the cache, which must not bring what it is judged by", path)
+    return path
 
 
 def _read_manifest(directory: Directory) -> bytes:
@@ -257,12 +236,7 @@ def _check_signature(
     directory: Directory, signed: bytes | None, trust: keys.Trust | None, failures: list[VerificationError]
 ) -> str | None:
     """The signer's fingerprint where all is well; otherwise None, or a failure raised or appended."""
-    data = directory.read(names.ENVELOPE, _MAX_ENVELOPE_BYTES)
-    try:
-        sealed = envelope.decode(data, _MAX_ENVELOPE_BYTES)
-    except VerificationError as error:
-        error.file = names.ENVELOPE
-        raise
+    sealed = envelope.decode(directory.read(names.ENVELOPE, _MAX_ENVELOPE_BYTES), _MAX_ENVELOPE_BYTES)
     if signed is not None and sealed.payload != signed:
         failures.append(errors.SignatureError("is not what manifest.dsse.json signs", names.MANIFEST))
     if trust is None:
@@ -270,9 +244,7 @@ def _check_signature(
     if sealed.keyid in trust.revoked:
         raise errors.KeyRevokedError(f"is signed by the revoked key {sealed.keyid}", names.ENVELOPE)
     if sealed.keyid not in trust.keys:
-        raise errors.KeyUnknownError(
-            f"is signed by {sealed.keyid}, which is not in the trust directory", names.ENVELOPE
-        )
+        raise errors.KeyUnknownError(f"is signed by {sealed.keyid}, which is not trusted", names.ENVELOPE)
     if not keys.verify_signature(trust.keys[sealed.keyid], sealed.signature, envelope.pae(sealed.payload)):
         raise errors.SignatureError(f"is not a signature by {sealed.keyid}", names.ENVELOPE)
     return sealed.keyid
@@ -333,13 +305,13 @@ def _check_subject(directory: Directory, name: str, size: int, sha256: str) -> V
 def _check_tiles(statement: Manifest, tiles: Iterable[coverage.TileHash]) -> Iterator[VerificationError]:
     corpus = statement.identity.corpus
     try:
-        total = coverage.aggregate(tiles)
+        found = coverage.aggregate(tiles)
     except ValueError as error:
         yield errors.TileDriftError(f"the tile store gives no tile set: {error}", names.MANIFEST)
         return
-    if (total.count, total.hexdigest()) != (corpus.tile_count, corpus.tiles_coverage_sha256):
+    if found != (corpus.tile_count, corpus.tiles_coverage_sha256):
         yield errors.TileDriftError(
             f"was signed over {corpus.tile_count} tiles with aggregate {corpus.tiles_coverage_sha256}; the tile store"
-            f" now gives {total.count} with {total.hexdigest()}",
+            f" now gives {found.tile_count} with {found.sha256}",
             names.MANIFEST,
         )

@@ -246,8 +246,9 @@ def test_the_same_model_as_a_file_builds(built):
 
 
 def test_a_precision_the_runtime_does_not_have(built, refuses):
-    built.edit(lambda mission: config(mission)["backbones"][0].update(precision="int8"))
-    refuses("int8", "engine:weight_free_vpr")
+    built.edit(lambda mission: config(mission).update(runtime="onnxruntime"))
+    built.edit(lambda mission: config(mission)["backbones"][0].update(precision="bf16"))
+    refuses("backbones[0].precision", "onnxruntime builds fp32 and int8 engines alone, not bf16; say fp32 or int8")
 
 
 def test_a_file_where_the_cache_root_should_be(built, refuses):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import datetime, timezone
 
@@ -9,7 +10,7 @@ from preflight import wiring
 from preflight.importing import OfferedTile, import_tiles
 
 
-def bring(place, tiles, source, change=lambda content: content):
+def bring(place, tiles, source, change=lambda content: content, *, replace=False):
     access = place.tiles()
     try:
         import_tiles(
@@ -20,6 +21,7 @@ def bring(place, tiles, source, change=lambda content: content):
             pixels=access.pixels(),
             check_image=wiring.check_image,
             clock=wiring.wall_clock,
+            replace=replace,
         )
     finally:
         access.close()
@@ -36,7 +38,7 @@ def spoil(place, numbers):
     return len(files)
 
 
-def test_corrupt_tiles_are_all_named_before_anything_is_embedded(fresh, tmp_path):
+def test_corrupt_tiles_are_all_named_before_anything_is_embedded(fresh, landscape_tiles, tmp_path):
     spoil(fresh, [3, 30, 60])
     done = fresh.provision_json()
     assert done.status == 1
@@ -51,6 +53,10 @@ def test_corrupt_tiles_are_all_named_before_anything_is_embedded(fresh, tmp_path
     assert "0 missing, 0 stale and 3 corrupt of 80 tiles" in told.sentences
     reasons = [feature["properties"]["reason"] for feature in json.loads(lacking.read_text())["features"]]
     assert reasons == ["corrupt"] * 3
+
+    # What the message tells an operator to do.
+    bring(fresh, landscape_tiles, "small-landscape", replace=True)
+    assert fresh.provision().status == 0
 
 
 def test_a_tile_that_was_sealed_is_not_read_again(whole):
@@ -76,6 +82,21 @@ def test_a_changed_tile_is_read_before_it_is_sealed(whole, landscape_tiles):
         f"1 of 80 tiles have no file or one that is not what was imported, such as {tile.zoom}/{tile.x}/{tile.y}"
         in (failed["failure_reason"])
     )
+
+
+def test_a_changed_tile_is_read_also_where_another_tile_had_its_bytes(whole, landscape_tiles):
+    """Sealed as that other tile's, they were not read again; the file may have been spoilt since."""
+    one, other = landscape_tiles[9], landscape_tiles[12]
+    bring(whole, [one], "small-landscape", lambda _: other.content, replace=True)
+    digest = hashlib.sha256(other.content).hexdigest()
+    file = whole.folder / "tiles" / "objects" / digest[:2] / f"{digest}.jpg"
+    file.chmod(0o644)
+    file.write_bytes(other.content[:-1] + bytes([other.content[-1] ^ 1]))
+    done = whole.provision_json()
+    assert done.status == 1
+    (failed,) = done.event("build_failed")
+    named = f"1 of 80 tiles have no file or one that is not what was imported, such as {one.zoom}/{one.x}/{one.y}"
+    assert named in failed["failure_reason"]
 
 
 def test_sources_that_overlap_are_counted_on_both_sides(whole, landscape_tiles):

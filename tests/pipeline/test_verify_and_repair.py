@@ -239,14 +239,36 @@ def test_the_operator_mode_passes_and_then_reports_drift(whole, landscape_tiles,
     (folder / f"{tile.y}.jpg").write_bytes(other.content)
     assert whole.doit("import", str(tmp_path / "tiles"), "--source=small-landscape", "--update").status == 0
     drifted = whole.doit("verify", "mode=operator")
-    assert drifted.status >= 16
-    assert "tile" in drifted.out
+    assert drifted.status == 44
+    assert f"[tile_drift] {tile.zoom}/{tile.x}/{tile.y} small-landscape: drifted: SHA-256" in drifted.out
+    assert drifted.out.count("[tile_drift]") == 2  # the aggregate, and the one tile
     assert "Traceback" not in drifted.said
     # The aircraft cannot see the store: it trusts what was signed.
     assert whole.doit("verify", "mode=airborne").status == 0
     assert whole.provision().status == 0
     assert whole.doit("verify", "mode=operator").status == 0
     assert whole.servers() == []
+
+
+def test_the_deep_check_hashes_the_tile_files(whole):
+    passed = whole.doit("verify", "deep=1")
+    assert passed.status == 0, passed.said
+    files = sorted((whole.folder / "tiles" / "objects").rglob("*.jpg"))
+    files[0].write_bytes(files[0].read_bytes()[:-1] + b"\0")
+    files[1].unlink()
+    assert whole.doit("verify").status == 0
+    refused = whole.doit("verify", "deep=1", "log=json")
+    (said,) = refused.events
+    assert refused.status == said["exit_status"] == 45
+    reasons = [reason for reason in said["fail_reasons"] if reason["code"] == "tile_file"]
+    assert len(reasons) == len(said["fail_reasons"]) >= 2
+    assert all(reason["file"].endswith(" small-landscape") and reason["file"].count("/") == 2 for reason in reasons)
+    assert {
+        name for name in (files[0].name, files[1].name) if any(name in reason["message"] for reason in reasons)
+    } == {
+        files[0].name,
+        files[1].name,
+    }
 
 
 def test_status_shows_what_is_published(built):

@@ -137,6 +137,32 @@ def test_one_changed_tile_embeds_exactly_the_windows_that_touch_it(whole, build,
     assert "index" in ran
 
 
+def test_a_plan_counts_what_a_build_embeds_where_tiles_and_overlap_changed(whole, build, landscape_tiles):
+    overlap(whole, 0.5)
+    # Two neighbours show the same: what lies wholly on one of them is embedded once.
+    zoomed = sorted((tile for tile in landscape_tiles if tile.zoom == 18), key=lambda tile: (tile.y, tile.x))
+    for tile in zoomed[3:5]:
+        replace_tile(whole, tile, landscape_tiles[0].content + b"0")
+    plan = json.loads(whole.doit("plan", "log=json").out)
+    assert plan["units_to_embed"] == HALF - 80 + 1
+    assert build(whole)[0].descriptors_generated == HALF - 80 + 1
+
+
+def test_a_plan_counts_what_a_stopped_build_had_sealed_and_not_embedded(whole, build, landscape_tiles):
+    replace_tile(whole, landscape_tiles[3], landscape_tiles[0].content + b"0")
+    surroundings = wiring.Surroundings(wiring.wall_clock, {}, wiring.Surroundings.real().host)
+    session = wiring.assemble(load_mission(whole.mission, {}), surroundings, wiring.Options()).session()
+    try:
+        session.begin()
+        session.run("tiles")
+    finally:
+        session.close()
+    replace_tile(whole, landscape_tiles[4], landscape_tiles[0].content + b"1")
+    plan = json.loads(whole.doit("plan", "log=json").out)
+    assert plan["units_to_embed"] == 2
+    assert build(whole)[0].descriptors_generated == 2
+
+
 def test_overlap_taken_back_embeds_nothing(built, build):
     overlap(built, 0.5)
     build(built)

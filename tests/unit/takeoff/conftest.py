@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
+import os
+import tokenize
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +25,14 @@ CONTENT = {
 ENGINE = "engines/vpr__cpu-avx512_openvino2026.4.1_fp32.engine"
 TILES = [(19, 0.3481, 32.5901, "oam", "aa" * 32), (20, 0.34805, 32.59005, "oam", "bb" * 32)]
 ZERO = "00" * 32
+# What the machine that runs the tests has, whatever it is.
+ISA = "neon" if os.uname().machine == "aarch64" else "generic"
 
 
 def make_manifest(**changes: Any) -> manifest.Manifest:
     model = manifest.Model("vpr", "descriptor", ZERO, "fp32", "openvino", "2026.4.1", ENGINE, "11" * 32)
     corpus = manifest.Corpus(
-        coverage.aggregate(TILES).hexdigest(),
+        coverage.aggregate(TILES).sha256,
         len(TILES),
         (19, 20),
         "22" * 32,
@@ -54,7 +60,7 @@ def make_manifest(**changes: Any) -> manifest.Manifest:
         "signing_mode": "operator",
         "identity": identity,
         "sizes": {name: len(data) for name, data in CONTENT.items()},
-        "target": manifest.Target("x86_64", "avx512", None, None),
+        "target": manifest.Target(os.uname().machine, ISA, None, None),
         "builder": {"faiss": "1.15.1", "preflight": "0.1.0"},
         "quality": manifest.Quality((manifest.Parity(ENGINE, "44" * 32, "0.99997", "0.999"),), {"recall_at_1": "0.94"}),
     }
@@ -123,3 +129,25 @@ def kit() -> SimpleNamespace:
         sign=sign,
         write_cache=write_cache,
     )
+
+
+@pytest.fixture(scope="session")
+def lines_of_code():
+    """lines_of_code(text): its lines without blank ones, comments and docstrings; a statement over several counts whole."""
+
+    def count(text: str) -> int:
+        blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        found = {
+            line for token in tokens if token.type not in blank for line in range(token.start[0], token.end[0] + 1)
+        }
+        for node in ast.walk(ast.parse(text)):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
+                found -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        return len(found)
+
+    return count

@@ -146,6 +146,8 @@ def _status_cases():
         (40, nothing, None, ("--floor", b"")),
         (41, nothing, None, ("--expect-flight", "11111111-3a0e-4a55-9b0e-0a2a2a6d7f10")),
         (42, nothing, None, ("--expect-position", "1,1")),
+        (43, {"target": manifest.Target("pdp11", "generic", None, None)}, None, ()),
+        (43, nothing, None, ("--expect-sm", "87")),
     ]
 
 
@@ -191,6 +193,11 @@ def test_signed_manifests_that_do_not_decode(tmp_path, private, kit, trust, old,
         ["a", "--trust", "t", "--expect-position", "nan,0"],
         ["a", "--trust", "t", "--expect-position", "0,181"],
         ["a", "--trust", "t", "--expect-position", "x,0"],
+        ["a", "--trust", "t", "--expect-position", "0,0,0"],
+        ["a", "--trust", "t", "--expect-sm", "8.7"],
+        ["a", "--trust", "t", "--expect-sm="],
+        ["a", "--trust", "t", "--floor="],
+        ["", "--trust", "t"],
         ["a", "--trust", "t", "--timeout", "0"],
         ["a", "--trust", "t", "--timeout", "nan"],
         ["a", "--trust", "t", "--timeout", "-1"],
@@ -220,6 +227,32 @@ def test_a_crash_refuses(fresh, trust, monkeypatch, capsys):
     assert said["fail_reasons"][0]["message"] == "MemoryError: none left"
     assert said["remedy"] == errors.VerifierCrashedError.remedy
     assert said["manifest_hash_match"] is False
+
+
+def test_a_pass_within_the_time(fresh, trust, capsys):
+    assert command_line.main([str(fresh()), "--trust", str(trust), "--timeout=60"]) == 0
+    assert capsys.readouterr().out.startswith("PASSED")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_crash_with_a_timer_set_is_a_crash(fresh, trust, monkeypatch, capsys):
+    monkeypatch.setattr(verify, "verify_manifest", lambda *_, **__: 1 // 0)
+    assert command_line.main([str(fresh()), "--trust", str(trust), "--timeout=60"]) == 16
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_many_failures_of_one_kind_are_counted_in_words_and_whole_in_json(fresh, trust, capsys):
+    cache = fresh()
+    for number in range(25):
+        (cache / f"more{number:02}").write_bytes(b"")
+    (cache / "camera.json").write_bytes(b"")
+    assert command_line.main([str(cache), "--trust", str(trust)]) == 30
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("]")[0] for line in lines[1:-1]] == ["  [file_unlisted"] * 21 + ["  [content_hash"]
+    assert lines[21] == "  [file_unlisted] and 5 more, all in the JSON verdict"
+    assert command_line.main([str(cache), "--trust", str(trust), "--json"]) == 30
+    assert len(json.loads(capsys.readouterr().out)["fail_reasons"]) == 26
 
 
 def test_the_remedies_of_all_failures_once_each_the_lowest_status_first():
@@ -354,6 +387,7 @@ def test_the_command_line_as_read():
         "f",
         "--expect-flight",
         FLIGHT,
+        "--expect-sm=87",
     ]
-    assert command_line.parse(arguments) == command_line.Options("c", "t=u", "f", FLIGHT, (-1.5, 2.0), 2.0)
-    assert command_line.parse(["c", "--trust", "t"]) == command_line.Options("c", "t", None, None, None, None)
+    assert command_line.parse(arguments) == command_line.Options("c", "t=u", "f", FLIGHT, (-1.5, 2.0), "87", 2.0)
+    assert command_line.parse(["c", "--trust", "t"]) == command_line.Options("c", "t")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from takeoff import envelope, keys
+from takeoff import envelope, keys, verify
 from takeoff.errors import EnvelopeError, TrustError
 
 WYCHEPROOF = Path(__file__).parents[4] / "shared" / "data" / "wycheproof" / "ed25519_test.json"
@@ -57,6 +58,40 @@ def test_the_small_order_keys_are_refused_when_loaded(encoding, tmp_path):
         keys.load_trust(tmp_path)
     with pytest.raises(TrustError, match="weak"):
         keys.verify_signature(raw, b"\0" * 64, b"")
+
+
+def forged(weak):
+    """A message and a signature that `cryptography` accepts under a key nobody holds the secret of; None where it has none."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        key = Ed25519PublicKey.from_public_bytes(weak)
+    except ValueError:
+        return None
+    # S = 0: the equation is R = -hA, and a small-order A gives at most eight values of it.
+    for number in range(64):
+        for point in SMALL_ORDER:
+            signature, message = bytes.fromhex(point) + bytes(32), b"forged %d" % number
+            with contextlib.suppress(InvalidSignature):
+                key.verify(signature, message)
+                return signature, message
+    return None
+
+
+@pytest.mark.parametrize("encoding", SMALL_ORDER)
+def test_forgeries_under_weak_keys_are_refused(encoding, tmp_path, cache, kit):
+    """The library takes them (50.0.2 did, under all 14); with such a key in the trust directory nothing is verified at all."""
+    weak = bytes.fromhex(encoding)
+    found = forged(weak) or (bytes(64), b"a library that has learned better")
+    with pytest.raises(TrustError, match="weak"):
+        keys.verify_signature(weak, *found)
+    (tmp_path / "weak").mkdir()
+    (tmp_path / "weak" / "weak.pem").write_bytes(keys.to_pem(weak))
+    sealed = envelope.Envelope((cache / "manifest.json").read_bytes(), keys.fingerprint(weak), found[0])
+    (cache / "manifest.dsse.json").write_bytes(envelope.encode(sealed))
+    result = verify.verify_manifest(cache, trust=tmp_path / "weak", now=lambda: kit.NOW)
+    assert [failure.code for failure in result.failures] == ["trust"]
 
 
 def test_a_signature_with_l_added_is_refused(private):
@@ -218,3 +253,17 @@ def test_openssl_verifies_the_pae_bytes(cache, trust, tmp_path):
     command += ["-in", tmp_path / "pae", "-sigfile", tmp_path / "sig"]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_in_toto_reads_the_statement(cache, kit):
+    """Another implementation's schema: `in_toto_attestation`, the project's own."""
+    pytest.importorskip("in_toto_attestation", reason="in-toto-attestation is not installed")
+    from google.protobuf import json_format
+    from in_toto_attestation.v1 import statement_pb2
+    from in_toto_attestation.v1.statement import Statement
+
+    # Unknown members are refused by the parser, so the four of the specification are all there are.
+    message = json_format.Parse((cache / "manifest.json").read_bytes(), statement_pb2.Statement())
+    Statement.copy_from_pb(message).validate()
+    assert {subject.name: subject.digest["sha256"] for subject in message.subject} == kit.make_manifest().subjects
+    assert message.predicate.fields["schema_version"].string_value == "1.1"

@@ -1,0 +1,87 @@
+"""Unpacks the golden corpus and asks the verifier for its verdicts; for the test of it and for the mutation check."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+
+
+class Case(NamedTuple):
+    """One case, unpacked. expected: (code, file) of each failure; floor_text: what the floor's file is to hold."""
+
+    name: str
+    root: Path
+    trust: Path
+    floor: Path | None
+    floor_text: str | None
+    now: int
+    expect: dict[str, Any]
+    expected: list[tuple[str, str]]
+
+
+def paths() -> list[Path]:
+    """Every case of every schema version."""
+    return sorted(HERE.glob("*/*.json"))
+
+
+def unpack(path: Path, folder: Path) -> Case:
+    """Write a case's cache, trust directory and floor below `folder`, which must be empty."""
+    found = json.loads(path.read_text())
+    root, trust, floor = folder / "cache", folder / "trust", folder / "floor"
+    root.mkdir(parents=True)
+    trust.mkdir()
+    for name, entry in found["entries"].items():
+        place = root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        match entry:
+            case {"file": content}:
+                place.write_bytes(base64.b64decode(content))
+            case {"link": target}:
+                place.symlink_to(target)
+            case {"fifo": True}:
+                os.mkfifo(place)
+            case {"folder": True}:
+                place.mkdir()
+            case _:
+                raise ValueError(entry)
+    for name, text in found["trust"].items():
+        (trust / name).write_bytes(text.encode())
+    return Case(
+        f"{path.parent.name}/{path.stem}",
+        root,
+        trust,
+        None if found["floor"] is None else floor,
+        found["floor"],
+        found["now"],
+        {name: found[name] for name in ("flight_id", "position", "host", "sm")},
+        [(code, file) for code, file in found["failures"]],
+    )
+
+
+def verdict(case: Case) -> tuple[list[tuple[str, str]], bool]:
+    """What the verifier says: (code, file) of each failure, sorted, and whether it handed out what only a pass may."""
+    from takeoff import errors, policy, verify
+    from takeoff.host import Host
+
+    if case.floor is not None and case.floor_text is not None:
+        case.floor.write_text(case.floor_text)
+    host = case.expect["host"] and Host(
+        case.expect["host"]["arch"], frozenset(case.expect["host"]["flags"]), case.expect["host"]["sm"]
+    )
+    position = case.expect["position"] and tuple(case.expect["position"])
+    expect = policy.Expectations(case.expect["flight_id"], position, host, case.expect["sm"])
+    settings: dict[str, Any] = {"trust": case.trust, "now": lambda: case.now, "expect": expect, "floor": case.floor}
+    gave = False
+    try:
+        result = verify.verify_manifest(case.root, **settings)
+        failures = result.failures
+        gave = any(value is not None for value in (result.cache, result.takeoff_origin, result.flight_id))
+    except errors.ManifestNotFoundError as error:
+        failures = (error,)
+    places = {str(case.trust): "TRUST", str(case.floor): "FLOOR"}
+    return sorted((failure.code, places.get(failure.file, failure.file)) for failure in failures), gave
