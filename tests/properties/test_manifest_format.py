@@ -170,3 +170,46 @@ def test_the_coverage_aggregate_does_not_depend_on_the_order(pair):
     lines = [f"{zoom}|{lat!r}|{lon!r}|{source}|{digest}\n" for zoom, lat, lon, source, digest in sorted(rows)]
     expected = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert coverage.aggregate(shuffled) == (len(rows), expected)
+
+
+def _places(value, path=()):
+    yield path
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        yield from _places(member, (*path, key))
+
+
+@settings(max_examples=60, deadline=None)
+@given(manifests(), json_values, st.data())
+def test_any_value_put_anywhere_is_refused_by_our_own_error_or_is_another_manifest(made, value, data):
+    statement = canonical.decode(manifest.encode(made), manifest.MAX_BYTES)
+    path = data.draw(st.sampled_from(list(_places(statement))))
+    before = parent = {"root": statement}
+    for key in ("root", *path)[:-1]:
+        parent = parent[key]
+    parent[("root", *path)[-1]] = value
+    try:
+        changed = canonical.encode(before["root"])
+        other = manifest.decode(changed)
+    except VerificationError:
+        return
+    assert manifest.encode(other) == changed
+    assert (other == made) == (changed == manifest.encode(made))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=80), hashes, st.binary(min_size=64, max_size=64), json_values, st.data())
+def test_any_value_put_into_an_envelope_is_refused_or_is_another_envelope(payload, keyid, signature, value, data):
+    made = envelope.Envelope(payload, keyid, signature)
+    sealed = canonical.decode(envelope.encode(made), 10**6)
+    path = data.draw(st.sampled_from(list(_places(sealed))))
+    before = parent = {"root": sealed}
+    for key in ("root", *path)[:-1]:
+        parent = parent[key]
+    parent[("root", *path)[-1]] = value
+    try:
+        changed = canonical.encode(before["root"])
+        other = envelope.decode(changed, 10**6)
+    except VerificationError:
+        return
+    assert envelope.encode(other) == changed

@@ -51,7 +51,7 @@ def verify(
             clock,
             mode=mode,
             tiles=(lambda _: sealed_hashes(mission, tiles)) if mode == "operator" else None,
-            host=wiring.Surroundings.real().host if mode == "airborne" else None,
+            host=wiring.flying_host() if mode == "airborne" else None,
         )
         try:
             result = verifier.verify_manifest(place)

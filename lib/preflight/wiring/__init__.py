@@ -14,6 +14,7 @@ from preflight.wiring.factories import (
     build_engine_compiler,
     build_manifest_builder,
     build_manifest_verifier,
+    flying_host,
 )
 from preflight.wiring.imports import check_image, import_demo, import_folder, import_source
 from preflight.wiring.parts import (
@@ -39,6 +40,7 @@ __all__ = [
     "build_engine_compiler",
     "build_manifest_builder",
     "build_manifest_verifier",
+    "flying_host",
     "check_image",
     "image_codec",
     "import_demo",

@@ -33,6 +33,7 @@ from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 
 if TYPE_CHECKING:
+    from takeoff.host import Host
     from takeoff.manifest import Manifest
     from takeoff.verify import ManifestVerifier
 
@@ -117,20 +118,31 @@ def build_manifest_verifier(
     mode: str = "airborne",
     floor: Path | None = None,
     tiles: TileHashes | None = None,
-    host: HostCapabilities | None = None,
+    host: Host | None = None,
 ) -> ManifestVerifier:
     """The shipped verifier. Raises ValueError in operator mode without a tile store; in airborne mode one is ignored.
 
     host: the machine that will fly, which the engines must fit; None compares nothing.
     """
-    from takeoff.host import probe
     from takeoff.policy import Expectations
     from takeoff.verify import ManifestVerifier
 
-    # The flags of the CPU are read again: a host's one word for them does not say which narrower engines it runs.
-    expect = Expectations(host=None if host is None else probe()._replace(arch=host.arch, sm=host.sm))
     fetch = None if tiles is None else _tiles_of(tiles)
+    expect = Expectations(host=host)
     return ManifestVerifier(trust=trust, now=clock, mode=mode, expect=expect, floor=floor, tiles=fetch)
+
+
+def flying_host(driver: Path = Path("/proc/driver/nvidia")) -> Host:
+    """This machine, as the engines of a cache must fit it.
+
+    driver: there where an NVIDIA driver is loaded; only then is it asked for the GPU, which takes longer than a verification.
+    """
+    from takeoff.host import probe
+
+    host = probe()
+    if host.sm is None and driver.exists():
+        return host._replace(sm=parts.Surroundings.real().host.sm)
+    return host
 
 
 def _tiles_of(tiles: TileHashes) -> Callable[[Manifest], Iterator[tuple[int, float, float, str, str]]]:

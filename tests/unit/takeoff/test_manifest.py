@@ -155,31 +155,38 @@ def test_sizes_name_exactly_the_subjects(kit):
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "message"),
     [
-        b"",
-        b"{",
-        b"null",
-        b"NaN",
-        b'{"a":Infinity}',
-        b'{"a":1e400}',
-        b'{"a":1.0}',
-        b'{"a":-0}',
-        b'{"a":01}',
-        b"\xef\xbb\xbf{}",
-        b'{"a":"\xc3\xa9"}',
-        b'{"a":"\\u0041"}',
-        b'{"a":"\x7f"}',
-        b'{"b":1,"a":1}',
-        b'{"a": 1}',
-        b"{}\n",
-        b'{"a":1,"a":1}',
-        b"[" * 17 + b"]" * 17,
-        b"[" * 100_000,
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"{} {}", "is not JSON"),
+        (b"NaN", "holds the number NaN"),
+        (b'{"a":Infinity}', "holds the number Infinity"),
+        (b'{"a":1e400}', "holds the number 1e400"),
+        (b'{"a":1.0}', "holds the number 1.0"),
+        (b'{"a":-0}', "is not canonical JSON"),
+        (b'{"a":01}', "is not JSON"),
+        (b'{"a":9007199254740992}', "beyond 2"),
+        (b'{"a":-9007199254740992}', "beyond 2"),
+        (b'{"a":' + b"9" * 5000 + b"}", "beyond 2"),
+        (b"\xef\xbb\xbf{}", "is not ASCII"),
+        (b'{"a":"\xc3\xa9"}', "is not ASCII"),
+        (b'{"a":"\\u0041"}', "holds a character other than"),
+        (b'{"a":"\x7f"}', "holds a character other than"),
+        (b'{"a":"\n"}', "holds a character other than"),
+        (b'{"b":1,"a":1}', "is not canonical JSON"),
+        (b'{"a": 1}', "is not canonical JSON"),
+        (b"{}\n", "holds a character other than"),
+        (b"{} ", "is not canonical JSON"),
+        (b'{"a":1,"a":1}', "holds a key twice"),
+        (b"[" * 17 + b"]" * 17, "is nested deeper than 16"),
+        (b"[" * 100_000, "is nested deeper than 16"),
+        (b"null", "statement is not an object"),
+        (b"[" * 16 + b"]" * 16, "statement is not an object"),
     ],
 )
-def test_documents_that_are_not_canonical(data):
-    with pytest.raises(ManifestFormatError):
+def test_documents_that_are_not_canonical(data, message):
+    with pytest.raises(ManifestFormatError, match=message):
         manifest.decode(data)
 
 

@@ -283,15 +283,17 @@ def test_the_validity_window_includes_both_ends(cache, check, kit, shift, expect
 def test_the_expected_flight(cache, check):
     assert check(cache, expect=policy.Expectations("0B6CF8C6-3a0e-4a55-9b0e-0a2a2a6d7f10")).outcome == "pass"
     other = policy.Expectations("11111111-3a0e-4a55-9b0e-0a2a2a6d7f10")
-    assert codes(check(cache, expect=other)) == [("flight", "manifest.json")]
+    result = check(cache, expect=other)
+    assert codes(result) == [("flight", "manifest.json")]
+    assert "is for flight 0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10, not 11111111" in result.fail_reasons[0]
 
 
 def test_an_expected_flight_and_a_cache_for_none(tmp_path, private, check, kit):
     made = kit.make_manifest(identity=kit.make_manifest().identity._replace(flight_id=None))
     root = kit.write_cache(tmp_path / "c", private, made)
-    assert codes(check(root, expect=policy.Expectations("0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10"))) == [
-        ("flight", "manifest.json")
-    ]
+    result = check(root, expect=policy.Expectations("0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10"))
+    assert codes(result) == [("flight", "manifest.json")]
+    assert "is for flight none, not 0b6cf8c6" in result.fail_reasons[0]
 
 
 @pytest.mark.parametrize(
