@@ -195,10 +195,10 @@ def _backbone(spec: BackboneSpec, at: str) -> Iterator[Problem]:
 
 
 def _precisions(job: Job) -> Iterator[Problem]:
-    runtime = job.config.runtime
-    accepted = ACCEPTED[runtime]
     for number, spec in enumerate(job.backbones):
         at = f"{_CONFIG}.backbones[{number}]"
+        runtime = spec.runtime or job.config.runtime
+        accepted = ACCEPTED[runtime]
         if spec.precision not in accepted:
             built = f"builds {' and '.join(accepted)} engines alone, not {spec.precision}"
             yield f"{at}.precision", f"the runtime {runtime} {built}; say {' or '.join(accepted)}"

@@ -161,6 +161,7 @@ def _backbone(section: BackboneSection, place: Callable[[str], Path]) -> Backbon
         Preprocessing(section.preprocessing.mean, section.preprocessing.std),
         None if section.parity is None else section.parity.cosine,
         tuple(section.precision_overrides.items()),
+        section.runtime,
     )
 
 

@@ -90,6 +90,8 @@ class BackboneSection(_Part, frozen=True):
     precision_overrides: dict[Name, Literal["fp32", "fp16", "int8"]] = {}
     preprocessing: PreprocessingSection = PreprocessingSection()
     parity: ParitySection | None = None
+    # Where it is not the one of the whole corpus: pytorch_fp16 runs descriptor backbones alone.
+    runtime: Literal["openvino", "onnxruntime", "tensorrt", "pytorch_fp16"] | None = None
 
 
 class DescriptorsSection(_Part, frozen=True):

@@ -140,7 +140,8 @@ class BackboneSpec:
 
     inputs: input name -> shape, batch first; for an image NCHW. A batch dimension of 1 in the mission means
     "one image"; the graph may be dynamic in it. parity_cosine: the gate's threshold for this model; None for its precision's.
-    precision_overrides: (pattern of node names, precision) for single layers, the first that fits.
+    precision_overrides: (pattern of node names, precision) for single layers, the first that fits. runtime: None for the
+    mission's.
     """
 
     model_name: str
@@ -151,6 +152,7 @@ class BackboneSpec:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     parity_cosine: float | None = None
     precision_overrides: tuple[tuple[str, Precision], ...] = ()
+    runtime: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

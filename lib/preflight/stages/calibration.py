@@ -98,7 +98,7 @@ class Preparation:
     def _write(self) -> Step:
         spec, compiler = self.spec, self.compiler
         table, target = table_path(spec, self.layout), prepared_path(spec, self.layout, compiler)
-        signed = symmetric(compiler.runtime.name)
+        signed = symmetric(compiler.runtime_of(spec).name)
 
         def components() -> Mapping[str, str]:
             return {
@@ -184,7 +184,7 @@ def prepare_without_tiles(
     probe, target = folder / "probe.onnx", folder / f"{spec.model_name}.onnx"
     made = _made_up(spec, compiler.inspect(spec).types)
     ranges, _ = _ranges(spec, compiler, tools(), made, probe)
-    tools().prepare(spec, ranges, target, symmetric=symmetric(compiler.runtime.name))
+    tools().prepare(spec, ranges, target, symmetric=symmetric(compiler.runtime_of(spec).name))
     return replace(spec, onnx_path=target)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from preflight.engine_names import EngineName
@@ -64,24 +65,46 @@ class RuntimeChoice:
 
 
 class EngineCompiler:
-    """Compiles the backbones of a corpus for one host with one runtime."""
+    """Compiles the backbones of a corpus for one host: with one runtime, but for those that name another.
+
+    others: the runtimes that backbones name for themselves.
+    """
 
     def __init__(
-        self, runtime: RuntimeChoice, host: HostCapabilities, models: OnnxModels, *, workspace_mb: int, batch_size: int
+        self,
+        runtime: RuntimeChoice,
+        host: HostCapabilities,
+        models: OnnxModels,
+        *,
+        workspace_mb: int,
+        batch_size: int,
+        others: Mapping[str, RuntimeChoice] = MappingProxyType({}),
     ) -> None:
-        self.runtime = runtime
+        self._runtime = runtime
+        self._others = others
         self.host = host
         self._models = models
         self._workspace_mb = workspace_mb
         self.batch_size = batch_size
         # As many at a time as there are cores, and memory for each one's workspace.
         self._slots = min(host.cpus, host.memory_mb // workspace_mb)
-        self.aside = runtime.aside and self._slots > 1
         self._begun: dict[Path, _Begun] = {}
+
+    def runtime_of(self, spec: BackboneSpec) -> RuntimeChoice:
+        """What compiles and runs this backbone."""
+        return self._others.get(spec.runtime or "", self._runtime)
+
+    def runtimes(self) -> tuple[RuntimeChoice, ...]:
+        """All that are used."""
+        return (self._runtime, *self._others.values())
+
+    def aside(self, spec: BackboneSpec) -> bool:
+        """Whether it can be compiled beside another."""
+        return self.runtime_of(spec).aside and self._slots > 1
 
     def name(self, spec: BackboneSpec) -> EngineName:
         """The file name that says what the engine is and where it runs (D-C10-7). Raises EngineBuildError."""
-        runtime = self.runtime
+        runtime = self.runtime_of(spec)
         return EngineName.on_host(
             spec.model_name, self.host, runtime.name, runtime.version, spec.precision, cuda=runtime.cuda
         )
@@ -95,8 +118,8 @@ class EngineCompiler:
             "precision": spec.precision,
             "workspace_mb": str(self._workspace_mb),
             "batch_size": str(self.batch_size),
-            "runtime": self.runtime.name,
-            "runtime_version": self.runtime.version,
+            "runtime": self.runtime_of(spec).name,
+            "runtime_version": self.runtime_of(spec).version,
             "host": f"{host.arch} {host.isa}",
             # A CPU's engine stays what it is when a GPU or its driver changes.
             **({} if self.name(spec).sm is None else {"gpu": _gpu_text(host)}),
@@ -104,7 +127,7 @@ class EngineCompiler:
 
     def reads_precision(self, spec: BackboneSpec) -> bool:
         """Whether the runtime finds a model's precision in its ONNX file, which must be brought to it before."""
-        return written_in_onnx(self.runtime.name, spec.precision)
+        return written_in_onnx(self.runtime_of(spec).name, spec.precision)
 
     def request(self, spec: BackboneSpec) -> CompileRequest:
         """The spec as the runtime port takes it."""
@@ -123,7 +146,7 @@ class EngineCompiler:
         slot = next((slot for slot in range(1, self._slots) if slot not in taken), None)
         if slot is None or target in self._begun:
             return
-        runtime = self.runtime.make()
+        runtime = self.runtime_of(spec).make()
         if not isinstance(runtime, ConcurrentRuntime):
             return
         with ExitStack() as stack:
@@ -143,7 +166,7 @@ class EngineCompiler:
                 digest = hash_file(begun.temporary)
         else:
             with atomic_path(target) as temporary:
-                self.runtime.make().compile(self.request(spec), temporary)
+                self.runtime_of(spec).make().compile(self.request(spec), temporary)
                 digest = hash_file(temporary)
         atomic_write(target.with_name(sidecar_name(target.name)), sidecar_bytes(digest))
 
@@ -155,7 +178,7 @@ class EngineCompiler:
 
     def load(self, spec: BackboneSpec, engine: Path) -> Engine:
         """The exported bytes, imported again. Raises EngineBuildError."""
-        return self.runtime.make().load(engine, self.request(spec))
+        return self.runtime_of(spec).make().load(engine, self.request(spec))
 
     def reference(self, spec: BackboneSpec) -> Engine:
         """ONNX Runtime fp32 on the model itself. Raises EngineBuildError."""
@@ -193,7 +216,7 @@ def prepared_path(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompi
     """Where the ONNX file lies that an engine is compiled from: brought to the precision, or as the mission gave it."""
     if not compiler.reads_precision(spec):
         return spec.onnx_path
-    return layout.onnx / f"{spec.model_name}.{compiler.runtime.name}.{spec.precision}.onnx"
+    return layout.onnx / f"{spec.model_name}.{compiler.runtime_of(spec).name}.{spec.precision}.onnx"
 
 
 def builtin_step(spec: BackboneSpec, write: Callable[[Path], None]) -> Step:
@@ -280,7 +303,7 @@ def compile_step(
         return dict(components()), [signature(path) for path in files]
 
     def build() -> Iterable[Path]:
-        host, runtime = compiler.host, compiler.runtime
+        host, runtime = compiler.host, compiler.runtime_of(spec)
         log.warning(
             f"no engine {target.name} for this action key: building it",
             extra={
@@ -306,7 +329,9 @@ def compile_step(
         components,
         (target, target.with_name(sidecar_name(target.name))),
         build,
-        start=(lambda: compiler.start(replace(spec, onnx_path=source), target, state())) if compiler.aside else None,
+        start=(lambda: compiler.start(replace(spec, onnx_path=source), target, state()))
+        if compiler.aside(spec)
+        else None,
     )
 
 
@@ -340,7 +365,7 @@ def parity_step(
             **model_digests(spec, layout, digests),
             "engine": digests.sha256(engine),
             # Equal bytes can mean other numbers under another version.
-            "runtime": f"{compiler.runtime.name} {compiler.runtime.version}",
+            "runtime": f"{compiler.runtime_of(spec).name} {compiler.runtime_of(spec).version}",
             "sample": digests.sha256(layout.parity_sample),
             "threshold": repr(_threshold(spec)),
             "preprocessing": preprocessing_text(spec),

@@ -161,7 +161,7 @@ class ManifestBuilder:
 
     def _model(self, spec: BackboneSpec) -> format_.Model:
         name = str(self._compiler.name(spec))
-        runtime = self._compiler.runtime
+        runtime = self._compiler.runtime_of(spec)
         return format_.Model(
             model_name=spec.model_name,
             role=spec.role,

@@ -49,16 +49,18 @@ def build_engine_compiler(
     environment: Mapping[str, str] | None = None,
     timings: Path | None = None,
 ) -> EngineCompiler:
-    """Compiles backbones with the configured runtime.
+    """Compiles backbones with the configured runtime, or the one they name.
 
     environment, timings: as `runtime_choice` takes them. Raises EngineBuildError when the runtime is forbidden or missing.
     """
+    named = {section.runtime for section in config.backbones} - {None, config.runtime}
     return EngineCompiler(
         parts.runtime_choice(config.runtime, host, environment, timings, config.device),
         host,
         parts.onnx_models(),
         workspace_mb=config.workspace_mb,
         batch_size=config.descriptors.batch_size,
+        others={name: parts.runtime_choice(name, host, environment, timings) for name in sorted(filter(None, named))},
     )
 
 
@@ -107,7 +109,8 @@ def build_manifest_builder(
 ) -> ManifestBuilder:
     """Makes and signs the statement of a job."""
     layout = CacheLayout(job.cache_root)
-    builder = {"preflight": __version__, compiler.runtime.name: compiler.runtime.version, **parts.index_identity()}
+    runtimes = {runtime.name: runtime.version for runtime in compiler.runtimes()}
+    builder = {"preflight": __version__, **runtimes, **parts.index_identity()}
     return ManifestBuilder(job, layout, compiler, digests, generations, clock, signer, builder)
 
 

@@ -1,0 +1,42 @@
+"""`doit verify` knows the machine as the verifier does, and asks an NVIDIA driver only where one is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from preflight import wiring
+from preflight.records import HostCapabilities
+from takeoff import host as takeoff_host
+
+JETSON = takeoff_host.Host("aarch64", frozenset(), "87")
+PLAIN = takeoff_host.Host("x86_64", frozenset({"avx2"}))
+
+
+def with_gpu(monkeypatch, found):
+    real = wiring.Surroundings.real()
+    asked = []
+
+    def ask(_):
+        asked.append(True)
+        return replace(real, host=HostCapabilities("x86_64", "avx2", "89"))
+
+    monkeypatch.setattr(takeoff_host, "probe", lambda: found)
+    monkeypatch.setattr(wiring.Surroundings, "real", classmethod(ask))
+    return asked
+
+
+def test_where_no_driver_is_loaded_none_is_asked(monkeypatch, tmp_path):
+    asked = with_gpu(monkeypatch, PLAIN)
+    assert wiring.flying_host(tmp_path / "none") == PLAIN
+    assert asked == []
+
+
+def test_a_driver_names_the_gpu(monkeypatch, tmp_path):
+    with_gpu(monkeypatch, PLAIN)
+    assert wiring.flying_host(tmp_path) == PLAIN._replace(sm="89")
+
+
+def test_a_jetson_is_known_from_its_chip(monkeypatch, tmp_path):
+    asked = with_gpu(monkeypatch, JETSON)
+    assert wiring.flying_host(tmp_path) == JETSON
+    assert asked == []
