@@ -266,6 +266,9 @@ class OnnxModels(Protocol):
     def inspect(self, spec: BackboneSpec) -> ModelSummary:
         """Refuse a file that does not load, fails the checker, or differs from the spec. Raises BackboneError."""
 
+    def join(self, onnx: Path, target: Path) -> None:
+        """Write a model with its external data in the file. Raises BackboneError: it is more than one file can hold."""
+
     def reference(self, onnx: Path) -> Engine:
         """ONNX Runtime fp32 on the model itself. Raises EngineBuildError."""
 

@@ -6,8 +6,10 @@ import logging
 import platform
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from preflight.adapters.onnxruntime import OnnxRuntime
 from preflight.adapters.openvino import OpenVinoRuntime
 from preflight.errors import EngineBuildError
 from preflight.journal import Journal
@@ -95,3 +97,22 @@ def test_an_engine_of_a_gpu_is_not_loaded_without_one(tmp_path):
     request = CompileRequest(tmp_path / "m.onnx", {"image": (1, 3, 8, 8)}, "fp32", 1, 1)
     with pytest.raises(EngineBuildError, match=r"cannot load the engine .*sm87"):
         OpenVinoRuntime().load(engine, request)
+
+
+def test_weights_beside_the_graph_are_brought_into_one_file_for_onnx_runtime(tmp_path, model_file):
+    """It takes no others; what it builds is what it builds of the model in one file."""
+    runtime = OnnxRuntime()
+    choice = RuntimeChoice(runtime.name, runtime.version, lambda: runtime, one_file=True)
+    compiler = EngineCompiler(choice, HERE, onnx_models(), workspace_mb=256, batch_size=4)
+    engines = []
+    for external in (False, True):
+        path = model_file("tiny_vit", external=external)
+        spec = BackboneSpec("tiny_vit", "descriptor", path, {"image": (1, 3, 56, 56)}, "fp32")
+        engines.append(tmp_path / f"{external}.engine")
+        compiler.compile(spec, engines[-1])
+    feed = {"image": np.random.default_rng(1).random((4, 3, 56, 56), np.float32)}
+    outputs = []
+    for engine in engines:
+        with compiler.load(spec, engine) as loaded:
+            outputs.append(loaded.run(feed)["descriptor"])
+    np.testing.assert_array_equal(*outputs)

@@ -97,6 +97,25 @@ def inspect(path: Path) -> OnnxModel:
     )
 
 
+def join(path: Path, target: Path) -> None:
+    """Write a model with its weights in the file, for a runtime that reads no others.
+
+    Raises:
+        BackboneError: as `inspect`, or graph and weights are more than the 2 GiB that an ONNX file can hold.
+    """
+    import onnx  # noqa: PLC0415 - heavy
+
+    found = inspect(path)
+    if sum(file.stat().st_size for file in (path, *found.external_data)) > _PROTOBUF_LIMIT:
+        raise BackboneError(
+            f"{path} and its weights are more than the 2 GiB of one ONNX file, and this runtime reads no others. Name "
+            "another runtime for this backbone."
+        )
+    model = _loaded(path)
+    onnx.load_external_data_for_model(model, str(path.parent))
+    onnx.save(model, str(target))
+
+
 def content_digest(path: Path, external_data: Iterable[Path] | None = None) -> str:
     """The identity of a model's bytes, 64 hex digits.
 

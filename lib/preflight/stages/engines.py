@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os.path
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ log = logging.getLogger("preflight.engines")
 class RuntimeChoice:
     """A runtime by name and version, known without importing it; `make` imports it.
 
-    cuda: told to use the GPU. aside: it is a `ConcurrentRuntime`.
+    cuda: told to use the GPU. aside: it is a `ConcurrentRuntime`. one_file: it takes no weights beside the ONNX file.
     """
 
     name: str
@@ -62,6 +63,7 @@ class RuntimeChoice:
     make: Callable[[], InferenceRuntime]
     cuda: bool = False
     aside: bool = False
+    one_file: bool = False
 
 
 class EngineCompiler:
@@ -165,10 +167,21 @@ class EngineCompiler:
                 begun.compilation.wait()
                 digest = hash_file(begun.temporary)
         else:
-            with atomic_path(target) as temporary:
-                self.runtime_of(spec).make().compile(self.request(spec), temporary)
+            with atomic_path(target) as temporary, self._readable(spec) as readable:
+                self.runtime_of(spec).make().compile(self.request(readable), temporary)
                 digest = hash_file(temporary)
         atomic_write(target.with_name(sidecar_name(target.name)), sidecar_bytes(digest))
+
+    @contextmanager
+    def _readable(self, spec: BackboneSpec) -> Iterator[BackboneSpec]:
+        """The spec, with the weights in its file where the runtime reads no others."""
+        if not self.runtime_of(spec).one_file or not self._models.inspect(spec).external_data:
+            yield spec
+            return
+        with TemporaryDirectory(prefix="preflight-onnx-") as folder:
+            joined = Path(folder) / spec.onnx_path.name
+            self._models.join(spec.onnx_path, joined)
+            yield replace(spec, onnx_path=joined)
 
     def stop(self) -> None:
         """Give up what was begun and not asked for. Idempotent."""

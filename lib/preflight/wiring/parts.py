@@ -223,7 +223,7 @@ def _onnxruntime(host: HostCapabilities | None, *, cuda: bool) -> RuntimeChoice:
 
         return OnnxRuntime(threads=os.cpu_count() or 1, cuda=cuda)
 
-    return RuntimeChoice("onnxruntime", onnxruntime_version(), make, cuda)
+    return RuntimeChoice("onnxruntime", onnxruntime_version(), make, cuda, one_file=True)
 
 
 def onnxruntime_version() -> str:
@@ -250,6 +250,11 @@ class _OnnxModels:
         model = inspect(spec.onnx_path)
         model.check_against(spec)
         return ModelSummary(model.outputs, model.external_data, model.opset, model.types)
+
+    def join(self, onnx: Path, target: Path) -> None:
+        from preflight.adapters.onnx_models import join
+
+        join(onnx, target)
 
     def reference(self, onnx: Path) -> Engine:
         from preflight.adapters.onnxruntime import OnnxRuntime

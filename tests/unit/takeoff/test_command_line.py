@@ -202,6 +202,7 @@ def test_signed_manifests_that_do_not_decode(tmp_path, private, kit, trust, old,
         ["a", "--trust", "t", "--timeout", "nan"],
         ["a", "--trust", "t", "--timeout", "-1"],
         ["a", "--trust", "t", "--timeout", "inf"],
+        ["a", "--trust", "t", "--timeout", "1000000"],
     ],
 )
 def test_wrong_calls_and_help_are_no_pass(arguments, capsys):
@@ -267,7 +268,7 @@ def test_time_out_refuses_even_when_it_was_swallowed(fresh, trust, monkeypatch, 
 
     def slow(*arguments, **options):
         with contextlib.suppress(command_line.TimeUp):
-            signal.sigtimedwait([], 60)  # until the alarm
+            signal.sigtimedwait([], 20)  # until the alarm
         return real(*arguments, **options)
 
     monkeypatch.setattr(verify, "verify_manifest", slow)
@@ -277,10 +278,17 @@ def test_time_out_refuses_even_when_it_was_swallowed(fresh, trust, monkeypatch, 
 
 def test_time_out_is_no_failure_of_one_file(fresh, trust, monkeypatch, capsys):
     """It ends the verification wherever it comes, also where failures are collected."""
-    monkeypatch.setattr(digest, "sha256_descriptor", lambda _: signal.sigtimedwait([], 60))
+    went_on: list[bool] = []
+
+    def hang(_):
+        signal.sigtimedwait([], 20)
+        went_on.append(True)
+
+    monkeypatch.setattr(digest, "sha256_descriptor", hang)
     monkeypatch.setattr(digest, "largest_first", lambda sizes, work: work(sizes[0][0]))
     assert command_line.main([str(fresh()), "--trust", str(trust), "--timeout=0.05", "--json"]) == 17
     assert [reason["code"] for reason in json.loads(capsys.readouterr().out)["fail_reasons"]] == ["timeout"]
+    assert went_on == []  # the wait itself was ended
 
 
 def test_time_out_in_a_process_of_its_own_while_a_thread_hangs(fresh, trust):
@@ -391,3 +399,5 @@ def test_the_command_line_as_read():
     ]
     assert command_line.parse(arguments) == command_line.Options("c", "t=u", "f", FLIGHT, (-1.5, 2.0), "87", 2.0)
     assert command_line.parse(["c", "--trust", "t"]) == command_line.Options("c", "t")
+    corner = command_line.parse(["c", "--trust", "t", "--expect-position=-90,180", "--timeout=999999"])
+    assert (corner.expect_position, corner.timeout) == ((-90.0, 180.0), 999999.0)

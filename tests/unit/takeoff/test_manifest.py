@@ -105,6 +105,7 @@ def test_every_member_removed_added_or_doubled_is_refused(statement):
     [
         (("predicate", "schema_version"), "1.0", "schema version 1.0"),
         (("predicate", "valid_until"), 1, "valid_from is not before"),
+        (("predicate", "valid_until"), 1_800_000_000 - 86_400, "valid_from is not before"),  # a window of one moment
         (("predicate", "valid_until"), 10**14, "integer from"),
         (("predicate", "identity", "corpus", "zoom_levels"), [20, 19], "ascending"),
         (("predicate", "identity", "corpus", "zoom_levels"), [], "at least 1"),
@@ -112,6 +113,7 @@ def test_every_member_removed_added_or_doubled_is_refused(statement):
         (("predicate", "identity", "corpus", "covered"), [["0.0", "0.0", "1.0"]], "lat_min, lon_min"),
         (("predicate", "identity", "corpus", "covered"), [["0.0", "0.0", "0.0", "1.0"]], "is empty"),
         (("predicate", "identity", "corpus", "covered"), [["0.0", "1.0", "1.0", "0.0"]], "is empty"),
+        (("predicate", "identity", "corpus", "covered"), [["0.0", "1.0", "1.0", "1.0"]], "is empty"),
         (("predicate", "identity", "corpus", "covered"), [["0.0", "0.0", "91.0", "1.0"]], "from -90.0 to 90.0"),
         (("predicate", "identity", "corpus", "allow_missing"), "0", "as repr prints it"),
         (("predicate", "identity", "corpus", "allow_missing"), "0.50", "as repr prints it"),
