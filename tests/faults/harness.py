@@ -169,8 +169,8 @@ def edit_while_compiling(path):
 
     real = EngineCompiler.compile
 
-    def compile_edited(compiler, spec, target):
-        real(compiler, spec, target)
+    def compile_edited(compiler, spec, target, inputs=None):
+        real(compiler, spec, target, inputs)
         edit_model(path)
 
     EngineCompiler.compile = compile_edited

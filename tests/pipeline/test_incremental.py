@@ -337,8 +337,8 @@ def test_an_input_edited_while_its_stage_runs(pair, build, monkeypatch):
     link = pair.current.readlink()
     compiled = engines.EngineCompiler.compile
 
-    def compile_and_edit(self, spec, target):
-        compiled(self, spec, target)
+    def compile_and_edit(self, spec, target, inputs=None):
+        compiled(self, spec, target, inputs)
         write_tiny(path, 3)
 
     write_tiny(path, 2)

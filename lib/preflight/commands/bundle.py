@@ -16,7 +16,7 @@ from preflight.store.generations import Generation, Generations
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from takeoff import manifest as format_
-from takeoff.errors import VerificationError
+from takeoff.errors import HostMismatchError, VerificationError
 from takeoff.layout import determined_files
 from takeoff.names import ENVELOPE, MANIFEST
 
@@ -38,9 +38,10 @@ def bundle(layout: CacheLayout, name: str, place: Path, trust: Path) -> Said:
         carry.check_names(target, cargo)
         errand = carry.survey(target, cargo)
         carry.check_space(target, cargo, errand, shutil.disk_usage(target.root).free)
-        home = carry.carry(target, cargo, errand, lambda folder: judge(folder, trust))
+        fits: list[bool] = []
+        home = carry.carry(target, cargo, errand, lambda folder: fits.append(judge(folder, trust)))
         removed = carry.prune(target)
-    return _said(cargo, errand, home, target, len(removed))
+    return _said(cargo, errand, home, target, len(removed), fits=all(fits))
 
 
 def choose(layout: CacheLayout, name: str) -> Generation:
@@ -74,16 +75,20 @@ def load_cargo(path: Path) -> carry.Cargo:
     return carry.Cargo(path, files)
 
 
-def judge(folder: Path, trust: Path) -> None:
-    """Let the shipped verifier judge a copy in a process of its own. Raises BundleError."""
+def judge(folder: Path, trust: Path) -> bool:
+    """Let the shipped verifier judge a copy in a process of its own; returns whether its engines are for this machine.
+
+    Where they are for another, everything else was verified: that status is the highest there is. Raises BundleError.
+    """
     command = [sys.executable, "-I", "-m", "takeoff", str(folder), "--trust", str(trust)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    if done.returncode not in {0, HostMismatchError.exit_status}:
         said = (done.stdout + done.stderr).strip()
         raise BundleError(
             f"the verifier refuses the copy (status {done.returncode}): {said}; it was not made current. Run doit verify: where "
             "that passes, the medium is bad"
         )
+    return done.returncode == 0
 
 
 def _overlap(one: Path, other: Path) -> bool:
@@ -91,7 +96,9 @@ def _overlap(one: Path, other: Path) -> bool:
     return first == second or first in second.parents or second in first.parents
 
 
-def _said(cargo: carry.Cargo, errand: carry.Errand, home: Path, target: CacheLayout, removed: int) -> Said:
+def _said(
+    cargo: carry.Cargo, errand: carry.Errand, home: Path, target: CacheLayout, removed: int, *, fits: bool
+) -> Said:
     copied = sum(cargo.files[name][1] for name in errand.copied)
     total = sum(size for _, size in cargo.files.values())
     if errand.whole:
@@ -102,9 +109,12 @@ def _said(cargo: carry.Cargo, errand: carry.Errand, home: Path, target: CacheLay
         f"{home.name} is current on {target.root}, read back from the medium and verified: {done}\n"
         f"on the aircraft: python -I -m takeoff {target.current} --trust DIR"
     )
+    if not fits:
+        text += "\nits engines are for another machine than this one: only there can be verified that they fit"
     fields = {
         "generation": home.name,
         "path": str(target.current),
+        "fits_this_machine": fits,
         "files": len(cargo.files),
         "files_copied": len(errand.copied),
         "bytes": total,

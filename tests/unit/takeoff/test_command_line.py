@@ -232,7 +232,7 @@ def test_a_crash_refuses(fresh, trust, monkeypatch, capsys):
 
 def test_a_pass_within_the_time(fresh, trust, capsys):
     assert command_line.main([str(fresh()), "--trust", str(trust), "--timeout=60"]) == 0
-    assert capsys.readouterr().out.startswith("PASSED")
+    assert re.search(rf"signed by [0-9a-f]{{12}} \(operator\), flight {FLIGHT}, valid until", capsys.readouterr().out)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
@@ -254,6 +254,12 @@ def test_many_failures_of_one_kind_are_counted_in_words_and_whole_in_json(fresh,
     assert lines[21] == "  [file_unlisted] and 5 more, all in the JSON verdict"
     assert command_line.main([str(cache), "--trust", str(trust), "--json"]) == 30
     assert len(json.loads(capsys.readouterr().out)["fail_reasons"]) == 26
+    for number in range(5):
+        (cache / f"more{number:02}").unlink()
+    assert command_line.main([str(cache), "--trust", str(trust)]) == 30
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[20].startswith("  [file_unlisted] more24")
+    assert lines[21].startswith("  [content_hash]")
 
 
 def test_the_remedies_of_all_failures_once_each_the_lowest_status_first():

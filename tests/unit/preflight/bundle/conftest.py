@@ -71,10 +71,13 @@ class Scene:
             self.trust.mkdir(parents=True)
             (self.trust / "key.pem").write_bytes(keys.to_pem(self.private.public_key().public_bytes_raw()))
 
-    def generation(self, number, contents=None, *, salt=0):
-        """A published generation; contents: those that differ from the usual. salt: another time of the same identity."""
+    def generation(self, number, contents=None, *, salt=0, **changes):
+        """A published generation; contents: those that differ from the usual. salt: another time of the same identity.
+
+        changes: of the manifest.
+        """
         files = {**CONTENT, **(contents or {})}
-        made = manifest_of(files, number, NOW - 100 + number + 50 * salt)
+        made = manifest_of(files, number, NOW - 100 + number + 50 * salt)._replace(**changes)
         name = f"{number:06d}-{made.manifest_hash[:12]}"
         path = self.folder / (f"other-{salt}" if salt else "cache") / "gen" / name
         if not path.exists():
