@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preflight.adapters._signal_stack import kept_signal_stack
 from preflight.errors import EngineBuildError
 from preflight.ports import Compilation, CompileRequest, Engine, OutOfDeviceMemory
 from preflight.static_batch import run_in_slices
@@ -88,7 +89,8 @@ class OpenVinoRuntime:
 
     def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
         """As `ports.ConcurrentRuntime`; each slot has a core of its own, as far as there are."""
-        _hint(self._opened(), request)
+        with kept_signal_stack():
+            _hint(self._opened(), request)
         order = {
             "onnx": str(request.onnx_path.resolve()),
             "inputs": sorted(request.inputs),
@@ -106,7 +108,8 @@ class OpenVinoRuntime:
                 at another precision than asked.
         """
         core = self._opened()
-        hint = _hint(core, request)
+        with kept_signal_stack():
+            hint = _hint(core, request)
         properties: dict[str, Any] = {**_FIXED, "INFERENCE_PRECISION_HINT": hint}
         if self._threads:
             properties["INFERENCE_NUM_THREADS"] = self._threads
@@ -117,9 +120,10 @@ class OpenVinoRuntime:
         }
 
         def opened(queued: bool) -> Any:  # noqa: ANN401 - OpenVINO ships no types
-            compiled = core.import_model(engine.read_bytes(), "CPU", {**properties, **modes[queued]})
-            _compare_precision(compiled, hint, str(engine))
-            _compare_inputs([port.get_any_name() for port in compiled.inputs], request.inputs, str(engine))
+            with kept_signal_stack():
+                compiled = core.import_model(engine.read_bytes(), "CPU", {**properties, **modes[queued]})
+                _compare_precision(compiled, hint, str(engine))
+                _compare_inputs([port.get_any_name() for port in compiled.inputs], request.inputs, str(engine))
             return compiled
 
         try:
