@@ -178,8 +178,7 @@ def test_a_stopped_run_leaves_no_compiling_process(fresh, tmp_path):
         small_model(tmp_path / f"{name}.onnx")
         add_backbone(fresh, name, tmp_path / f"{name}.onnx")
     process = fresh.start("provision")
-    # Beside the engine whose turn it is, as many as there are cores for.
-    while len(compiling(fresh)) < min(2, len(os.sched_getaffinity(0))):
+    while not compiling(fresh):
         assert process.poll() is None
     process.terminate()
     assert process.wait(60) == 128 + signal.SIGTERM
