@@ -157,7 +157,7 @@ class Context:
 
 def _show_progress(done: int, total: int) -> None:
     """A line each tenth: builds may take tens of minutes."""
-    print(f"      {done:,} of {total:,} tiles embedded ({100 * done // total} %)", flush=True)  # noqa: T201 - for people
+    print(f"      {done:,} of {total:,} embedded ({100 * done // total} %)", flush=True)  # noqa: T201 - for people
 
 
 @lru_cache(maxsize=1)
