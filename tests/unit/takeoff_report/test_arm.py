@@ -279,8 +279,9 @@ def test_before_the_first_verdict_and_after_it_grew_old_there_is_no_authorisatio
     assert inside.told == [GOOD, BAD]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the crash is the test
-def test_a_verification_that_crashes_takes_the_old_verdict_away(inside, autopilot):
+def test_a_verification_that_crashes_takes_the_old_verdict_away(inside, autopilot, monkeypatch):
+    crashed = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: crashed.set())
     autopilot.hear()
     inside.begin.set()
     assert autopilot.peer.receive("STATUSTEXT").text.startswith("CACHE VERIFIED")
@@ -293,6 +294,7 @@ def test_a_verification_that_crashes_takes_the_old_verdict_away(inside, autopilo
     inside.end()
     assert not any(given_.result == ACCEPTED for given_ in inside.answered[:-1])
     assert inside.told == [GOOD, GOOD]
+    assert crashed.wait(60)  # its thread says so after it has given the verdict up
 
 
 def test_nobody_at_the_other_end_is_waited_for_and_a_broken_line_is_an_end():
