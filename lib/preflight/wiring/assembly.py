@@ -9,7 +9,6 @@ import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preflight.area import area_from_bbox, cover
 from preflight.batcher import DescriptorBatcher
@@ -54,10 +53,6 @@ from preflight.tile_access import TileAccess
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import read_record, record_path
 from preflight.trace.rule import Step, Tracer
-
-if TYPE_CHECKING:
-    pass
-
 from preflight.wiring import parts
 from preflight.wiring.factories import (
     build_backbone_specs,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preflight.errors import ImportSourceError
 from preflight.importing import (
@@ -26,10 +25,6 @@ from preflight.ports import (
     Clock,
 )
 from preflight.tile_access import TileAccess
-
-if TYPE_CHECKING:
-    pass
-
 from preflight.wiring.parts import image_codec
 
 DEMO_SEED = 1

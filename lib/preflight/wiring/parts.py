@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preflight.errors import EngineBuildError
 from preflight.job import Job
@@ -48,10 +47,6 @@ from preflight.stages.engines import (
     RuntimeChoice,
 )
 from preflight.tile_access import EMBEDDED, TileAccess
-
-if TYPE_CHECKING:
-    pass
-
 
 # The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss enforces it).
 _SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}

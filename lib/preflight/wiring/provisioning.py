@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preflight.area import Area, area_from_bbox
 from preflight.errors import MissionError
@@ -18,10 +17,6 @@ from preflight.records import (
 )
 from preflight.stages.calibration import prepare_without_tiles
 from preflight.tile_access import TileAccess
-
-if TYPE_CHECKING:
-    pass
-
 from preflight.wiring.assembly import open_session
 from preflight.wiring.factories import build_engine_compiler
 from preflight.wiring.parts import Options, Surroundings, precision_tools
