@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import platform
 import shutil
+from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
 
 from preflight.adapters.onnxruntime import OnnxRuntime
 from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters.tensorrt import TENSORRT_RTX, TensorRtRuntime
+from preflight.adapters.torch import TorchRuntime
 from preflight.errors import EngineBuildError
 from preflight.journal import Journal
+from preflight.ports import ConcurrentRuntime
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.stages.engines import EngineCompiler, RuntimeChoice, compile_step, inspect_step
 from preflight.store.atomic import atomic_write
@@ -25,15 +31,18 @@ SHAPE = {"image": (1, 3, 56, 56)}
 class Corpus:
     """Two models, and the steps that compile them in one cache root."""
 
-    def __init__(self, folder, files, runtime=None, *, cpus=4, memory_mb=1024):
+    def __init__(self, folder, files, runtime=None, *, cpus=4, memory_mb=1024, one_file=False):
         self.layout = CacheLayout(folder / "cache")
         own = OpenVinoRuntime() if runtime is None else runtime
+        precision = "fp16" if own.name == "pytorch_fp16" else "fp32"
         host = HostCapabilities(platform.machine(), "avx2", cpus=cpus, memory_mb=memory_mb)
-        choice = RuntimeChoice(own.name, own.version, lambda: own, aside=own.name == "openvino")
+        choice = RuntimeChoice(
+            own.name, own.version, lambda: own, aside=isinstance(own, ConcurrentRuntime), one_file=one_file
+        )
         self.compiler = EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
         self.digests = DigestCache(None)
         self.tracer = Tracer(self.digests, atomic_write)
-        self.specs = [BackboneSpec(f"m{n}", "auxiliary", path, SHAPE, "fp32") for n, path in enumerate(files)]
+        self.specs = [BackboneSpec(f"m{n}", "auxiliary", path, SHAPE, precision) for n, path in enumerate(files)]
         self.steps = []
         for spec in self.specs:
             self.tracer.run(inspect_step(spec, self.layout, self.compiler, self.digests))
@@ -55,8 +64,16 @@ def files(model_file, tmp_path):
     return paths
 
 
-def test_engines_begun_aside_are_those_of_one_at_a_time(tmp_path, files):
-    corpus = Corpus(tmp_path, files)
+@pytest.fixture(params=["openvino", "onnxruntime", "pytorch_fp16"])
+def runtime(request):
+    """Each that compiles several at a time."""
+    if request.param == "pytorch_fp16":
+        pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[cpu,torch]'")
+    return {"openvino": OpenVinoRuntime, "onnxruntime": OnnxRuntime, "pytorch_fp16": TorchRuntime}[request.param]()
+
+
+def test_engines_begun_aside_are_those_of_one_at_a_time(tmp_path, files, runtime):
+    corpus = Corpus(tmp_path, files, runtime)
     for step in corpus.steps:
         step.start()
     assert len(corpus.processes()) == 2
@@ -65,9 +82,28 @@ def test_engines_begun_aside_are_those_of_one_at_a_time(tmp_path, files):
         assert corpus.tracer.judge(step).current
     assert corpus.compiler._begun == {}
     alone = tmp_path / "alone.engine"
-    OpenVinoRuntime().compile(corpus.compiler.request(corpus.specs[1]), alone)
+    runtime.compile(corpus.compiler.request(corpus.specs[1]), alone)
     assert hash_file(corpus.steps[1].outputs[0]) == hash_file(alone)
     assert [name for name in corpus.left() if not name.endswith((".engine", ".sha256", ".json"))] == []
+
+
+def test_weights_beside_the_graph_come_along_for_an_engine_begun_aside(tmp_path, model_file):
+    paths = [tmp_path / "a" / "m.onnx", tmp_path / "b" / "m.onnx"]
+    for path in paths:
+        path.parent.mkdir()
+        onnx.save(onnx.load(model_file("tiny_vit")), path, save_as_external_data=True, size_threshold=0)
+    corpus = Corpus(tmp_path, paths, OnnxRuntime(), one_file=True)
+    corpus.steps[0].start()
+    corpus.tracer.run(corpus.steps[0])
+    joined = tmp_path / "joined.engine"
+    OnnxRuntime().compile(replace(corpus.compiler.request(corpus.specs[0]), onnx_path=model_file("tiny_vit")), joined)
+    with (
+        corpus.compiler.load(corpus.specs[0], corpus.steps[0].outputs[0]) as built,
+        OnnxRuntime().load(joined, corpus.compiler.request(corpus.specs[0])) as expected,
+    ):
+        image = np.ones(SHAPE["image"], np.float32)
+        for name, values in expected.run({"image": image}).items():
+            np.testing.assert_array_equal(built.run({"image": image})[name], values)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +136,12 @@ def test_what_was_edited_meanwhile_is_compiled_again(tmp_path, files, model_file
     assert hash_file(corpus.steps[0].outputs[0]) == hash_file(other)
 
 
-def test_one_that_fails_or_is_killed_is_an_error_at_its_own_turn(tmp_path, files):
-    corpus = Corpus(tmp_path, files)
+def test_one_that_fails_or_is_killed_is_an_error_at_its_own_turn(tmp_path, files, runtime):
+    corpus = Corpus(tmp_path, files, runtime)
     for step in corpus.steps:
         step.start()
     corpus.processes()[0].kill()
-    with pytest.raises(EngineBuildError, match=r"0\.onnx .*killed by signal 9"):
+    with pytest.raises(EngineBuildError, match=r"0\.onnx.*killed by SIGKILL"):
         corpus.tracer.run(corpus.steps[0])
     corpus.tracer.run(corpus.steps[1])
     assert corpus.tracer.judge(corpus.steps[1]).current
@@ -115,8 +151,6 @@ def test_one_that_fails_or_is_killed_is_an_error_at_its_own_turn(tmp_path, files
     assert corpus.tracer.judge(corpus.steps[0]).current
 
 
-def test_a_runtime_that_compiles_in_this_process_is_never_begun_aside(tmp_path, files):
-    corpus = Corpus(tmp_path, files, OnnxRuntime())
-    assert corpus.steps[1].start is None
-    corpus.tracer.run(corpus.steps[1])
-    assert corpus.tracer.judge(corpus.steps[1]).current
+def test_tensorrt_is_never_begun_aside():
+    """Two builds on one GPU would falsify each other's timings."""
+    assert not isinstance(TensorRtRuntime(TENSORRT_RTX), ConcurrentRuntime)

@@ -1,22 +1,14 @@
-"""The process that builds one TensorRT engine, ordered on standard input as JSON; see `tensorrt.py` for who orders.
-
-A process of its own because native code may crash, may be killed for its memory, and leaves a CUDA context behind.
-
-It ends by `os._exit`: destroying a network whose builder has an error recorder crashes (TensorRT-RTX 1.7.1), and there
-is nothing left to clean up. It dies with the thread that started it.
-"""
+"""One TensorRT engine built, in a process made for it (`_compiling`): native code leaves a CUDA context behind besides."""
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from preflight.adapters._compiling import write_engine
 from preflight.adapters._cuda import Device, NoDeviceError, open_device
 from preflight.adapters._tensorrt_library import Words, capturing_logger, error_recorder, release
 from preflight.adapters._tensorrt_network import (
@@ -31,13 +23,14 @@ from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest
 from preflight.store.atomic import atomic_write
 
-__all__ = ["build", "main"]
+__all__ = ["build", "compile_here"]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# To the end of the process, which destroys nothing.
+_ALIVE: list[Any] = []
 
 
-def build(order: Order, words: Words, alive: list[Any]) -> None:
-    """Build the engine and write it. What must outlive the call is put into `alive`.
+def build(order: Order, target: Path, words: Words, alive: list[Any]) -> None:
+    """Build the engine and write it to `target`. What must outlive the call is put into `alive`.
 
     Raises:
         EngineBuildError: no device where one is needed, or anything TensorRT refuses.
@@ -70,9 +63,7 @@ def build(order: Order, words: Words, alive: list[Any]) -> None:
         raise EngineBuildError(f"{words}{hint}")
     if timings is not None:
         timings.keep(config)
-    # Not made here: where the build that ordered it was killed and swept up after, nothing is left behind anew.
-    with os.fdopen(os.open(order.target, os.O_WRONLY | os.O_TRUNC), "wb") as file:
-        file.write(plan)
+    write_engine(target, plan)
 
 
 def _device(order: Order) -> Device | None:
@@ -171,28 +162,11 @@ class _Timings:
             return b""
 
 
-def _die_with(parent: int) -> None:
-    """Be killed when the ordering thread ends, however it ends; at once where it ended already."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def main() -> int:
-    """Build what standard input orders. Standard output carries {"error": reason} or nothing; the rest is chatter."""
-    order = Order.from_json(sys.stdin.read())
-    _die_with(order.parent)
-    answer = os.dup(1)
-    os.dup2(2, 1)  # native code prints where it likes
-    alive: list[Any] = []
+def compile_here(value: Mapping[str, Any], target: Path) -> None:
+    """What `TensorRtRuntime.compile` orders. Raises EngineBuildError."""
+    order = Order.of(value)
     words = Words(lambda line: os.write(2, f"{line}\n".encode()))
     try:
-        build(order, words, alive)
+        build(order, target, words, _ALIVE)
     except (EngineBuildError, OSError, RuntimeError, MemoryError) as error:
-        os.write(answer, json.dumps({"error": str(error) or type(error).__name__}).encode())
-        os._exit(1)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
+        raise EngineBuildError(f"{order.failure()}: {str(error) or type(error).__name__}") from error

@@ -12,14 +12,16 @@ folder, from the moment it is imported, unless the environment says no; `_librar
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preflight.adapters._compiling import CompilingProcess, request_of, request_value
 from preflight.errors import EngineBuildError
-from preflight.ports import CompileRequest, Engine, OutOfDeviceMemory
+from preflight.ports import Compilation, CompileRequest, Engine, OutOfDeviceMemory
 from preflight.static_batch import run_in_slices
 
 if TYPE_CHECKING:
@@ -73,13 +75,27 @@ class OnnxRuntime:
         return found.group()
 
     def compile(self, request: CompileRequest, target: Path) -> None:
-        """Write the optimised graph to `target`; the same bytes for the same file and version.
+        """Write the optimised graph to `target`, made in a process of its own; the same bytes for the same file and version.
 
         Raises:
             EngineBuildError: another precision, a graph ONNX Runtime cannot take, inputs that are not those
                 of the request, weights in files beside the graph, or a `target` that cannot be written.
         """
+        self.start(request, target, slot=0).wait()
+
+    def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
+        """As `ports.ConcurrentRuntime`; each slot has a core of its own, as far as there are."""
         _require_precision(request)
+        return CompilingProcess(
+            __name__,
+            {**request_value(request), "cuda": self._cuda},
+            target,
+            failure=f"ONNX Runtime cannot compile {request.onnx_path} for {request.precision}",
+            slot=slot,
+        )
+
+    def optimise(self, request: CompileRequest, target: Path) -> None:
+        """What `start` orders, in this process. Raises EngineBuildError."""
         _require_quantised(request)
         options = self._options("ORT_ENABLE_EXTENDED")
         options.optimized_model_filepath = str(target)
@@ -257,14 +273,23 @@ def _require_precision(request: CompileRequest) -> None:
 
 def _require_quantised(request: CompileRequest) -> None:
     """An unquantised file would compile, and compute in fp32. The operator's name stands in the file as it is."""
-    if request.precision == "int8" and b"DequantizeLinear" not in _content(request.onnx_path):
+    if request.precision == "int8" and not _holds(request.onnx_path, b"DequantizeLinear"):
         raise EngineBuildError(
             f"{request.onnx_path}: int8 was asked for, but it holds no Q/DQ nodes. Quantise it, or set `precision` to fp32."
         )
 
 
-def _content(path: Path) -> bytes:
+def _holds(path: Path, word: bytes) -> bool:
+    """Whether a file has these bytes somewhere; it is not read into memory."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(word) >= 0
+    except ValueError:  # an empty file cannot be mapped
+        return False
     except OSError as error:
         raise EngineBuildError(f"The model {path} cannot be read: {error.strerror}.") from error
+
+
+def compile_here(order: Mapping[str, Any], target: Path) -> None:
+    """What `OnnxRuntime.start` orders, in the process made for it. Raises EngineBuildError."""
+    OnnxRuntime(cuda=order["cuda"]).optimise(request_of(order), target)

@@ -15,10 +15,8 @@ OpenVINO's Python package reports each import to a server on the network. The pa
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preflight.adapters._compiling import CompilingProcess, request_of, request_value, write_engine
 from preflight.adapters._signal_stack import kept_signal_stack
 from preflight.errors import EngineBuildError
 from preflight.ports import Compilation, CompileRequest, Engine, OutOfDeviceMemory
@@ -91,14 +90,7 @@ class OpenVinoRuntime:
         """As `ports.ConcurrentRuntime`; each slot has a core of its own, as far as there are."""
         with kept_signal_stack():
             _hint(self._opened(), request)
-        order = {
-            "onnx": str(request.onnx_path.resolve()),
-            "inputs": sorted(request.inputs),
-            "precision": request.precision,
-            "target": str(target.resolve()),
-            "slot": slot,
-        }
-        return _Compilation(request, target, json.dumps(order))
+        return CompilingProcess(__name__, request_value(request), target, failure=_failure(request), slot=slot)
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
         """Import a blob at the request's precision.
@@ -138,43 +130,6 @@ class OpenVinoRuntime:
         if self._core is None:
             self._core = _library().Core()
         return self._core
-
-
-class _Compilation:
-    """The process that compiles one model."""
-
-    def __init__(self, request: CompileRequest, target: Path, order: str) -> None:
-        self._request, self._target, self._made = request, target, _made(target)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "preflight.adapters.openvino", order],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-        )
-
-    def wait(self) -> None:
-        """As `ports.Compilation`."""
-        try:
-            _, said = self._process.communicate()
-        except BaseException:
-            self.stop()
-            raise
-        if self._process.returncode != 0:
-            self._unmake()
-            raise EngineBuildError(_compile_failure(self._request, self._process.returncode, said))
-
-    def stop(self) -> None:
-        """As `ports.Compilation`."""
-        self._process.kill()
-        self._process.communicate()
-        self._unmake()
-
-    def _unmake(self) -> None:
-        if self._made:
-            self._target.unlink(missing_ok=True)
 
 
 class _OpenVinoEngine:
@@ -354,48 +309,38 @@ def _typed(dtypes: Mapping[str, object]) -> str:
     return ", ".join(f"{name}: {dtype}" for name, dtype in sorted(dtypes.items())) or "nothing"
 
 
-def _made(target: Path) -> bool:
-    """Make the file the compiling process writes into; False when it is there. Raises EngineBuildError."""
+def _failure(request: CompileRequest) -> str:
+    return f"OpenVINO cannot compile {request.onnx_path} for {request.precision}"
+
+
+def compile_here(order: Mapping[str, Any], target: Path) -> None:
+    """What `OpenVinoRuntime.start` orders, in the process made for it. Raises EngineBuildError."""
+    request = request_of(order)
     try:
-        target.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise EngineBuildError(f"The engine {target} cannot be written: {error.strerror}.") from error
-    return True
+        blob = _compiled(request).export_model()
+        write_engine(target, blob if isinstance(blob, bytes) else blob.getvalue())
+    except (EngineBuildError, OSError, RuntimeError, MemoryError) as error:
+        raise EngineBuildError(f"{_failure(request)}: {_reason(error)}") from error
 
 
-def _compile_failure(request: CompileRequest, status: int, said: str) -> str:
-    if status < 0:
-        why = f"the compiling process was killed by signal {-status}; is there enough memory?"
-    else:
-        why = said.strip() or f"the compiling process ended with status {status}"
-    return f"OpenVINO cannot compile {request.onnx_path} for {request.precision}: {why}"
-
-
-def _compile_here(order: Mapping[str, Any]) -> None:
-    # A blob notes how many threads its model prefers, counted over the cores this process may use. It is compiled on one, so
-    # that the bytes do not follow the machine's load rules; a process that imports it uses all the cores it has.
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[order["slot"] % len(cores)]})
-    library = _library()
-    hint, _ = _HINTS[order["precision"]]
-    core = library.Core()
+def _compiled(request: CompileRequest) -> Any:  # noqa: ANN401 - OpenVINO ships no types
+    # A blob notes how many threads its model prefers, counted over the cores this process may use: here it is one, so that
+    # the bytes do not follow the machine's load rules; a process that imports it uses all the cores it has.
+    core = _library().Core()
+    onnx = str(request.onnx_path)
     try:
-        model = core.read_model(order["onnx"])
+        model = core.read_model(onnx)
     except RuntimeError as error:
-        raise EngineBuildError(_reason(error) + _unconverted(order["onnx"])) from error
-    _compare_inputs([port.get_any_name() for port in model.inputs], order["inputs"], order["onnx"])
-    if order["precision"] == "int8" and not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+        raise EngineBuildError(_reason(error) + _unconverted(onnx)) from error
+    _compare_inputs([port.get_any_name() for port in model.inputs], request.inputs, onnx)
+    if request.precision == "int8" and not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
         # Compiled all the same, it would compute in fp32.
         raise EngineBuildError("it holds no Q/DQ nodes. Quantise it, or set `precision` to fp32.")
+    hint, _ = _HINTS[request.precision]
     properties = {**_FIXED, "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": _EXPORT_THREADS}
     compiled = core.compile_model(model, "CPU", properties)
-    _compare_precision(compiled, hint, order["onnx"])
-    blob = compiled.export_model()
-    # Not made here: where the build that ordered it was killed and swept up after, nothing is left behind anew.
-    with os.fdopen(os.open(order["target"], os.O_WRONLY | os.O_TRUNC), "wb") as file:
-        file.write(blob if isinstance(blob, bytes) else blob.getvalue())
+    _compare_precision(compiled, hint, onnx)
+    return compiled
 
 
 def _unconverted(onnx: str) -> str:
@@ -421,17 +366,3 @@ def _unconverted(onnx: str) -> str:
     return (
         f" Not known to OpenVINO: {listed}. Choose another runtime, or export the model without them." if listed else ""
     )
-
-
-def main() -> int:
-    """Compile what the only argument orders; the reason of a failure goes to standard error."""
-    try:
-        _compile_here(json.loads(sys.argv[1]))
-    except (EngineBuildError, OSError, RuntimeError, MemoryError) as error:
-        sys.stderr.write(_reason(error) + "\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

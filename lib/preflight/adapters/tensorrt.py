@@ -9,15 +9,12 @@ What cannot be done without a GPU is refused before any native code runs: a Tens
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from preflight.adapters import _tensorrt_build
+from preflight.adapters._compiling import CompilingProcess
 from preflight.adapters._cuda import LIBRARY, CudaError, CudaSession, Device, NoDeviceError, open_device
 from preflight.adapters._tensorrt_engine import Interface, TensorRtEngine, check_engine
 from preflight.adapters._tensorrt_library import TENSORRT, TENSORRT_RTX, TensorRtLibrary, process_logger, release
@@ -26,8 +23,6 @@ from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest, Engine
 
 __all__ = ["TENSORRT", "TENSORRT_RTX", "TensorRtLibrary", "TensorRtRuntime", "release"]
-
-_LAST_LINES = 8  # of what a build said
 
 log = logging.getLogger("preflight.engines")
 
@@ -72,25 +67,12 @@ class TensorRtRuntime:
         """
         if not self._library.builds_without_device:
             self._device(f"cannot build {request.onnx_path}")
-        order = Order(self._library, request, target, os.getpid(), self._promised, self._timings, self._cuda)
-        made = _made(target)
-        answer = subprocess.run(
-            [sys.executable, "-m", "preflight.adapters._tensorrt_build"],
-            input=order.to_json(),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-        )
-        if answer.returncode != 0:
-            if made:
-                target.unlink(missing_ok=True)
-            raise EngineBuildError(
-                f"{self._library.title} cannot build {request.onnx_path} for {request.precision}: {_reason(answer)}"
-            )
-        if answer.stderr:
-            log.debug(f"{self._library.title} on {request.onnx_path.name}: {_last(answer.stderr)}")
+        order = Order(self._library, request, self._promised, self._timings, self._cuda)
+        # On every core: tactics are chosen by timing them.
+        building = CompilingProcess(_tensorrt_build.__name__, order.value(), target, failure=order.failure())
+        building.wait()
+        if building.said:
+            log.debug(f"{self._library.title} on {request.onnx_path.name}: {building.said}")
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
         """Deserialise an engine; its precision is read back from it.
@@ -156,30 +138,3 @@ def _given(value: Any, words: object) -> Any:  # noqa: ANN401 - TensorRT ships n
     if value is None:
         raise EngineBuildError(str(words))
     return value
-
-
-def _made(target: Path) -> bool:
-    """Make the file the building process writes into; False when it is there. Raises EngineBuildError."""
-    try:
-        target.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise EngineBuildError(f"The engine {target} cannot be written: {error.strerror}.") from error
-    return True
-
-
-def _reason(answer: subprocess.CompletedProcess[str]) -> str:
-    """Why the building process failed: its own sentence, else how it ended and what was said before."""
-    if answer.stdout:
-        return str(json.loads(answer.stdout)["error"])
-    said = _last(answer.stderr) or "it said nothing"
-    if answer.returncode >= 0:
-        return f"the building process ended with status {answer.returncode}; {said}"
-    name = signal.Signals(-answer.returncode).name
-    hint = "; is there enough memory?" if -answer.returncode == signal.SIGKILL else ""
-    return f"the building process was killed by {name}{hint}; before that: {said}"
-
-
-def _last(said: str) -> str:
-    return " | ".join(said.strip().splitlines()[-_LAST_LINES:])

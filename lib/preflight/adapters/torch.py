@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preflight.adapters._compiling import CompilingProcess, request_of, request_value, write_engine
 from preflight.errors import EngineBuildError
-from preflight.ports import CompileRequest, Engine, OutOfDeviceMemory
+from preflight.ports import Compilation, CompileRequest, Engine, OutOfDeviceMemory
 from preflight.static_batch import run_in_slices
 
 if TYPE_CHECKING:
@@ -62,26 +63,43 @@ class TorchRuntime:
         return release(str(_library().__version__))
 
     def compile(self, request: CompileRequest, target: Path) -> None:
-        """Write the exported program of an ONNX file to `target`; the same bytes for the same file, version and device.
+        """Write the exported program of an ONNX file to `target`, made in a process of its own.
+
+        The same bytes for the same file, version and device.
 
         Raises:
             EngineBuildError: another precision than fp16, a device that is not there, an operator that is not converted
                 (named, with its nodes), other inputs than asked, or a `target` that cannot be written.
         """
-        self._check(request)
-        from preflight.adapters._torch_archive import pack  # noqa: PLC0415 - imports PyTorch
-        from preflight.adapters._torch_graph import read_graph  # noqa: PLC0415 - imports PyTorch
+        self.start(request, target, slot=0).wait()
 
+    def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
+        """As `ports.ConcurrentRuntime`; each slot has a core of its own, as far as there are."""
+        _require_fp16(request)
         if self._device == "cpu":
             log.warning(
                 f"{request.onnx_path.name}: fp16 on a CPU without fp16 arithmetic takes some forty times as long as fp32"
             )
+        return CompilingProcess(
+            __name__,
+            {**request_value(request), "device": self._device},
+            target,
+            failure=f"PyTorch cannot convert {request.onnx_path}",
+            slot=slot,
+        )
+
+    def export(self, request: CompileRequest, target: Path) -> None:
+        """What `start` orders, in this process. Raises EngineBuildError."""
+        self._check(request)
+        from preflight.adapters._torch_archive import pack  # noqa: PLC0415 - imports PyTorch
+        from preflight.adapters._torch_graph import read_graph  # noqa: PLC0415 - imports PyTorch
+
         module = read_graph(request.onnx_path, _library().float16)
         _compare_inputs(module, request)
         with _translated(f"PyTorch cannot convert {request.onnx_path}"):
             content = pack(self._exported(module, request), _signature(module, request, self._device))
         try:
-            target.write_bytes(content)
+            write_engine(target, content)
         except OSError as error:
             raise EngineBuildError(f"The engine {target} cannot be written: {error.strerror}.") from error
         self.load(target, request).close()
@@ -110,11 +128,7 @@ class TorchRuntime:
             return _TorchEngine(program.module(), signature, engine.name, self._device, self._threads)
 
     def _check(self, request: CompileRequest) -> None:
-        if request.precision != "fp16":
-            raise EngineBuildError(
-                f"{request.onnx_path}: the runtime pytorch_fp16 builds fp16 engines, not {request.precision}. Set `precision` "
-                "to fp16, or choose the runtime openvino or onnxruntime for fp32."
-            )
+        _require_fp16(request)
         if self._device == "cuda" and not _library().cuda.is_available():
             raise EngineBuildError(
                 f"{request.onnx_path}: this machine has a GPU, but its PyTorch {_library().__version__} cannot use it. "
@@ -239,6 +253,14 @@ def _signature(module: GraphModule, request: CompileRequest, device: str) -> dic
     }
 
 
+def _require_fp16(request: CompileRequest) -> None:
+    if request.precision != "fp16":
+        raise EngineBuildError(
+            f"{request.onnx_path}: the runtime pytorch_fp16 builds fp16 engines, not {request.precision}. Set `precision` "
+            "to fp16, or choose the runtime openvino or onnxruntime for fp32."
+        )
+
+
 def _fits(port: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether an array is of the type and, but for the batch, of the size the engine takes."""
     shape = port["shape"]
@@ -279,3 +301,8 @@ def _compare_precision(program: Any, device: str, label: str) -> None:  # noqa: 
             raise EngineBuildError(
                 f"{label}: {name} lies on {tensor.device.type}, not on {device}. Build it on this machine."
             )
+
+
+def compile_here(order: Mapping[str, Any], target: Path) -> None:
+    """What `TorchRuntime.start` orders, in the process made for it. Raises EngineBuildError."""
+    TorchRuntime(order["device"]).export(request_of(order), target)

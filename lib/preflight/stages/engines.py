@@ -55,7 +55,8 @@ log = logging.getLogger("preflight.engines")
 class RuntimeChoice:
     """A runtime by name and version, known without importing it; `make` imports it.
 
-    cuda: told to use the GPU. aside: it is a `ConcurrentRuntime`. one_file: it takes no weights beside the ONNX file.
+    cuda: told to use the GPU. aside: it is a `ConcurrentRuntime`, and this host's memory is all it takes. one_file: it takes
+    no weights beside the ONNX file.
     """
 
     name: str
@@ -153,7 +154,8 @@ class EngineCompiler:
             return
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(target))
-            compilation = runtime.start(self.request(spec), temporary, slot=slot)
+            readable = stack.enter_context(self._readable(spec))
+            compilation = runtime.start(self.request(readable), temporary, slot=slot)
             self._begun[target] = _Begun(compilation, temporary, slot, inputs, stack.pop_all())
 
     def compile(self, spec: BackboneSpec, target: Path, inputs: object = None) -> None:

@@ -184,7 +184,7 @@ def _pytorch_fp16(host: HostCapabilities | None) -> RuntimeChoice:
     # As the engine's name says it (preflight.engine_names): with a GPU on the GPU, and never on the CPU instead.
     device = "cpu" if host is None or host.sm is None else "cuda"
 
-    return RuntimeChoice("pytorch_fp16", version, lambda: TorchRuntime(device))
+    return RuntimeChoice("pytorch_fp16", version, lambda: TorchRuntime(device), aside=device == "cpu")
 
 
 def _is_installed(distribution: str) -> bool:
@@ -218,7 +218,7 @@ def _onnxruntime(host: HostCapabilities | None, *, cuda: bool) -> RuntimeChoice:
 
         return OnnxRuntime(threads=os.cpu_count() or 1, cuda=cuda)
 
-    return RuntimeChoice("onnxruntime", onnxruntime_version(), make, cuda, one_file=True)
+    return RuntimeChoice("onnxruntime", onnxruntime_version(), make, cuda, aside=not cuda, one_file=True)
 
 
 def onnxruntime_version() -> str:

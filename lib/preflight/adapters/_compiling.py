@@ -1,0 +1,165 @@
+"""One model compiled in a process of its own: a crash there, or the kernel that kills for memory, takes nothing else along.
+
+The process is ordered by its only argument, JSON: which module compiles, and what. Standard output carries {"error": reason} or
+nothing; whatever native code prints is chatter, and goes to standard error.
+
+It ends by `os._exit`: destroying a network whose builder has an error recorder crashes (TensorRT-RTX 1.7.1), and there is
+nothing left to clean up. It dies with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from preflight.errors import EngineBuildError
+from preflight.ports import CompileRequest
+
+__all__ = ["CompilingProcess", "main", "request_of", "request_value", "write_engine"]
+
+_LAST_LINES = 8  # of what it said
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def request_value(request: CompileRequest) -> dict[str, Any]:
+    """A request as it travels in an order."""
+    return {
+        "onnx": str(request.onnx_path.resolve()),
+        "inputs": {name: list(shape) for name, shape in request.inputs.items()},
+        "precision": request.precision,
+        "workspace_mb": request.workspace_mb,
+        "batch_size": request.batch_size,
+    }
+
+
+def request_of(value: Mapping[str, Any]) -> CompileRequest:
+    """The reverse of `request_value`."""
+    return CompileRequest(
+        onnx_path=Path(value["onnx"]),
+        inputs={name: tuple(shape) for name, shape in value["inputs"].items()},
+        precision=value["precision"],
+        workspace_mb=value["workspace_mb"],
+        batch_size=value["batch_size"],
+    )
+
+
+def write_engine(target: Path, content: bytes | memoryview) -> None:
+    """Write the engine into the file that was made for it. Raises OSError.
+
+    It is not made here: where the build that ordered it was killed and swept up after, nothing is left behind anew.
+    """
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+        file.write(content)
+
+
+class CompilingProcess:
+    """The `Compilation` of one model: `compile_here(order, target)` of a module, called in a process of its own.
+
+    order: what the module is told, fit for JSON. target: made here, unless it is there, and gone again when nothing comes of
+    it. slot: the core it runs on, counted round the ones this process may use; None leaves it all of them. failure: what the
+    error begins with where the process says none of its own, such as "OpenVINO cannot compile a.onnx".
+
+    Raises:
+        EngineBuildError: `target` cannot be written.
+    """
+
+    def __init__(
+        self, module: str, order: Mapping[str, Any], target: Path, *, failure: str, slot: int | None = None
+    ) -> None:
+        self._target, self._failure, self._made = target, failure, _made(target)
+        told = {"module": module, "order": order, "target": str(target.resolve()), "slot": slot, "parent": os.getpid()}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(told)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        )
+        self.said = ""
+        """The last lines of chatter, once it has ended."""
+
+    def wait(self) -> None:
+        """As `ports.Compilation`."""
+        try:
+            answer, said = self._process.communicate()
+        except BaseException:
+            self.stop()
+            raise
+        self.said = " | ".join(said.strip().splitlines()[-_LAST_LINES:])
+        if self._process.returncode != 0:
+            self._unmake()
+            if answer:
+                raise EngineBuildError(str(json.loads(answer)["error"]))
+            raise EngineBuildError(f"{self._failure}: {_ended(self._process.returncode, self.said)}")
+
+    def stop(self) -> None:
+        """As `ports.Compilation`."""
+        self._process.kill()
+        self._process.communicate()
+        self._unmake()
+
+    def _unmake(self) -> None:
+        if self._made:
+            self._target.unlink(missing_ok=True)
+
+
+def _made(target: Path) -> bool:
+    """Make the file the process writes into; False when it is there. Raises EngineBuildError."""
+    try:
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise EngineBuildError(f"The engine {target} cannot be written: {error.strerror}.") from error
+    return True
+
+
+def _ended(status: int, said: str) -> str:
+    """How a process ended that gave no reason, and what was said before."""
+    said = said or "it said nothing"
+    if status >= 0:
+        return f"the compiling process ended with status {status}; {said}"
+    hint = "; is there enough memory?" if -status == signal.SIGKILL else ""
+    return f"the compiling process was killed by {signal.Signals(-status).name}{hint}; before that: {said}"
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the ordering thread ends, however it ends; at once where it ended already."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _stay_on(slot: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[slot % len(cores)]})
+
+
+def main() -> None:
+    """Compile what the only argument orders."""
+    told = json.loads(sys.argv[1])
+    _die_with(told["parent"])
+    if told["slot"] is not None:
+        _stay_on(told["slot"])
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        import_module(told["module"]).compile_here(told["order"], Path(told["target"]))
+    except EngineBuildError as error:
+        os.write(answer, json.dumps({"error": str(error)}).encode())
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""A compiling process: what it is told, where it runs, and every way it can end badly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preflight.adapters._compiling import CompilingProcess, request_of, request_value
+from preflight.errors import EngineBuildError
+from preflight.ports import CompileRequest
+
+KILLED = "Nobody can compile m.onnx: the compiling process was killed by"
+SIZES = st.lists(st.integers(-1, 2**31), max_size=4).map(tuple)
+
+
+@pytest.fixture
+def compiling(tmp_path, monkeypatch):
+    """A process whose `compile_here` is the source; it writes to `tmp_path / "engine"`."""
+
+    def make(source, slot=None):
+        folder = tmp_path / "modules"
+        folder.mkdir()
+        lines = "".join(f"    {line}\n" for line in source.splitlines())
+        (folder / "made_up_compiler.py").write_text(
+            "import json, os, signal, sys\nfrom preflight.errors import EngineBuildError\n"
+            "from preflight.adapters._compiling import write_engine\n"
+            f"def compile_here(order, target):\n{lines}"
+        )
+        monkeypatch.syspath_prepend(str(folder))
+        return CompilingProcess(
+            "made_up_compiler", {"a": [1]}, tmp_path / "engine", failure="Nobody can compile m.onnx", slot=slot
+        )
+
+    return make
+
+
+@given(
+    st.builds(
+        CompileRequest,
+        st.text("abc ", min_size=1).map(lambda name: Path("/models") / name),
+        st.dictionaries(st.text(), SIZES),
+        st.sampled_from(["fp32", "int8"]),
+        st.integers(0),
+        st.integers(1),
+    )
+)
+def test_a_request_survives_its_order(request_):
+    assert request_of(json.loads(json.dumps(request_value(request_)))) == request_
+
+
+def test_it_is_told_the_order_and_writes_the_engine(compiling, tmp_path):
+    process = compiling(
+        'os.write(1, b"chatter\\n")\nos.write(2, b"and more")\nwrite_engine(target, json.dumps(order).encode())'
+    )
+    process.wait()
+    assert (tmp_path / "engine").read_text() == '{"a": [1]}'
+    assert process.said == "chatter | and more"
+
+
+def test_each_slot_has_a_core_of_its_own(compiling, tmp_path):
+    cores = sorted(os.sched_getaffinity(0))
+    compiling("write_engine(target, json.dumps(sorted(os.sched_getaffinity(0))).encode())", slot=len(cores) + 1).wait()
+    assert json.loads((tmp_path / "engine").read_text()) == [cores[1 % len(cores)]]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ('raise EngineBuildError("m.onnx is no model")', "m.onnx is no model"),
+        (
+            'os.write(2, b"last words")\nos.kill(os.getpid(), signal.SIGSEGV)',
+            f"{KILLED} SIGSEGV; before that: last words",
+        ),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            f"{KILLED} SIGKILL; is there enough memory?; before that: it said nothing",
+        ),
+        ("os._exit(3)", "Nobody can compile m.onnx: the compiling process ended with status 3; it said nothing"),
+    ],
+)
+def test_every_bad_end_is_an_error_and_leaves_nothing(compiling, tmp_path, source, said):
+    with pytest.raises(EngineBuildError, match=f"^{re.escape(said)}$"):
+        compiling(source).wait()
+    assert not (tmp_path / "engine").exists()
+
+
+def test_an_error_of_no_kind_that_was_foreseen_is_told_by_its_last_lines(compiling, tmp_path):
+    with pytest.raises(EngineBuildError, match=r"Nobody can compile m\.onnx: .*status 1; .*ZeroDivisionError"):
+        compiling("1 / 0").wait()
+    assert not (tmp_path / "engine").exists()
+
+
+def test_one_that_is_stopped_writes_nothing(compiling, tmp_path):
+    process = compiling("signal.pause()")
+    process.stop()
+    process.stop()
+    assert not (tmp_path / "engine").exists()
+
+
+def test_a_file_that_was_there_is_kept(compiling, tmp_path):
+    """It is the caller's temporary, and the caller removes it."""
+    (tmp_path / "engine").write_bytes(b"")
+    with pytest.raises(EngineBuildError):
+        compiling("os._exit(3)").wait()
+    assert (tmp_path / "engine").exists()
+
+
+def test_a_target_that_cannot_be_made_is_an_error(tmp_path):
+    with pytest.raises(EngineBuildError, match="cannot be written: No such file"):
+        CompilingProcess("none", {}, tmp_path / "absent" / "engine", failure="")
+
+
+def test_one_whose_parent_is_gone_does_not_start(tmp_path):
+    (tmp_path / "engine").touch()
+    told = {"module": "none", "order": {}, "target": str(tmp_path / "engine"), "slot": None, "parent": -1}
+    done = subprocess.run(
+        [sys.executable, "-m", "preflight.adapters._compiling", json.dumps(told)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
