@@ -31,7 +31,8 @@ class StagePlan:
 class Plan:
     """A whole plan. Bytes are estimates for the tiles that are there; seconds None where no rate is known.
 
-    units: what gets a descriptor, the tiles that are there or windows over them.
+    units: what gets a descriptor, the tiles that are there or windows over them. at_most: units and units_to_embed are upper
+    bounds: what is not there yet, or cannot be read, was not looked at.
     """
 
     stages: tuple[StagePlan, ...]
@@ -43,6 +44,7 @@ class Plan:
     bytes_free: int
     seconds: float | None
     tiles_to_import: int = 0  # the demo's, into an empty store; those in the area are among units_to_embed
+    at_most: bool = False
 
     @property
     def idle(self) -> bool:
@@ -73,7 +75,7 @@ class Planner:
         """Nothing is written and no lock is taken. Raises PreflightError as the ports do."""
         stages = self._stages()
         fates = {stage.name: stage.fate for stage in stages}
-        expected, found = self._tiles(fates)
+        expected, found, at_most = self._tiles(fates)
         to_import, inside = self.demo() if found.tiles == 0 else (0, 0)
         fresh = inside * self.steps**2
         found = Forecast(found.tiles, found.units + fresh, found.to_embed + fresh)
@@ -87,6 +89,8 @@ class Planner:
             bytes_free=shutil.disk_usage(_existing(self.session.layout.root)).free,
             seconds=self._seconds(fates, found.to_embed),
             tiles_to_import=to_import,
+            # At the borders of the map there are fewer windows a tile.
+            at_most=at_most or (fresh > 0 and self.steps > 1),
         )
 
     def _stages(self) -> tuple[StagePlan, ...]:
@@ -113,24 +117,24 @@ class Planner:
             found.append(StagePlan(name, fate, reasons))
         return tuple(found)
 
-    def _tiles(self, fates: dict[str, Fate]) -> tuple[int, Forecast]:
-        """Tiles expected, and what those that are there come to."""
+    def _tiles(self, fates: dict[str, Fate]) -> tuple[int, Forecast, bool]:
+        """Tiles expected, what those that are there come to, and whether that is only an upper bound."""
         session = self.session
         if fates["tiles"] == fates["descriptors"] == "up to date":
             coverage = json.loads(session.layout.coverage.read_bytes())
             units = DescriptorSet.read(session.layout.descriptor_set).count
-            return coverage["expected"], Forecast(coverage["present"], units, 0)
+            return coverage["expected"], Forecast(coverage["present"], units, 0), False
         preview = self.preview()
         explained = [item for name in session.stages if name.startswith("engine:") for item in session.explain(name)]
         try:
             current = all(item.verdict.current for item in explained if item.step == self.engine)
-            return preview.expected, self.forecast(preview, current)
+            return preview.expected, self.forecast(preview, current), False
         except FileNotFoundError:
             # The engine is there, the stages before it are not: as if it were not.
-            return preview.expected, self.forecast(preview, False)
+            return preview.expected, self.forecast(preview, False), False
         except DescriptorBatchError:
             # A damaged segment, which the build removes: what it holds is not known, so all counts as not embedded.
-            return preview.expected, self.forecast(self.preview(), False)
+            return preview.expected, self.forecast(self.preview(), False), True
 
     def _bytes(self, fates: dict[str, Fate], found: Forecast, inside: int) -> int:
         windows = None if self.steps == 1 else found.units

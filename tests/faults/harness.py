@@ -206,8 +206,8 @@ def serve():
     from doit.doit_cmd import DoitMain
 
     import preflight.wiring
-    import recipes.plugins  # noqa: F401
     from preflight.adapters import onnxruntime, openvino
+    from recipes.commands import beginning, generations, keys, looking  # noqa: F401
 
     # As the adapters import them: by themselves both libraries report to a server.
     onnxruntime._library()

@@ -18,6 +18,7 @@ import yaml
 
 from preflight import wiring
 from preflight.adapters import openvino
+from preflight.commands.explain import explain
 from preflight.commands.rollback import roll_back
 from preflight.errors import CacheRootError, ManifestCoverageError
 from preflight.mission import load_mission
@@ -104,11 +105,16 @@ def test_plan_of_a_demo_counts_the_tiles_it_will_import_first(room, numbers, pla
     place.edit(lambda mission: mission["tile_store"].update(if_empty="demo"))
     plan, _ = plan_of(place)
     assert (plan["tiles_expected"], plan["tiles_present"]) == (600, 0)
-    assert (plan["tiles_to_import"], plan["units_to_embed"]) == (600, 600)
+    assert (plan["tiles_to_import"], plan["units_to_embed"], plan["at_most"]) == (600, 600, False)
     assert plan["bytes_needed"] > 600 * 1000
     text = place.doit("plan").sentences
     assert "600 tiles of the demo first" in text
     assert "0 of 600 there descriptors 600 in all, 600 to embed" in text
+    # Each tile has three windows beside itself, but for those at the borders of the map.
+    place.edit(lambda mission: section(mission)["descriptors"].update(overlap=0.5))
+    plan, _ = plan_of(place)
+    assert (plan["units"], plan["units_to_embed"], plan["at_most"]) == (2400, 2400, True)
+    assert "at most 2,400 in all, at most 2,400 to embed" in place.doit("plan").sentences
     assert sorted(path.name for path in place.folder.iterdir()) == ["camera.json", "mission.yaml"]
 
 
@@ -172,7 +178,7 @@ def test_plan_where_a_file_of_work_was_cut_short(built, pattern, stage, to_embed
     file.write_bytes(file.read_bytes()[:-1])
     plan, fates = plan_of(built)
     assert fates[stage] == "will run"
-    assert plan["units_to_embed"] == to_embed
+    assert (plan["units_to_embed"], plan["at_most"]) == (to_embed, to_embed > 0)
     assert built.doit("why", "manifest").status == 0
     done = built.provision_json()
     assert done.status == 0, done.said
@@ -253,6 +259,22 @@ def test_why_changes_nothing(built):
     for task in ("tiles", "engine", *STAGES[2:]):
         assert why(built, task)
     assert snapshot(built.cache) == before
+
+
+def test_why_of_each_step_that_plan_names(built):
+    built.edit(lambda mission: section(mission)["descriptors"].update(overlap=0.5))
+    built.edit(lambda mission: section(mission).update(runtime="onnxruntime"))
+    plan, _ = plan_of(built)
+    reasons = [reason for stage in plan["stages"] for reason in stage["reasons"] if not reason.startswith("after ")]
+    steps = {reason.partition(": ")[0] for reason in reasons}
+    assert {"windows", "engine:weight_free_vpr"} <= steps
+    assert why(built, "windows") == ["windows: will be built", "never built here"]
+    session = wiring.assemble(load_mission(built.mission, {}), wiring.Surroundings.real(), wiring.Options()).session()
+    try:
+        for name in steps:
+            assert name in [item.step for item in explain(session, name)]
+    finally:
+        session.close()
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["engine:other"], [], ["index", "manifest"], ["provision"]])

@@ -235,3 +235,25 @@ def test_an_override_that_names_no_layer_is_refused(int8, build):
     change(int8, "onnxruntime", precision="int8", precision_overrides={"/blocks.*": "fp32"})
     with pytest.raises(BackboneError, match=r"no node '/blocks\.\*'.*weight_free_vpr.*begin with"):
         build(int8)
+
+
+def test_a_check_of_the_engines_takes_the_table_that_is_there(int8):
+    """As a build would: it measures nothing again, and a table that a build refuses is one it refuses."""
+    int8.edit(lambda mission: section(mission).update(workspace_mb=512))
+
+    def check():
+        done = int8.doit("engines", "--check", "log=json")
+        (entry,) = next(line["engines"] for line in done.events if "engines" in line)
+        assert entry["tried"]
+        return done.status, entry
+
+    folder = int8.work / "calibration"
+    before = {path: (path.read_bytes(), path.stat().st_ctime_ns) for path in folder.iterdir()}
+    gate = json.loads((int8.work / "parity" / f"{MODEL}.json").read_bytes())
+    status, entry = check()
+    assert (status, entry["problem"], entry["parity"]) == (0, None, gate["cosine_min"])
+    assert {path: (path.read_bytes(), path.stat().st_ctime_ns) for path in folder.iterdir()} == before
+    table(int8).write_bytes(table(int8).read_bytes()[:-1])
+    status, entry = check()
+    assert status == 1
+    assert "is damaged" in entry["problem"]

@@ -17,8 +17,9 @@ import pytest
 
 from preflight import wiring
 from preflight.commands import sign
-from preflight.errors import OfflineSigningError
+from preflight.errors import EngineBuildError, OfflineSigningError
 from preflight.mission import load_mission
+from preflight.signing import summary
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "correct horse"
@@ -26,6 +27,21 @@ SECRET = "correct horse"
 
 def section(mission):
     return mission["components"]["c10_provisioning"]["manifest"]
+
+
+def status_of(place):
+    """What doit status tells of a statement that waits."""
+    (told,) = place.doit("status", "log=json").events
+    return told["awaited"]
+
+
+def snapshot(folder):
+    """Every file below a folder: name, bytes, inode, time of change."""
+    return {
+        path: (path.read_bytes(), path.stat().st_ino, path.stat().st_ctime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def openssl(*arguments):
@@ -115,6 +131,20 @@ def test_signed_elsewhere_and_brought_back(keyed):
     assert place.provision_json().status == 1
     assert (place.work / "signing" / "statement.json").read_bytes() == waiting
 
+    before = snapshot(place.cache)
+    assert status_of(place) == {
+        "signed": False,
+        "problem": None,
+        "next": "doit sign --export=FILE, sign FILE where the key is, then doit sign --import=FILE.sig",
+        "facts": {"signer": fingerprint, **summary(waiting)},
+    }
+    text = place.doit("status")
+    assert "waits generation 2 for flight 0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10, written 20" in text.sentences
+    assert (
+        f"waits for its signature by {fingerprint[:12]} next doit sign --export=FILE, sign FILE where" in text.sentences
+    )
+    assert snapshot(place.cache) == before
+
     out = place.folder / "stick" / "cache.pae"
     exported = place.doit("sign", f"--export={out}")
     assert exported.status == 0, exported.said
@@ -146,6 +176,7 @@ def test_signed_elsewhere_and_brought_back(keyed):
     assert f"signed by {fingerprint[:12]}" in verdict.out
 
     assert place.provision_json().ran == []
+    assert status_of(place) is None
     for arguments, why in (
         (("sign", f"--import={other}"), "nothing waits"),
         (("sign", f"--export={out}"), "nothing waits"),
@@ -177,6 +208,8 @@ def test_signed_elsewhere_and_brought_back(keyed):
     assert place.doit("sign", f"--export={out}").status == 0
     openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-passin", f"file:{secret}", "-in", out, "-out", other)
     shutil.copy(other, place.work / "signing" / "signature")
+    told = status_of(place)
+    assert (told["signed"], told["next"]) == (True, "doit provision, which publishes it")
     assert place.provision_json().ran == ["manifest", "publish"]
     assert place.takeoff().status == 0
 
@@ -234,12 +267,20 @@ def test_what_was_exported_too_long_ago_is_refused(keyed):
         moved = replace(surroundings, clock=lambda: wiring.wall_clock() + timedelta(days=days))
         return wiring.assemble(load_mission(place.mission, {}), moved, wiring.Options())
 
+    def runtime_gone():
+        raise EngineBuildError("no runtime")
+
     out = place.folder / "cache.pae"
+    told = sign.awaited(later(14).job, runtime_gone)
+    assert told.problem == "a statement lies out to be signed, and cannot be judged: no runtime"
     assert sign.export(later(14), out).event == "signature_requested"
     for days, why in ((16, "more than half of its validity"), (-1, "has not begun")):
         assembly = later(days)
         with pytest.raises(OfflineSigningError, match=why):
             sign.export(assembly, out)
+        told = sign.awaited(assembly.job, lambda assembly=assembly: assembly)
+        assert why in told.problem
+        assert (told.facts, told.next) == ({}, "doit provision")
         with pytest.raises(OfflineSigningError, match=why):
             sign.bring_back(assembly, assembly.session(), out, None)
 

@@ -71,18 +71,24 @@ def _reasons(steps: list[Explanation]) -> Iterator[str]:
 def check_engines(mission: Mission, surroundings: Surroundings, states: list[EngineState]) -> list[EngineState]:
     """Build what would not be reused in a folder of its own, which is removed: by the steps of a build, the gate among them.
 
-    Takes no lock, and only reads the cache root: the samples of tiles that gate and calibration need, where they were drawn.
-    Without them the gate is left out.
+    Takes no lock, and only reads the cache root: the samples of tiles that gate and calibration need, where they were drawn, and
+    the calibration tables. Without samples the gate is left out.
     """
     with tempfile.TemporaryDirectory(prefix="preflight-engines-") as folder:
         tiles = tile_access(mission.tile_root, mission.database)
         job = replace(mission.job, cache_root=Path(folder))
         # No stage is run that asks the tile store: it is never opened.
         assembly = Assembly(job, tiles, surroundings, Options(), demo=False)
-        samples = CacheLayout(mission.job.cache_root).parity_sample.parent
-        if samples.is_dir():
-            shutil.copytree(samples, assembly.layout.parity_sample.parent)
+        _take_over(CacheLayout(mission.job.cache_root), assembly.layout)
         return [state if state.reused else _tried(assembly, state) for state in states]
+
+
+def _take_over(there: CacheLayout, here: CacheLayout) -> None:
+    """Copy what is drawn and measured once. A hard link would change a time of the file it links to, which costs hashing it."""
+    for old, new in ((there.parity_sample.parent, here.parity_sample.parent), (there.calibration, here.calibration)):
+        if old.is_dir():
+            # What a build that runs is still writing is left: it may be gone before it is read.
+            shutil.copytree(old, new, ignore=shutil.ignore_patterns(f"{atomic.TEMPORARY_PREFIX}*"))
 
 
 def _tried(assembly: Assembly, state: EngineState) -> EngineState:

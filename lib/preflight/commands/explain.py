@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from preflight.errors import CommandLineError
 from preflight.planning import Plan
@@ -30,9 +31,10 @@ def plan_text(plan: Plan, *, width: int) -> str:
         table.add_row(stage.name, stage.fate, "; ".join(_short(reason) for reason in stage.reasons))
     figures = Table(box=None, show_header=False, pad_edge=False)
     time = "unknown before the first build" if plan.seconds is None else f"about {plan.seconds:.0f} s"
+    most = "at most " if plan.at_most else ""
     rows = [
         ("tiles", f"{plan.tiles_present:,} of {plan.tiles_expected:,} there"),
-        ("descriptors", f"{plan.units:,} in all, {plan.units_to_embed:,} to embed"),
+        ("descriptors", f"{most}{plan.units:,} in all, {most}{plan.units_to_embed:,} to embed"),
         ("writes", f"about {size_text(plan.bytes_needed)}, {size_text(plan.bytes_free)} free"),
         ("time", "none" if plan.idle else time),
     ]
@@ -44,22 +46,60 @@ def plan_text(plan: Plan, *, width: int) -> str:
 
 
 def explain(session: Session, task: str) -> list[Explanation]:
-    """The steps of a task. `engine` alone means all of them. Raises CommandLineError for no task of the mission's."""
-    stages = [name for name in session.stages if name == task or name.split(":")[0] == task]
-    if not stages:
-        raise CommandLineError(f"{task} is no stage of this mission; its stages are {', '.join(session.stages)}")
-    return [item for name in stages for item in session.explain(name)]
+    """The steps of a task: a stage, or one step of it, by the name `doit plan` gives it.
+
+    `engine` alone means all of that kind; so does `parity`. Raises CommandLineError for what the mission has not.
+    """
+    if stages := _stages(session, task):
+        return [item for name in stages for item in session.explain(name)]
+    return [item for name in _holding(session, task) for item in session.explain(name) if _is(task, item.step)]
 
 
 def waiting_for(session: Session, task: str) -> list[str]:
-    """The stages before a task that are not current: what they build may give it further reasons."""
+    """What is not current and comes before a task: what it builds may give the task further reasons.
+
+    Stages; of the stage a step belongs to, the steps before it. Raises as `explain`.
+    """
+    asked = _stages(session, task)
+    own = asked or _holding(session, task)
     before: set[str] = set()
-    ahead = [name for name in session.stages if name == task or name.split(":")[0] == task]
+    ahead = list(own)
     while ahead:
         new = set(session.stages[ahead.pop()].after) - before
         before |= new
         ahead += new
-    return [name for name in session.stages if name in before and not _current(session, name)]
+    waiting = [name for name in session.stages if name in before and not _current(session, name)]
+    return waiting if asked else [*waiting, *(step for name in own for step in _earlier(session, name, task))]
+
+
+def _is(task: str, name: str) -> bool:
+    return task in (name, name.partition(":")[0])
+
+
+def _stages(session: Session, task: str) -> list[str]:
+    return [name for name in session.stages if _is(task, name)]
+
+
+def _holding(session: Session, task: str) -> list[str]:
+    """The stages with a step of this name. Raises CommandLineError where there is none."""
+    steps = {name: [step.name for step in stage.steps] for name, stage in session.stages.items()}
+    found = [name for name, inside in steps.items() if any(_is(task, step) for step in inside)]
+    if not found:
+        further = [step for inside in steps.values() for step in inside if not _stages(session, step)]
+        raise CommandLineError(
+            f"{task} is no stage or step of this mission; its stages are {', '.join(session.stages)}, and further steps of "
+            f"theirs {', '.join(further)}"
+        )
+    return found
+
+
+def _earlier(session: Session, stage: str, task: str) -> Iterator[str]:
+    """The steps of a stage that run before the first of this name."""
+    for item in session.explain(stage):
+        if _is(task, item.step):
+            return
+        if not item.verdict.current:
+            yield item.step
 
 
 def _current(session: Session, name: str) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from preflight.commands.keys import Said
 from preflight.commands.rollback import roll_back
-from preflight.errors import OfflineSigningError, SignatureAwaitedError
+from preflight.errors import OfflineSigningError, PreflightError, SignatureAwaitedError
+from preflight.job import Job
 from preflight.ports import Signer
 from preflight.records import BuildReport
 from preflight.session import Session
 from preflight.signing import (
+    Desk,
     OfflineSigner,
     SigningKey,
     export_bytes,
@@ -24,6 +27,7 @@ from preflight.signing import (
 )
 from preflight.store import atomic
 from preflight.store.generations import Generation
+from preflight.store.layout import CacheLayout
 from preflight.wiring import Assembly
 from takeoff import keys
 from takeoff import manifest as format_
@@ -31,7 +35,52 @@ from takeoff.errors import VerificationError
 
 _EXPORT_START = b"DSSEv1 "
 SUFFIX = ".sig"
+_WAY = "doit sign --export=FILE, sign FILE where the key is, then doit sign --import=FILE.sig"
 _MOVED_ON = "what was signed is no more what is to be published: something it is made of has changed since the export"
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A statement that is laid out to be signed elsewhere.
+
+    facts: what it says; none where it cannot be read. signed: its signature has come back. problem: why it may no more be
+    published, else None. next: what to do.
+    """
+
+    facts: Mapping[str, str]
+    signed: bool
+    problem: str | None
+    next: str
+
+
+def awaited(job: Job, assemble: Callable[[], Assembly]) -> Awaited | None:
+    """What waits, without the lock and changing nothing; None where nothing does, or the key lies here.
+
+    assemble: called where a statement lies on the desk. What it or the key raises is told as the statement's problem.
+    """
+    desk = Desk(CacheLayout(job.cache_root).signing)
+    if job.config.manifest.signing == "here" or not desk.statement.is_file():
+        return None
+    try:
+        assembly = assemble()
+        try:
+            return _judged(assembly, _offline(assembly.signer()))
+        finally:
+            assembly.tiles.close()
+    except PreflightError as error:
+        return Awaited({}, False, f"a statement lies out to be signed, and cannot be judged: {error}", "doit provision")
+
+
+def _judged(assembly: Assembly, signer: OfflineSigner) -> Awaited | None:
+    statement = _laid_out(assembly, signer)
+    if statement is None:
+        return None
+    signed, maker = signer.signed(statement), _maker(signer, statement)
+    try:
+        facts = {"signer": signer.fingerprint, **summary(_waiting(assembly, signer))}
+    except OfflineSigningError as error:
+        return Awaited({}, signed, str(error), maker)
+    return Awaited(facts, signed, None, f"{maker}, which publishes it" if signed else _WAY)
 
 
 def export(assembly: Assembly, target: Path) -> Said:
@@ -139,8 +188,8 @@ def _offline(signer: Signer) -> OfflineSigner:
 
 def _waiting(assembly: Assembly, signer: OfflineSigner) -> bytes:
     """The statement that waits. Raises OfflineSigningError."""
-    statement = signer.waiting()
-    if statement is None or _published(assembly) == statement:
+    statement = _laid_out(assembly, signer)
+    if statement is None:
         raise OfflineSigningError("nothing waits for a signature; doit provision says whether there is anything to do")
     try:
         overtaken = assembly.builder.overtaken(format_.decode(statement))
@@ -148,10 +197,21 @@ def _waiting(assembly: Assembly, signer: OfflineSigner) -> bytes:
         raise OfflineSigningError(f"the statement that waits is damaged ({error}); run doit provision again") from error
     if overtaken is not None:
         raise OfflineSigningError(
-            f"the statement that waits may no more be published: {overtaken}; run doit provision, which writes a new one, "
-            "then doit sign --export=FILE again"
+            f"the statement that waits may no more be published: {overtaken}; run {_maker(signer, statement)}, which writes a "
+            "new one, then doit sign --export=FILE again"
         )
     return statement
+
+
+def _laid_out(assembly: Assembly, signer: OfflineSigner) -> bytes | None:
+    """The statement on the desk; None where it was published."""
+    statement = signer.waiting()
+    return None if statement is None or _published(assembly) == statement else statement
+
+
+def _maker(signer: OfflineSigner, statement: bytes) -> str:
+    """The command that wrote a statement, and takes its signature."""
+    return "doit rollback" if signer.is_rollback(statement) else "doit provision"
 
 
 def _published(assembly: Assembly) -> bytes | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from preflight.commands.sign import Awaited
 from preflight.report.table import plain_text, size_text
 from preflight.store.generations import Generation, Generations
 from preflight.store.layout import CacheLayout
@@ -63,20 +65,38 @@ def _read(generation: Generation, mark: str) -> GenerationStatus:
     )
 
 
-def status_json(layout: CacheLayout, mission: str, found: list[GenerationStatus]) -> str:
+def status_json(
+    layout: CacheLayout, mission: str, found: list[GenerationStatus], awaited: Awaited | None = None
+) -> str:
     """For programs."""
     generations = [{name: getattr(item, name) for name in item.__slots__} for item in found]
-    return json.dumps({"mission": mission, "cache_root": str(layout.root), "generations": generations})
+    value = {
+        "mission": mission,
+        "cache_root": str(layout.root),
+        "generations": generations,
+        "awaited": None if awaited is None else {name: getattr(awaited, name) for name in awaited.__slots__},
+    }
+    return json.dumps(value)
 
 
-def status_text(layout: CacheLayout, mission: str, found: list[GenerationStatus], *, width: int) -> str:
+def status_text(
+    layout: CacheLayout, mission: str, found: list[GenerationStatus], awaited: Awaited | None = None, *, width: int
+) -> str:
     """For people."""
+    parts = [f"mission    {mission}\ncache root {layout.root}"]
+    if found:
+        parts.append(_table(found, width))
+    elif awaited is None:
+        parts.append("no generation yet: run doit provision")
+    else:
+        parts.append("no generation yet")
+    return "\n".join(parts if awaited is None else [*parts, *_awaited_lines(awaited)])
+
+
+def _table(found: list[GenerationStatus], width: int) -> str:
     from rich import box  # noqa: PLC0415 - only this command's output needs it
     from rich.table import Table  # noqa: PLC0415
 
-    head = f"mission    {mission}\ncache root {layout.root}\n"
-    if not found:
-        return head + "no generation yet: run doit provision"
     table = Table(box=box.SIMPLE, pad_edge=False)
     for column in ("generation", "", "tiles", "flight", "signed by", "valid until (UTC)", "size"):
         table.add_column(column)
@@ -86,4 +106,17 @@ def status_text(layout: CacheLayout, mission: str, found: list[GenerationStatus]
         table.add_row(
             item.name, item.mark, f"{item.tiles:,}", item.flight_id or "none", signer, until, size_text(item.size)
         )
-    return head + plain_text(table, width=width).strip("\n")
+    return plain_text(table, width=width).strip("\n")
+
+
+def _awaited_lines(awaited: Awaited) -> Iterator[str]:
+    facts = awaited.facts
+    if awaited.problem is not None:
+        yield f"waits      {awaited.problem}"
+        return
+    state = "has its signature" if awaited.signed else "waits for its signature"
+    yield (
+        f"waits      generation {facts['generation']} for flight {facts['flight_id']}, written {facts['issued_at']}, {state} by "
+        f"{facts['signer'][:12]}"
+    )
+    yield f"next       {awaited.next}"

@@ -68,14 +68,18 @@ class OfflineSigner:
             SignatureAwaitedError: it has not.
         """
         self.lay_out(statement)
-        signature = _read(self._desk.signature)
-        if signature is None or not self._fits(signature, statement):
+        signature = self._returned(statement)
+        if signature is None:
             raise SignatureAwaitedError(
                 f"the statement is written and waits for its signature by {self.fingerprint[:12]}: run doit sign "
                 "--export=FILE, sign FILE where the key is, then doit sign --import=FILE.sig. Nothing built is lost, and "
                 "the last good cache stays"
             )
         return envelope.encode(envelope.Envelope(statement, self.fingerprint, signature))
+
+    def signed(self, statement: bytes) -> bool:
+        """Whether the signature over these bytes has come back. Changes nothing."""
+        return self._returned(statement) is not None
 
     def lay_out(self, statement: bytes) -> None:
         """Put a statement on the desk, in the place of any other."""
@@ -102,6 +106,10 @@ class OfflineSigner:
             atomic.atomic_write(self._desk.signature, signature)
         except OSError as error:
             raise OfflineSigningError(f"{self._desk.signature} cannot be written: {error.strerror}") from error
+
+    def _returned(self, statement: bytes) -> bytes | None:
+        signature = _read(self._desk.signature)
+        return signature if signature is not None and self._fits(signature, statement) else None
 
     def _fits(self, signature: bytes, statement: bytes) -> bool:
         return len(signature) == SIGNATURE_BYTES and keys.verify_signature(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from preflight.errors import CommandLineError
 from preflight.planning import Plan, StagePlan
 from preflight.session import Explanation, Stage
 from preflight.trace.record import BuildRecord
-from preflight.trace.rule import Change, LastBuild, Verdict
+from preflight.trace.rule import Change, LastBuild, Step, Verdict
 
 OLD, NEW = "a" * 64, "b" * 64
 
@@ -25,23 +26,48 @@ class Stages:
             "index": ("engine:one",),
             "manifest": ("index", "engine:two"),
         }
-        self.stages = {name: Stage(name, after, ()) for name, after in names.items()}
+        self.stages = {name: Stage(name, after, tuple(map(step, steps(name)))) for name, after in names.items()}
         self._stale = stale
 
     def explain(self, name):
-        return [Explanation(name, Verdict(name not in self._stale), None, True)]
+        return [Explanation(step, Verdict(step not in self._stale), None, True) for step in steps(name)]
+
+
+def steps(name):
+    """What a stage is made of."""
+    kind, _, model = name.partition(":")
+    return {"tiles": ["tiles", "windows"], "engine": [f"model:{model}", name, f"parity:{model}"]}.get(kind, [name])
+
+
+def step(name):
+    return Step(name, 1, (), dict, (), lambda: ())
 
 
 def test_a_task_and_all_engines():
     assert [item.step for item in explain(Stages(), "index")] == ["index"]
-    assert [item.step for item in explain(Stages(), "engine:two")] == ["engine:two"]
-    assert [item.step for item in explain(Stages(), "engine")] == ["engine:one", "engine:two"]
+    assert [item.step for item in explain(Stages(), "engine:two")] == ["model:two", "engine:two", "parity:two"]
+    assert [item.step for item in explain(Stages(), "engine")] == [*steps("engine:one"), *steps("engine:two")]
 
 
-@pytest.mark.parametrize("task", ["", "three", "engine:three", "engine:", "provision"])
+def test_one_step_of_a_task_by_its_own_name():
+    assert [item.step for item in explain(Stages(), "windows")] == ["windows"]
+    assert [item.step for item in explain(Stages(), "parity:two")] == ["parity:two"]
+    assert [item.step for item in explain(Stages(), "parity")] == ["parity:one", "parity:two"]
+    session = Stages()
+    for stage in session.stages:
+        for name in steps(stage):
+            assert name in [item.step for item in explain(session, name)]
+
+
+@pytest.mark.parametrize("task", ["", "three", "engine:three", "engine:", "parity:", "provision"])
 def test_no_task_of_this_mission(task):
-    with pytest.raises(CommandLineError, match=r"tiles, engine:one, engine:two, index, manifest"):
+    known = (
+        "tiles, engine:one, engine:two, index, manifest, and further steps of theirs windows, model:one, parity:one, "
+    )
+    with pytest.raises(CommandLineError, match=known):
         explain(Stages(), task)
+    with pytest.raises(CommandLineError, match=known):
+        waiting_for(Stages(), task)
 
 
 def test_what_will_run_before():
@@ -50,6 +76,14 @@ def test_what_will_run_before():
     assert waiting_for(Stages("tiles", "engine:two"), "manifest") == ["tiles", "engine:two"]
     assert waiting_for(Stages("tiles", "engine:two"), "index") == ["tiles"]
     assert waiting_for(Stages("tiles"), "engine") == ["tiles"]
+
+
+def test_what_will_run_before_a_step_are_stages_and_the_steps_before_it():
+    assert waiting_for(Stages("windows"), "parity:two") == ["tiles"]
+    assert waiting_for(Stages("engine:two"), "parity:two") == ["engine:two"]
+    assert waiting_for(Stages("parity:two"), "parity:two") == []
+    assert waiting_for(Stages("windows", "model:one", "engine:two"), "parity") == ["tiles", "model:one", "engine:two"]
+    assert waiting_for(Stages("tiles"), "windows") == ["tiles"]
 
 
 def changed():
@@ -113,6 +147,7 @@ def test_a_plan_for_programs():
         "units": 1000,
         "units_to_embed": 40,
         "tiles_to_import": 0,
+        "at_most": False,
         "bytes_needed": 3_000_000,
         "bytes_free": 5_000_000_000,
         "seconds": 1.5,
@@ -134,3 +169,9 @@ def test_a_plan_for_people(plan, time):
     assert f"time {time}" in said
     assert plan.stages[0].fate in said
     assert OLD not in said
+
+
+def test_a_plan_that_knows_only_bounds_says_so():
+    plan = replace(plan_with(), at_most=True)
+    assert json.loads(plan_json(plan))["at_most"]
+    assert "at most 1,000 in all, at most 40 to embed" in plan_text(plan, width=120)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 
 import pytest
 
-from preflight.commands.status import GenerationStatus, status_text
+from preflight.commands.sign import Awaited
+from preflight.commands.status import GenerationStatus, status_json, status_text
 from preflight.journal import StageNote
 from preflight.records import BuildReport
 from preflight.report.table import CacheFacts, closing_table, size_text
@@ -138,3 +140,27 @@ def test_status_holds_no_control_code_and_no_wide_line(tmp_path):
 
 def test_status_of_an_empty_root_says_what_to_run(tmp_path):
     assert status_text(CacheLayout(tmp_path), "m.yaml", [], width=80).endswith("no generation yet: run doit provision")
+
+
+FACTS = {"signer": HASH, "generation": "8", "flight_id": "none", "issued_at": "2026-06-01T08:30:00Z"}
+
+
+def test_status_says_what_waits_for_a_signature_and_what_to_do(tmp_path):
+    def said(awaited, *found):
+        return words(status_text(CacheLayout(tmp_path), "m.yaml", list(found), awaited, width=130))
+
+    waits = "waits generation 8 for flight none, written 2026-06-01T08:30:00Z,"
+    text = said(Awaited(FACTS, False, None, "doit sign"), status())
+    assert text.endswith(f"1.5 MB {waits} waits for its signature by 0123456789ab next doit sign")
+    text = said(Awaited(FACTS, True, None, "doit provision"))
+    assert text.endswith(f"no generation yet {waits} has its signature by 0123456789ab next doit provision")
+    assert said(Awaited({}, False, "it is too old", "doit provision")).endswith("no generation yet waits it is too old")
+
+
+def test_status_for_programs(tmp_path):
+    value = json.loads(
+        status_json(CacheLayout(tmp_path), "m.yaml", [status()], Awaited(FACTS, False, None, "doit sign"))
+    )
+    assert value["generations"][0]["name"] == "000007-0123456789ab"
+    assert value["awaited"] == {"facts": FACTS, "signed": False, "problem": None, "next": "doit sign"}
+    assert json.loads(status_json(CacheLayout(tmp_path), "m.yaml", []))["awaited"] is None

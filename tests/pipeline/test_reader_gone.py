@@ -1,0 +1,58 @@
+"""`doit ... | head`: the reader of standard output goes away before the run is over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OTHER_FLIGHT = "2f3d1c9e-5d3b-4c57-8e86-0a5d1f6f0001"
+
+
+@pytest.fixture
+def unread():
+    """unread(place, *arguments): a run whose reader went away after some lines; the lines, status and errors."""
+
+    def start(place, *arguments, lines=0):
+        reader, writer = os.pipe()
+        if not lines:
+            os.close(reader)
+        process = subprocess.Popen(
+            place.command(*arguments), cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+        )
+        os.close(writer)
+        read = []
+        if lines:
+            with os.fdopen(reader) as file:
+                read = [file.readline() for _ in range(lines)]
+        _, errors = process.communicate(timeout=120)
+        return read, process.returncode, errors
+
+    return start
+
+
+@pytest.mark.parametrize(("form", "lines"), [("log=text", 0), ("log=text", 1), ("log=json", 0), ("log=json", 1)])
+def test_a_provision_ends_quietly_is_no_success_and_can_go_on(built, unread, form, lines):
+    old = built.generation
+    built.edit(lambda mission: mission.update(flight_id=OTHER_FLIGHT))
+    read, status, errors = unread(built, "provision", form, lines=lines)
+    assert (len(read), status, errors) == (lines, 141, "")
+    assert built.servers() == []
+    # With lines read it may have been told of its end only after it had published.
+    assert lines or built.generation == old
+    assert not list((built.cache / "staging").glob("*"))
+    again = built.provision_json()
+    assert again.status == 0, again.said
+    assert built.manifest["predicate"]["identity"]["flight_id"] == OTHER_FLIGHT
+    assert built.takeoff().status == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["verify"], ["status"], ["plan"], ["why", "index"], ["why", "nothing", "log=json"]]
+)
+def test_a_command_ends_quietly_too(built, unread, arguments):
+    assert unread(built, *arguments) == ([], 141, "")
+    assert built.servers() == []

@@ -1,0 +1,60 @@
+"""A reader of standard output that goes away, with real pipes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+BEGIN = "import sys, threading\nfrom recipes.outlet import end_with_the_reader\nend_with_the_reader()\nend_with_the_reader()\n"
+
+
+def run(program, *, read):
+    """Run a program whose output is read, or whose reader went away before it began; its status, output and errors."""
+    reader, writer = os.pipe()
+    if not read:
+        os.close(reader)
+    process = subprocess.Popen(
+        [sys.executable, "-c", BEGIN + program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'lib'}"},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    _, errors = process.communicate(timeout=60)
+    out = b""
+    if read:
+        with os.fdopen(reader, "rb") as file:
+            out = file.read()
+    return process.returncode, out.decode(), errors
+
+
+def test_what_is_read_is_written_as_ever():
+    assert run("print('one')\nsys.stdout.write('two')", read=True) == (0, "one\ntwo", "")
+
+
+TOLD = [
+    "print('one')",
+    "print('x' * 100_000)",
+    "print('one', end='', flush=True)",
+    "sys.stdout.write('one\\n')",
+    "try:\n    print('one')\nfinally:\n    print('two')\n    sys.stdout.flush()",
+    "try:\n    print('one')\nexcept Exception:\n    pass",
+]
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_a_reader_that_has_gone_ends_the_run_without_a_word(told):
+    assert run(f"{told}\nsys.exit(0)", read=False) == (141, "", "")
+
+
+def test_a_thread_of_its_own_leaves_it_to_the_main_one():
+    program = "thread = threading.Thread(target=print, args=('one',))\nthread.start()\nthread.join()\n"
+    assert run(program + "sys.stderr.write('went on')\nprint('two')", read=False) == (141, "", "went on")
+    assert run(program + "print('two')", read=True) == (0, "one\ntwo\n", "")
