@@ -7,12 +7,16 @@ import os
 import platform
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from preflight.geometry import tile_center
+from preflight.records import TileRow
+from preflight.tileset import seal
 from takeoff import envelope, keys, layout, manifest, names
 
 ARCH = platform.machine()
@@ -20,17 +24,26 @@ ISA = "neon" if ARCH == "aarch64" else "generic"  # every host runs it: a cache 
 ENGINE = f"engines/model{{}}__cpu-{ISA}_openvino2026.4.1_fp32.engine"
 ZERO = "00" * 32
 BLOCK = 2**20
+ZOOM, X0, Y0, COLUMNS = 18, 109_056, 93_184, 512  # tiles in the Atlantic
+CAPTURED = datetime(2026, 1, 1, tzinfo=timezone.utc)
+NO_TILES = manifest.Corpus(ZERO, 1, (19,), ZERO, (("0.346", "32.588", "0.352", "32.6"),), "0.0", 0)
 SMALL_FILES = {"calibration.json": 600, "corpus.json": 2_000, "selftest.json": 4_000, "provenance.json": 1_500}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A cache, its trust directory, and a folder with hard links of the artifacts alone, for tools that take a folder."""
+    """A cache, its trust directory, and the files that every tool hashes.
+
+    base: what the names in `hashed` and in the file `sums` are relative to. plain: a folder that holds these files and no
+    others, for tools that take a folder. files: those of the cache.
+    """
 
     cache: Path
     trust: Path
+    base: Path
+    sums: Path
     plain: Path
-    artifacts: list[str]
+    hashed: list[str]
     bytes: int
 
     @property
@@ -56,7 +69,41 @@ def three(folder: Path) -> Scene:
     return _write(folder, {ENGINE.format(0): 2_000, "descriptors.faiss": 700, "calibration.json": 600})
 
 
-def _write(folder: Path, sizes: dict[str, int]) -> Scene:
+def deep(folder: Path, count: int, size: int) -> Scene:
+    """A cache made of `count` tiles of `size` bytes, which lie in a tile store beside it; the tiles are what is hashed.
+
+    They are laid out as the tile store does it, but not flushed one by one, which would take minutes.
+    """
+    base, sums, inventory = folder / "tiles", folder / "tiles.sha256", folder / "tiles.inventory"
+    source = random.Random(8)
+    rows = [_tile(base, number, source.randbytes(size)) for number in range(count)]
+    rows.sort(key=lambda row: (row.zoom, row.lat, row.lon, row.source))
+    with inventory.open("wb") as out:
+        header = seal(rows, out)
+    sums.write_text("".join(f"{row.sha256}  {row.path}\n" for row in rows))
+    corpus = NO_TILES._replace(
+        tiles_coverage_sha256=header.aggregate, tile_count=header.count, zoom_levels=header.zooms
+    )
+    made = _write(folder, {ENGINE.format(0): 2_000}, [inventory], corpus)
+    hashed = [row.path for row in rows]
+    return replace(made, base=base, sums=sums, plain=base / "objects", hashed=hashed, bytes=count * size)
+
+
+def _tile(base: Path, number: int, content: bytes) -> TileRow:
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = base / "objects" / sha256[:2] / f"{sha256}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    x, y = X0 + number % COLUMNS, Y0 + number // COLUMNS
+    name = path.relative_to(base).as_posix()
+    return TileRow(ZOOM, x, y, *tile_center(ZOOM, x, y), "made-up", sha256, name, CAPTURED)
+
+
+def _write(
+    folder: Path, random_files: dict[str, int], ready: Sequence[Path] = (), corpus: manifest.Corpus = NO_TILES
+) -> Scene:
+    """ready: files that are moved into the cache as they are."""
+    sizes = random_files | {path.name: path.stat().st_size for path in ready}
     cache, trust, plain = folder / "cache", folder / "trust", folder / "plain"
     trust.mkdir(parents=True)
     private = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -64,17 +111,22 @@ def _write(folder: Path, sizes: dict[str, int]) -> Scene:
     (trust / "operator.pem").write_bytes(keys.to_pem(public))
     source = random.Random(7)
     hashes = {}
-    for name, size in sizes.items():
+    cache.mkdir()
+    for path in ready:
+        hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.rename(cache / path.name)
+    for name, size in random_files.items():
         hashes[name] = _random_file(cache / name, size, source)
+    for name in sizes:
         (plain / name).parent.mkdir(parents=True, exist_ok=True)
         os.link(cache / name, plain / name)
-    made = _manifest(hashes, sizes)
+    made = _manifest(hashes, sizes, corpus)
     data = manifest.encode(made)
     sealed = envelope.Envelope(data, keys.fingerprint(public), private.sign(envelope.pae(data)))
     files = layout.determined_files(made, hashlib.sha256(data).hexdigest())
     for name, content in {**files, names.MANIFEST: data, names.ENVELOPE: envelope.encode(sealed)}.items():
         (cache / name).write_bytes(content)
-    return Scene(cache, trust, plain, sorted(sizes), sum(sizes.values()))
+    return Scene(cache, trust, cache, cache / names.SUMS, plain, sorted(sizes), sum(sizes.values()))
 
 
 def _random_file(path: Path, size: int, source: random.Random) -> str:
@@ -92,18 +144,17 @@ def _blocks(size: int, source: random.Random) -> Iterator[bytes]:
         yield source.randbytes(min(BLOCK, size - start))
 
 
-def _manifest(hashes: dict[str, str], sizes: dict[str, int]) -> manifest.Manifest:
+def _manifest(hashes: dict[str, str], sizes: dict[str, int], corpus: manifest.Corpus) -> manifest.Manifest:
     engines = [name for name in sizes if name.endswith(".engine")]
     roles = ["descriptor", *["auxiliary"] * (len(engines) - 1)]
     models = tuple(
         manifest.Model(f"model{number}", role, ZERO, "fp32", "openvino", "2026.4.1", engine, ZERO)
         for number, (engine, role) in enumerate(zip(engines, roles, strict=True))
     )
-    box = ("0.346", "32.588", "0.352", "32.6")
     identity = manifest.Identity(
         models=models,
         calibration_sha256=ZERO,
-        corpus=manifest.Corpus(ZERO, 1, (19,), ZERO, (box,), "0.0", 0),
+        corpus=corpus,
         sector_class="stable_rear",
         takeoff_origin=manifest.Origin("0.348", "32.59", "1190.0"),
         flight_id=None,

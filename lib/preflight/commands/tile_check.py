@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from preflight.commands.tile_hashing import TwoProcesses
 from preflight.errors import TileContentError
 from preflight.ports import TilePixelStore
 from preflight.records import TileRow
@@ -18,7 +21,7 @@ from takeoff.verify import VerificationResult, VerifiedCache
 if TYPE_CHECKING:
     from preflight.tileset import Inventory
 
-_BLOCK = 1 << 14
+_BLOCK = 1 << 13  # half of their paths and digests fit in a pipe of 1 MiB
 
 
 class SealedTile(NamedTuple):
@@ -51,14 +54,17 @@ def with_tiles_checked(
     if INVENTORY_NAME not in result.artifacts:
         lacking = TileFileError(f"the cache holds no {INVENTORY_NAME}: which tiles it was made of cannot be told")
         return _with(result, [lacking])
-    from preflight.tileset import Inventory  # noqa: PLC0415 - loads NumPy
+    from preflight.tileset import Inventory, read_header  # noqa: PLC0415 - a cache that is not asked for its tiles has no need
 
     with VerifiedCache(result.root, result.manifest.subjects).open(INVENTORY_NAME) as file:
-        inventory = Inventory.open(Path(f"/proc/self/fd/{file.fileno()}"), vouched=True)
-        found: list[VerificationError] = []
-        found += [] if store is None else drift(inventory, store)
-        found += [] if pixels is None else file_failures(inventory, pixels)
-        return _with(result, found)
+        place = Path(f"/proc/self/fd/{file.fileno()}")
+        # The second process starts while this one loads NumPy.
+        with TwoProcesses(0 if pixels is None else read_header(place).count) as hashing:
+            inventory = Inventory.open(place, vouched=True)
+            found: list[VerificationError] = []
+            found += [] if store is None else drift(inventory, store)
+            found += [] if pixels is None else file_failures(inventory, pixels, hashing)
+            return _with(result, found)
 
 
 def drift(inventory: Inventory, rows: Iterable[TileRow]) -> Iterator[TileDriftError]:
@@ -80,16 +86,40 @@ def drift(inventory: Inventory, rows: Iterable[TileRow]) -> Iterator[TileDriftEr
         yield TileDriftError("missing: is no more in the tile store", _name(sealed))
 
 
-def file_failures(inventory: Inventory, pixels: TilePixelStore) -> Iterator[TileFileError]:
-    """Hash the file of every sealed tile, on two threads; each that is not there or holds other bytes."""
+def file_failures(inventory: Inventory, pixels: TilePixelStore, hashing: TwoProcesses) -> Iterator[TileFileError]:
+    """Hash the file of every sealed tile; each that is not there or holds other bytes.
+
+    Where the store keeps its tiles as files in one folder, two processes hash them; what is not beyond doubt then, and every
+    tile of another store, is opened by the store itself, which also knows why it refuses.
+    """
+    folder: str | None = None
     for start in range(0, len(inventory), _BLOCK):
-        tiles = _block(inventory, start, min(start + _BLOCK, len(inventory)))
+        end = min(start + _BLOCK, len(inventory))
+        paths, digests = _paths(inventory, start, end), _digests(inventory, start, end)
+        folder = folder or _folder(pixels, paths)
+        doubted = range(end - start) if folder is None else hashing.doubted(folder, paths, digests)
+        if doubted:
+            yield from _looked_at(_block(inventory, start, end), doubted, pixels)
 
-        def look(number: str, tiles: list[SealedTile] = tiles) -> TileFileError | None:
-            return _file_failure(tiles[int(number)], pixels)
 
-        checked = largest_first([(str(number), 0) for number in range(len(tiles))], look)
-        yield from (failure for number in range(len(tiles)) if (failure := checked[str(number)]) is not None)
+def _folder(pixels: TilePixelStore, paths: Iterable[str]) -> str | None:
+    """Below which folder a store keeps the tiles under their paths, as the first that it opens tells; None: it does not."""
+    for path in paths:
+        with suppress(TileContentError, OSError), pixels.open_tile(path) as file:
+            # Asked of what was opened: the links above the folder are resolved in it.
+            real = os.readlink(f"/proc/self/fd/{file.fileno()}")  # noqa: PTH115 - no Path is needed
+            return real.removesuffix(f"/{path}") if real.endswith(f"/{path}") else None
+    return None
+
+
+def _looked_at(tiles: list[SealedTile], numbers: Iterable[int], pixels: TilePixelStore) -> Iterator[TileFileError]:
+    """The failures of some of these tiles, in their order."""
+
+    def look(number: str) -> TileFileError | None:
+        return _file_failure(tiles[int(number)], pixels)
+
+    checked = largest_first([(str(number), 0) for number in numbers], look)
+    yield from (failure for number in numbers if (failure := checked[str(number)]) is not None)
 
 
 def sealed_tiles(inventory: Inventory) -> Iterator[SealedTile]:
@@ -100,15 +130,24 @@ def sealed_tiles(inventory: Inventory) -> Iterator[SealedTile]:
 
 def _block(inventory: Inventory, start: int, end: int) -> list[SealedTile]:
     """Some tiles, column by column: a NumPy row at a time would cost more than hashing its file."""
-    rows, (offsets, blob) = inventory.rows[start:end], inventory.path_table()
+    rows = inventory.rows[start:end]
     zooms, xs, ys, lats, lons, sources = (rows[name].tolist() for name in ("zoom", "x", "y", "lat", "lon", "source"))
     names = [inventory.header.sources[number] for number in sources]
-    digests = rows["sha256"].tobytes().hex()
+    digests, paths = _digests(inventory, start, end), _paths(inventory, start, end)
     hashes = [digests[at : at + 64] for at in range(0, len(digests), 64)]
+    return list(map(SealedTile, zooms, xs, ys, lats, lons, names, hashes, paths))
+
+
+def _digests(inventory: Inventory, start: int, end: int) -> str:
+    """Of some tiles, 64 hex digits each."""
+    return inventory.rows["sha256"][start:end].tobytes().hex()
+
+
+def _paths(inventory: Inventory, start: int, end: int) -> list[str]:
+    offsets, blob = inventory.path_table()
     ends = offsets[start : end + 1].tolist()
     text, first = blob[ends[0] : ends[-1]].tobytes(), ends[0]
-    paths = [text[begin - first : stop - first].decode() for begin, stop in pairwise(ends)]
-    return list(map(SealedTile, zooms, xs, ys, lats, lons, names, hashes, paths))
+    return [text[begin - first : stop - first].decode() for begin, stop in pairwise(ends)]
 
 
 def _file_failure(tile: SealedTile, pixels: TilePixelStore) -> TileFileError | None:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from preflight.adapters.tile_files import TileFiles
+from preflight.commands import tile_check, tile_hashing
 from preflight.commands.tile_check import drift, file_failures, sealed_tiles, with_tiles_checked
+from preflight.commands.tile_hashing import TwoProcesses
+from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
 from preflight.tileset import Inventory, seal
@@ -74,18 +77,55 @@ def test_every_drifted_missing_and_added_tile_is_named(inventory, rows, pixels):
     assert "centre" in both
 
 
+def failures_of(inventory, pixels):
+    with TwoProcesses(len(inventory)) as hashing:
+        return list(file_failures(inventory, pixels, hashing))
+
+
 def test_every_tile_file_is_hashed_and_every_failure_named(inventory, rows, pixels, tmp_path):
-    assert list(file_failures(inventory, pixels)) == []
+    assert failures_of(inventory, pixels) == []
     files = [tmp_path / "tiles" / row.path for row in rows]
     files[0].write_bytes(b"other")
     files[3].unlink()
     files[5].write_bytes(files[5].read_bytes() + b"\0")
-    found = list(file_failures(inventory, pixels))
+    found = failures_of(inventory, pixels)
     assert {failure.code for failure in found} == {"tile_file"}
     named = [f"{rows[n].zoom}/{rows[n].x}/{rows[n].y} {rows[n].source}" for n in (0, 3, 5)]
     assert [failure.file for failure in found] == [name.encode("ascii", "backslashreplace").decode() for name in named]
     assert f"not {rows[0].sha256}" in found[0].message
     assert "cannot be opened" in found[1].message
+
+
+def test_two_processes_and_several_blocks_tell_the_same(inventory, rows, pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(tile_hashing, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(tile_check, "_BLOCK", 4)
+    assert failures_of(inventory, pixels) == []
+    files = [tmp_path / "tiles" / row.path for row in rows]
+    files[0].unlink()
+    files[1].write_bytes(b"other")
+    files[4].write_bytes(b"other")
+    # Inside the tile store a link is as good as the file; out of it, it is not.
+    files[2].rename(files[2].with_suffix(".moved"))
+    files[2].symlink_to(files[2].with_suffix(".moved").name)
+    files[5].rename(tmp_path / "outside")
+    files[5].symlink_to(tmp_path / "outside")
+    found = failures_of(inventory, pixels)
+    assert [failure.file.split()[0] for failure in found] == [
+        f"{rows[number].zoom}/{rows[number].x}/{rows[number].y}" for number in (0, 1, 4, 5)
+    ]
+    assert "leaves the tile store" in found[3].message
+
+
+class InMemory:
+    """A store that keeps no files."""
+
+    def open_tile(self, path):
+        raise TileContentError(f"no {path} in memory")
+
+
+def test_a_store_without_files_is_asked_for_every_tile(inventory, rows):
+    found = failures_of(inventory, InMemory())
+    assert [failure.message for failure in found] == [f"no {row.path} in memory" for row in rows]
 
 
 def verdict(tmp_path, artifacts, failures=()):
