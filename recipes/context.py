@@ -13,20 +13,23 @@ from functools import lru_cache
 from getpass import getpass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import doit
 from doit import doit_cmd
 
 from preflight import wiring
+from preflight.cache_place import CachePlace, read_place
 from preflight.errors import MissionError, PreflightError
-from preflight.mission import Mission, load_mission
 from preflight.report.logs import log_to
-from preflight.session import Session, Stage
-from preflight.signing import PASSPHRASE_VARIABLE, Ask
 from preflight.store.layout import CacheLayout
-from preflight.trace.digests import DigestCache
 from recipes.variables import Variables, parse
+
+if TYPE_CHECKING:
+    from preflight.mission import Mission
+    from preflight.session import Session, Stage
+    from preflight.signing import Ask
+    from preflight.trace.digests import DigestCache
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "cache_templates"
@@ -39,10 +42,14 @@ STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 class Context:
     """One run. `mission` and `session` raise what is wrong with them when they are asked for."""
 
-    def __init__(self, given: dict[str, str], environment: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, given: dict[str, str], environment: dict[str, str], folder: Path, *, verifies_only: bool = False
+    ) -> None:
+        """verifies_only: nothing but the task `verify` was asked for. To verify at takeoff, nothing that builds is loaded."""
         self._given = given
         self._environment = environment
         self._folder = folder
+        self._verifies_only = verifies_only
         self._session: Session | None = None
         self.exit_status: int | None = None
 
@@ -68,10 +75,19 @@ class Context:
     @lru_cache(maxsize=1)  # noqa: B019 - one Context a process
     def mission(self) -> Mission:
         """Raises CommandLineError, MissionError."""
+        from preflight.mission import load_mission  # noqa: PLC0415 - a verification does without
+
+        return load_mission(self._existing(), self._environment)
+
+    def places(self) -> CachePlace:
+        """Where the mission has its cache and the keys it trusts. Raises CommandLineError, MissionError."""
+        return read_place(self._existing(), self._environment)
+
+    def _existing(self) -> Path:
         path = self.mission_path()
         if not path.exists():
             raise MissionError(str(path), ("the file is not there",))
-        return load_mission(path, self._environment)
+        return path
 
     def session(self) -> Session:
         """The one run over the mission's cache root. Raises PreflightError."""
@@ -98,17 +114,23 @@ class Context:
 
     def passphrase(self) -> str | None:
         """The passphrase the environment holds, if any."""
+        from preflight.signing import PASSPHRASE_VARIABLE  # noqa: PLC0415 - what signs loads cryptography
+
         return self._environment.get(PASSPHRASE_VARIABLE)
 
     def stages(self) -> tuple[Stage, ...]:
-        """The mission's stages; none when it is refused (the tasks then say why)."""
+        """The mission's stages; none when it is refused (the tasks then say why), or when nothing but a verification is asked."""
+        if self._verifies_only:
+            return ()  # doit makes every task before it runs one
         try:
             return tuple(self.session().stages.values())
         except PreflightError:
             return ()
 
     def doit_database(self) -> str:
-        """Doit's own state, in the cache root; nowhere when there is no mission."""
+        """Doit's own state, in the cache root; nowhere when there is no mission, or nothing to remember."""
+        if self._verifies_only:
+            return ":memory:"
         try:
             return str(CacheLayout(self.mission().job.cache_root).doit_database)
         except PreflightError:
@@ -155,6 +177,12 @@ class Context:
             print(f"No mission file: using {DEMO.relative_to(ROOT)} (a demonstration, not for flight)")  # noqa: T201
 
 
+def _only_verifies(arguments: list[str]) -> bool:
+    """Whether a command line asks doit for the task `verify` and no other."""
+    asked = [argument for argument in arguments if "=" not in argument]
+    return asked in (["verify"], ["run", "verify"])
+
+
 def _show_progress(done: int, total: int) -> None:
     """A line each tenth: builds may take tens of minutes."""
     print(f"      {done:,} of {total:,} embedded ({100 * done // total} %)", flush=True)  # noqa: T201 - for people
@@ -165,7 +193,8 @@ def context() -> Context:
     """This process's run."""
     given: dict[str, str] = dict(doit_cmd._CMDLINE_VARS or {})
     # doit has moved to dodo.py's folder by now; what the operator names is relative to where the command was given.
-    return Context(given, dict(os.environ), Path(doit.get_initial_workdir() or Path.cwd()))
+    folder = Path(doit.get_initial_workdir() or Path.cwd())
+    return Context(given, dict(os.environ), folder, verifies_only=_only_verifies(sys.argv[1:]))
 
 
 def stop_on_signals() -> None:
@@ -198,6 +227,8 @@ class ContentChecker:
             try:
                 self._digests = context().session().digests
             except PreflightError:
+                from preflight.trace.digests import DigestCache  # noqa: PLC0415 - as in passphrase
+
                 self._digests = DigestCache(None)
         return self._digests
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from preflight.commands.provision import closing_text
 from recipes.context import context
 from recipes.tasks import LOCK, guarded, lock_task
 
@@ -19,6 +18,8 @@ def task_provision() -> dict[str, Any]:
     """Build, sign, verify and publish the cache of the mission."""
 
     def finish() -> None:
+        from preflight.commands.provision import closing_text  # noqa: PLC0415 - only a build that ends needs it
+
         run = context()
         session = run.session()
         report = session.finish()

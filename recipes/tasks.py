@@ -7,13 +7,15 @@ import multiprocessing
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doit.exceptions import TaskFailed
 
 from preflight.errors import CommandLineError, PreflightError
-from preflight.session import Stage
 from recipes.context import context, ignore_signals, stop_on_signals
+
+if TYPE_CHECKING:
+    from preflight.session import Stage
 
 LOCK = "_lock"
 

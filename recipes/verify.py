@@ -24,7 +24,8 @@ def task_verify() -> dict[str, Any]:
             variables, cache = given.variables, given.cache_path()
             given.announce_demo()
             status, text = verify(
-                given.mission(),
+                given.places(),
+                given.mission,
                 variables.mode,
                 cache,
                 wiring.wall_clock,

@@ -11,6 +11,7 @@ from typing import get_args
 from uuid import UUID
 
 from preflight.area import Area
+from preflight.cache_place import trust_problem
 from preflight.engine_names import model_name_problem
 from preflight.geometry import haversine_m
 from preflight.mission_schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
@@ -104,11 +105,10 @@ def _values(job: Job) -> Iterator[Problem]:
 
 def _folders(job: Job, tile_root: Path) -> Iterator[Problem]:
     cache = job.cache_root
-    why = f"lies inside cache_root ({cache}); who can write the cache must not choose its keys"
-    if _within(job.trust, cache):
-        yield "trust", why
-    if _within(job.signing_key, cache):
-        yield f"{_CONFIG}.manifest.signing_key", why
+    for at, place in (("trust", job.trust), (f"{_CONFIG}.manifest.signing_key", job.signing_key)):
+        problem = trust_problem(place, cache)
+        if problem is not None:
+            yield at, problem
     if _within(tile_root, cache) or _within(cache, tile_root):
         yield "tile_store.root", f"overlaps cache_root ({cache}); keep the two folders apart"
 

@@ -6,7 +6,6 @@ refused, and every problem is collected with its path in the file before anythin
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from preflight.area import Area, area_from_bbox, area_from_geojson
 from preflight.corridor import corridor
 from preflight.errors import MissionError
 from preflight.job import BUILTIN, Job, check_job
-from preflight.mission_reader import Problems, convert, read_yaml
+from preflight.mission_fields import convert
+from preflight.mission_reader import Problems, placed, read_yaml
 from preflight.mission_schema import AreaSection, BackboneSection, MissionFile
 from preflight.records import BackboneSpec, BoundingBox, Origin, Preprocessing
 from preflight.routes import Route, parse_route
@@ -64,8 +64,7 @@ def _resolve(file: MissionFile, source: Path, problems: Problems) -> Mission:
     """What the file asks; of use only where no problem was found."""
 
     def place(text: str) -> Path:
-        # Not resolve(): a symbolic link in the path is the operator's choice.
-        return Path(os.path.normpath(source.parent / text))
+        return placed(source, text)
 
     config = file.components.c10_provisioning
     store = file.tile_store

@@ -1,19 +1,19 @@
-"""From YAML text to typed structs, with every problem collected instead of the first one raised."""
+"""A mission file's text as plain values, with every problem collected instead of the first one raised."""
 
 from __future__ import annotations
 
 import math
+import os.path
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any
 
-import msgspec
 import yaml
 
 from preflight.errors import MissionError
 
-T = TypeVar("T", bound=msgspec.Struct)
+__all__ = ["MAX_BYTES", "Problems", "check_keys", "join", "placed", "read_yaml"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _UNUSABLE = re.compile("[\\0\ud800-\udfff]")
@@ -30,6 +30,9 @@ class Problems:
     def add(self, at: str, text: str) -> None:
         """Note a fault at a path such as `area.bbox`."""
         self._found.append(f"{at}: {text}" if at else text)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def check(self, source: str) -> None:
         """Raise MissionError when there are any."""
@@ -101,7 +104,7 @@ def read_yaml(path: Path, environment: Mapping[str, str], problems: Problems) ->
 
 def _expand(value: object, at: str, environment: Mapping[str, str], problems: Problems) -> object:
     if isinstance(value, dict):
-        return {key: _expand(item, _join(at, key), environment, problems) for key, item in value.items()}
+        return {key: _expand(item, join(at, key), environment, problems) for key, item in value.items()}
     if isinstance(value, list):
         return [_expand(item, f"{at}[{number}]", environment, problems) for number, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
@@ -119,75 +122,24 @@ def _expand(value: object, at: str, environment: Mapping[str, str], problems: Pr
     return _VARIABLE.sub(lookup, value)
 
 
-def convert(value: object, kind: type[T], problems: Problems, at: str = "") -> T | None:
-    """`value` as the struct `kind`; None when anything in it is wrong, with all of it in `problems`."""
+def placed(source: Path, text: str) -> Path:
+    """A path that a mission file names: relative to its folder. Not resolved: a symbolic link in it is the operator's choice."""
+    return Path(os.path.normpath(source.parent / text))
+
+
+def check_keys(value: object, known: Collection[str], problems: Problems, at: str = "") -> bool:
+    """Whether it is a mapping of these keys and no others; if not, `problems` says why."""
     if not isinstance(value, dict):
         problems.add(at, f"a mapping is needed, this is {_named(value)}")
-        return None
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for key in value:
-        if key not in fields:
-            problems.add(_join(at, key), f"unknown key; known here: {', '.join(sorted(fields))}")
-    arguments: dict[str, object] = {}
-    sound = all(key in fields for key in value)
-    for name, field in fields.items():
-        if name not in value:
-            if field.required:
-                problems.add(_join(at, name), "is missing")
-                sound = False
-            continue
-        before = len(problems._found)
-        arguments[field.name] = _field(value[name], field.type, problems, _join(at, name))
-        sound = sound and len(problems._found) == before
-    return kind(**arguments) if sound else None
+        return False
+    unknown = [key for key in value if key not in known]
+    for key in unknown:
+        problems.add(join(at, key), f"unknown key; known here: {', '.join(sorted(known))}")
+    return not unknown
 
 
-def _field(value: object, kind: Any, problems: Problems, at: str) -> object:  # noqa: ANN401 - a type annotation of any form
-    struct = _struct_in(kind)
-    if struct is not None and not (value is None and type(None) in get_args(kind)):
-        return convert(value, struct, problems, at)
-    item = _struct_item(kind)
-    if item is not None and isinstance(value, list) and value:
-        return tuple(convert(entry, item, problems, f"{at}[{number}]") for number, entry in enumerate(value))
-    inner = _dict_in(kind)
-    if inner is not None and isinstance(value, dict):
-        return {
-            _field(key, inner[0], problems, _join(at, key)): _field(entry, inner[1], problems, _join(at, key))
-            for key, entry in value.items()
-        }
-    try:
-        return msgspec.convert(value, kind, strict=True)
-    except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `$")
-        problems.add(f"{at}{place.rstrip('`')}", f"{text[0].lower()}{text[1:]}")
-        return None
-
-
-def _struct_in(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401
-    """The struct of `Struct` or `Struct | None`."""
-    for candidate in (kind, *(arg for arg in get_args(kind) if type(None) in get_args(kind))):
-        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            return candidate
-    return None
-
-
-def _dict_in(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
-    """Key and value type of `dict[K, V]` or `dict[K, V] | None`."""
-    for candidate in (kind, *get_args(kind)):
-        if get_origin(candidate) is dict:
-            return get_args(candidate)
-    return None
-
-
-def _struct_item(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401
-    """The struct of `tuple[Struct, ...]`, annotated or not."""
-    inner = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
-    if get_origin(inner) is tuple:
-        return _struct_in(get_args(inner)[0])
-    return None
-
-
-def _join(at: str, key: object) -> str:
+def join(at: str, key: object) -> str:
+    """The path in the file of something inside `at`."""
     return f"{at}.{key}" if at else str(key)
 
 
@@ -195,6 +147,3 @@ def _named(value: object) -> str:
     return {"NoneType": "empty", "str": "text", "list": "a list", "int": "a number", "float": "a number"}.get(
         type(value).__name__, type(value).__name__
     )
-
-
-__all__ = ["MissionError", "Problems", "convert", "read_yaml"]

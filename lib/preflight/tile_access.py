@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from preflight.ports import TileMetadataStore, TilePixelStore
+if TYPE_CHECKING:
+    from preflight.ports import TileMetadataStore, TilePixelStore
 
 EMBEDDED = "embedded"
 

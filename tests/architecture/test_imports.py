@@ -28,13 +28,15 @@ HEAVY = {
 }
 # Runs doit in a fresh interpreter and writes what it has loaded, however it ends.
 PROGRAM = """
-import atexit, json, sys
+import atexit, json, os, sys
+target = sys.argv.pop(1)
 def dump():
-    with open(sys.argv[1], "w") as out:
-        json.dump(sorted({name.partition(".")[0] for name in sys.modules}), out)
+    with open(target, "w") as out:
+        whole = "EVERY_MODULE" in os.environ
+        json.dump(sorted({name if whole else name.partition(".")[0] for name in sys.modules}), out)
 atexit.register(dump)
 from doit.doit_cmd import DoitMain
-raise SystemExit(DoitMain().run(sys.argv[2:]))
+raise SystemExit(DoitMain().run(sys.argv[1:]))
 """
 MISSION = {
     "version": 1,
@@ -151,6 +153,25 @@ def test_doit_verify_of_a_cache_loads_nothing_heavy(doit, mission, tmp_path):
     assert status >= 16, output
     assert loaded & HEAVY == set()
     assert json.loads((tmp_path / "cache" / "work" / "refused.json").read_text())["generation"] == generation.name
+
+
+def test_to_verify_nothing_that_builds_is_loaded(doit, mission, monkeypatch):
+    """At takeoff every import counts, and every module less is one less to trust."""
+    monkeypatch.setenv("EVERY_MODULE", "1")
+    status, output, loaded = doit("verify", f"mission={mission}")
+    assert status >= 16, output
+    assert {name for name in loaded if name.startswith("preflight.wiring.")} == {"preflight.wiring.verifying"}
+    building = ("mission", "records", "ports", "session", "job", "area", "stages", "trace", "adapters", "signing")
+    assert [name for name in loaded if name.startswith(tuple(f"preflight.{part}" for part in building))] == [
+        "preflight.mission_reader"
+    ]
+    assert "msgspec" not in loaded
+
+
+def test_any_other_question_still_knows_the_tasks_of_a_build(doit, mission):
+    _, output, loaded = doit("info", "provision", f"mission={mission}")
+    assert {"tiles", "publish", "engine:weight_free_vpr"} <= set(output.split())
+    assert "msgspec" in loaded
 
 
 def test_an_unknown_variable_is_one_sentence_and_loads_nothing_heavy(doit):

@@ -121,6 +121,19 @@ def test_every_task_refuses_a_broken_mission(room, python_outside, unbuilt, task
     assert "Traceback" not in done.said
 
 
+def test_a_verification_asks_nothing_that_only_building_needs(built):
+    """The models, the calibration and the tiles stayed elsewhere, and the mission was edited since."""
+    built.edit(lambda mission: mission["components"].update(c10_provisioning={}))
+    built.edit(lambda mission: mission.update(calibration="not/there.json", zoom_levels=[]))
+    assert built.doit("provision").status == 1
+    verified = built.doit("verify")
+    assert verified.status == 0, verified.said
+    built.edit(lambda mission: mission.update(trsut="elsewhere"))
+    refused = built.doit("verify")
+    assert refused.status == 1
+    assert "trsut: unknown key" in refused.sentences
+
+
 @pytest.mark.parametrize("content", ["version: 2\n", "{{{", None])
 def test_list_works_beside_a_broken_mission(room, python_outside, unbuilt, content):
     broken = room / "broken.yaml"

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from preflight import wiring
 from preflight.adapters import landscape
 from preflight.adapters.faiss import FaissIndexFactory
+from preflight.cache_place import read_place
 from preflight.commands.verify import verify
 from preflight.errors import CoverageError, InputChangedError
 from preflight.geometry import tile_bounds
@@ -512,7 +513,9 @@ def test_a_manifest_in_work_that_is_no_manifest(built, build, content):
 
 def test_a_byte_of_current_gone_bad(built, build):
     flip(built.generation / "descriptors.faiss")
-    status, verdict = verify(load_mission(built.mission, {}), "airborne", None, wiring.wall_clock, as_json=False)
+    mission = load_mission(built.mission, {})
+    places = read_place(built.mission, {})
+    status, verdict = verify(places, lambda: mission, "airborne", None, wiring.wall_clock, as_json=False)
     assert status >= 16
     assert "descriptors.faiss" in verdict
     done = build(built)

@@ -1,33 +1,39 @@
 """The composition root: the one place that knows which adapter stands behind which port.
 
-parts         adapters behind ports; clock, environment, host
+parts         adapters behind ports; environment, host
 factories     SPEC.md's factories, from the configuration
 assembly      one run: stages, session, planner
 provisioning  the Python API
 imports       tiles into the store
+verifying     what `doit verify` needs
+
+Each is imported when something of it is first asked for: a verification needs nothing that builds.
 """
 
-from preflight.wiring.assembly import Assembly, assemble, open_session
-from preflight.wiring.factories import (
-    build_backbone_specs,
-    build_descriptor_batcher,
-    build_engine_compiler,
-    build_manifest_builder,
-    build_manifest_verifier,
-    flying_host,
-)
-from preflight.wiring.imports import check_image, import_demo, import_folder, import_source
-from preflight.wiring.parts import (
-    Options,
-    Surroundings,
-    image_codec,
-    index_factory,
-    index_identity,
-    runtime_choice,
-    tile_access,
-    wall_clock,
-)
-from preflight.wiring.provisioning import build_cache_provisioner
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from preflight.wiring.assembly import Assembly, assemble, open_session
+    from preflight.wiring.factories import (
+        build_backbone_specs,
+        build_descriptor_batcher,
+        build_engine_compiler,
+        build_manifest_builder,
+    )
+    from preflight.wiring.imports import check_image, import_demo, import_folder, import_source
+    from preflight.wiring.parts import (
+        Options,
+        Surroundings,
+        image_codec,
+        index_factory,
+        index_identity,
+        runtime_choice,
+    )
+    from preflight.wiring.provisioning import build_cache_provisioner
+    from preflight.wiring.verifying import build_manifest_verifier, flying_host, tile_access, wall_clock
 
 __all__ = [
     "Assembly",
@@ -53,3 +59,25 @@ __all__ = [
     "tile_access",
     "wall_clock",
 ]
+
+_HOMES = {
+    "assembly": ("Assembly", "assemble", "open_session"),
+    "factories": (
+        "build_backbone_specs",
+        "build_descriptor_batcher",
+        "build_engine_compiler",
+        "build_manifest_builder",
+    ),
+    "imports": ("check_image", "import_demo", "import_folder", "import_source"),
+    "parts": ("Options", "Surroundings", "image_codec", "index_factory", "index_identity", "runtime_choice"),
+    "provisioning": ("build_cache_provisioner",),
+    "verifying": ("build_manifest_verifier", "flying_host", "tile_access", "wall_clock"),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever a part is
+    """Something of a part, by name (PEP 562)."""
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -68,8 +68,8 @@ from preflight.wiring.parts import (
     image_codec,
     onnxruntime_version,
     signer_of,
-    tile_access,
 )
+from preflight.wiring.verifying import tile_access
 
 
 def open_session(job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options) -> Session:

@@ -1,12 +1,10 @@
 """SPEC.md's factories but the last, each from the configuration and what it is handed."""
 
-# ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preflight import __version__
 from preflight.batcher import DescriptorBatcher
@@ -21,7 +19,6 @@ from preflight.ports import (
 from preflight.records import (
     BackboneSpec,
     HostCapabilities,
-    TileHashRecord,
 )
 from preflight.stages.descriptors import Progress
 from preflight.stages.engines import (
@@ -31,16 +28,7 @@ from preflight.stages.manifest import ManifestBuilder
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
-
-if TYPE_CHECKING:
-    from takeoff.host import Host
-    from takeoff.manifest import Manifest
-    from takeoff.verify import ManifestVerifier
-
 from preflight.wiring import parts
-
-TileHashes = Callable[["Manifest"], Iterable[TileHashRecord]]
-"""The tile store's rows for the area and zooms of a manifest."""
 
 
 def build_engine_compiler(
@@ -112,47 +100,3 @@ def build_manifest_builder(
     runtimes = {runtime.name: runtime.version for runtime in compiler.runtimes()}
     builder = {"preflight": __version__, **runtimes, **parts.index_identity()}
     return ManifestBuilder(job, layout, compiler, digests, generations, clock, signer, builder)
-
-
-def build_manifest_verifier(
-    trust: Path,
-    clock: Clock,
-    *,
-    mode: str = "airborne",
-    floor: Path | None = None,
-    tiles: TileHashes | None = None,
-    host: Host | None = None,
-) -> ManifestVerifier:
-    """The shipped verifier. Raises ValueError in operator mode without a tile store; in airborne mode one is ignored.
-
-    host: the machine that will fly, which the engines must fit; None compares nothing.
-    """
-    from takeoff.policy import Expectations
-    from takeoff.verify import ManifestVerifier
-
-    fetch = None if tiles is None else _tiles_of(tiles)
-    expect = Expectations(host=host)
-    return ManifestVerifier(trust=trust, now=clock, mode=mode, expect=expect, floor=floor, tiles=fetch)
-
-
-def flying_host(driver: Path = Path("/proc/driver/nvidia")) -> Host:
-    """This machine, as the engines of a cache must fit it.
-
-    driver: there where an NVIDIA driver is loaded; only then is it asked for the GPU, which takes longer than a verification.
-    """
-    from takeoff.host import probe
-
-    host = probe()
-    if host.sm is None and driver.exists():
-        return host._replace(sm=parts.Surroundings.real().host.sm)
-    return host
-
-
-def _tiles_of(tiles: TileHashes) -> Callable[[Manifest], Iterator[tuple[int, float, float, str, str]]]:
-    """The tile rows of a manifest's area, as the verifier's operator mode compares them."""
-
-    def fetch(manifest: Manifest) -> Iterator[tuple[int, float, float, str, str]]:
-        for record in tiles(manifest):
-            yield record.zoom, record.lat, record.lon, record.source, record.sha256_hex
-
-    return fetch

@@ -6,9 +6,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
@@ -23,8 +21,6 @@ from preflight.ports import (
     InferenceRuntime,
     OnnxModels,
     PrecisionTools,
-    TileMetadataStore,
-    TilePixelStore,
 )
 from preflight.records import (
     BackboneSpec,
@@ -46,7 +42,7 @@ from preflight.stages.descriptors import Progress
 from preflight.stages.engines import (
     RuntimeChoice,
 )
-from preflight.tile_access import EMBEDDED, TileAccess
+from preflight.wiring.verifying import wall_clock
 
 # The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss enforces it).
 _SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}
@@ -56,11 +52,6 @@ _GATES = {"tensorrt": "BUILD_TENSORRT_RUNTIME", "pytorch_fp16": "BUILD_PYTORCH_F
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 # What brings the module `onnxruntime` with its CUDA provider.
 _ORT_GPU = "onnxruntime-gpu"
-
-
-def wall_clock() -> datetime:
-    """Now, UTC."""
-    return datetime.now(timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +82,6 @@ class Surroundings:
 
 
 # Adapters behind ports
-
-
-def tile_access(root: Path, database: str) -> TileAccess:
-    """The tile store at `root`: rows in an embedded Postgres or behind a URL, pixels in files."""
-
-    def open_metadata(stack: ExitStack) -> TileMetadataStore:
-        from preflight.adapters.postgres import PostgresTileStore
-
-        address = database
-        if database == EMBEDDED:
-            from preflight.adapters.embedded_postgres import EmbeddedPostgres
-
-            address = stack.enter_context(EmbeddedPostgres(root))
-        return stack.enter_context(PostgresTileStore(address))
-
-    def open_pixels(root: Path) -> TilePixelStore:
-        from preflight.adapters.tile_files import TileFiles
-
-        return TileFiles(root)
-
-    return TileAccess(root, open_metadata, open_pixels)
 
 
 def image_codec() -> ImageCodec:

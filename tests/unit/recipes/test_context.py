@@ -115,6 +115,31 @@ def test_the_stages_of_a_mission_are_known_without_writing_anything(here):
         known.add(stage.name)
 
 
+def test_where_only_a_verification_is_asked_nothing_is_built_or_remembered(here):
+    run = Context({}, {}, here, verifies_only=True)
+    assert run.stages() == ()
+    assert run.doit_database() == ":memory:"
+    assert run.places().cache_root == run.mission().job.cache_root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "only"),
+    [
+        (["verify"], True),
+        (["run", "verify"], True),
+        (["verify", "mission=m.yaml", "deep=1"], True),
+        ([], False),
+        (["provision"], False),
+        (["verify", "provision"], False),
+        (["list", "verify"], False),
+        (["-v", "2", "verify"], False),
+        (["verify", "verify"], False),
+    ],
+)
+def test_when_only_a_verification_is_asked(arguments, only):
+    assert module._only_verifies(arguments) is only
+
+
 def test_log_json_is_known_although_another_variable_is_refused(here):
     assert Context({"log": "json", "misson": "x"}, {}, here).log_json
     assert not Context({}, {}, here).log_json

@@ -1,0 +1,95 @@
+"""What a verification needs, and nothing that builds: at takeoff every import counts."""
+# ruff: noqa: PLC0415 - each is imported by who needs it
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preflight.tile_access import EMBEDDED, TileAccess
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from preflight.ports import Clock, TileMetadataStore, TilePixelStore
+    from preflight.records import TileHashRecord
+    from takeoff.host import Host
+    from takeoff.manifest import Manifest
+    from takeoff.verify import ManifestVerifier
+
+TileHashes = Callable[["Manifest"], Iterable["TileHashRecord"]]
+"""The tile store's rows for the area and zooms of a manifest."""
+
+
+def wall_clock() -> datetime:
+    """Now, UTC."""
+    return datetime.now(timezone.utc)
+
+
+def tile_access(root: Path, database: str) -> TileAccess:
+    """The tile store at `root`: rows in an embedded Postgres or behind a URL, pixels in files."""
+
+    def open_metadata(stack: ExitStack) -> TileMetadataStore:
+        from preflight.adapters.postgres import PostgresTileStore
+
+        address = database
+        if database == EMBEDDED:
+            from preflight.adapters.embedded_postgres import EmbeddedPostgres
+
+            address = stack.enter_context(EmbeddedPostgres(root))
+        return stack.enter_context(PostgresTileStore(address))
+
+    def open_pixels(root: Path) -> TilePixelStore:
+        from preflight.adapters.tile_files import TileFiles
+
+        return TileFiles(root)
+
+    return TileAccess(root, open_metadata, open_pixels)
+
+
+def build_manifest_verifier(
+    trust: Path,
+    clock: Clock,
+    *,
+    mode: str = "airborne",
+    floor: Path | None = None,
+    tiles: TileHashes | None = None,
+    host: Host | None = None,
+) -> ManifestVerifier:
+    """The shipped verifier. Raises ValueError in operator mode without a tile store; in airborne mode one is ignored.
+
+    host: the machine that will fly, which the engines must fit; None compares nothing.
+    """
+    from takeoff.policy import Expectations
+    from takeoff.verify import ManifestVerifier
+
+    fetch = None if tiles is None else _tiles_of(tiles)
+    expect = Expectations(host=host)
+    return ManifestVerifier(trust=trust, now=clock, mode=mode, expect=expect, floor=floor, tiles=fetch)
+
+
+def flying_host(driver: Path = Path("/proc/driver/nvidia")) -> Host:
+    """This machine, as the engines of a cache must fit it.
+
+    driver: there where an NVIDIA driver is loaded; only then is it asked for the GPU, which takes longer than a verification.
+    """
+    from takeoff.host import probe
+
+    host = probe()
+    if host.sm is None and driver.exists():
+        from preflight.wiring.parts import Surroundings
+
+        return host._replace(sm=Surroundings.real().host.sm)
+    return host
+
+
+def _tiles_of(tiles: TileHashes) -> Callable[[Manifest], Iterator[tuple[int, float, float, str, str]]]:
+    """The tile rows of a manifest's area, as the verifier's operator mode compares them."""
+
+    def fetch(manifest: Manifest) -> Iterator[tuple[int, float, float, str, str]]:
+        for record in tiles(manifest):
+            yield record.zoom, record.lat, record.lon, record.source, record.sha256_hex
+
+    return fetch

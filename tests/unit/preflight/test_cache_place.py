@@ -1,0 +1,94 @@
+"""What a verification reads of a mission: the same places as the whole mission gives, and refusals as strict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preflight.cache_place import KEYS, CachePlace, read_place, trust_problem
+from preflight.errors import MissionError
+from preflight.mission import load_mission
+from preflight.mission_schema import MissionFile
+
+TEMPLATES = Path(__file__).parents[3] / "cache_templates"
+PLACES = {"version": 1, "cache_root": "cache", "trust": "trust"}
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a mission of these values; text is written as it is."""
+
+    def act(value, **environment):
+        path = tmp_path / "mission.yaml"
+        path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
+        return read_place(path, environment)
+
+    return act
+
+
+def test_the_keys_are_those_of_a_mission():
+    assert set(KEYS) == {field.encode_name for field in msgspec.structs.fields(MissionFile)}
+
+
+def test_the_places_are_those_of_the_whole_mission():
+    path = TEMPLATES / "demo.yaml"
+    job = load_mission(path, {}).job
+    assert read_place(path, {}) == CachePlace(job.cache_root, job.trust)
+
+
+def test_nothing_else_of_the_mission_is_looked_at(read, tmp_path):
+    place = read({**PLACES, "calibration": "not/there.json", "area": None, "components": {"c10_provisioning": {}}})
+    assert place == CachePlace(tmp_path / "cache", tmp_path / "trust")
+
+
+def test_a_place_may_be_absolute_or_come_from_the_environment(read, tmp_path):
+    place = read({**PLACES, "cache_root": "/media/card/../cache", "trust": "${KEYS}/trust"}, KEYS="keys")
+    assert place == CachePlace(Path("/media/cache"), tmp_path / "keys" / "trust")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cache_root": None}, "cache_root: is missing"),
+        ({"trust": None}, "trust: is missing"),
+        ({"trust": ""}, "trust: a path is needed"),
+        ({"cache_root": ["cache"]}, "cache_root: a path is needed"),
+        ({"cache_root": 7, "trust": 8}, "(?s)cache_root: a path.*trust: a path"),
+        ({"trust": "cache"}, "trust: lies inside cache_root"),
+        ({"trust": "cache/work/../trust"}, "trust: lies inside cache_root"),
+        ({"version": 2}, "version: is 2; this program knows version 1"),
+        ({"version": True}, "version: is True"),
+        ({"version": "1"}, "version: is '1'"),
+        ({"version": None}, "version: is None"),
+        ({"trsut": "trust"}, "trsut: unknown key; known here: area, cache_root"),
+        ({"trust": "${NOWHERE}/trust"}, "the environment has no NOWHERE"),
+    ],
+)
+def test_what_leaves_a_doubt_is_refused(read, change, said):
+    with pytest.raises(MissionError, match=said):
+        read({key: value for key, value in {**PLACES, **change}.items() if value is not None})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "{{{", "trust: a\ntrust: b", "version: !!int 1", "a: &b c\nd: *b"])
+def test_what_is_no_mission_file_is_refused(read, text):
+    with pytest.raises(MissionError):
+        read(text)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(MissionError, match="cannot be read"):
+        read_place(tmp_path / "none.yaml", {})
+
+
+PARTS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(lambda parts: Path("/", *parts))
+
+
+@given(PARTS, PARTS)
+def test_keys_lie_nowhere_in_the_cache_root(place, root):
+    inside = place.parts[: len(root.parts)] == root.parts
+    assert (trust_problem(place, root) is not None) == inside
