@@ -14,6 +14,7 @@ from preflight.errors import CoverageError
 from preflight.geometry import tile_bounds
 from preflight.records import BoundingBox, TileRow
 from preflight.remarks import Remarks, RemarkTaker
+from preflight.tileset import MOST_AHEAD
 
 __all__ = ["CoverageReport", "CoverageWalk", "Lack", "check", "lacks_geojson"]
 
@@ -35,16 +36,19 @@ Lack = tuple[Reason, int, int, int]
 class CoverageReport:
     """Counts of tiles. first_...: the first few (zoom, x, y). sources: name and tiles, by name.
 
-    corrupt: their files are not there, or hold other bytes than their rows say. A tile may be stale and corrupt.
+    stale: captured too long ago, or in the future, so that nobody knows how long; ahead: the latter alone, and not in
+    first_stale. corrupt: their files are not there, or hold other bytes than their rows say. A tile may be stale and corrupt.
     """
 
     expected: int
     present: int
     missing: int
     stale: int
+    ahead: int
     corrupt: int
     first_missing: tuple[tuple[int, int, int], ...]
     first_stale: tuple[tuple[int, int, int], ...]
+    first_ahead: tuple[tuple[int, int, int], ...]
     first_corrupt: tuple[tuple[int, int, int], ...]
     sources: tuple[tuple[str, int], ...]
 
@@ -57,15 +61,17 @@ class CoverageReport:
 class CoverageWalk:
     """Counts the rows of a tile set as they stream by; memory is one byte a tile of the cover.
 
-    oldest: the earliest capture time that is not stale, aware UTC: now less the sector class's max_tile_age_days.
+    now: aware UTC. Stale is what was captured more than max_age before it, or more than MOST_AHEAD after it.
     """
 
     def __init__(self, cover: Cover, *, now: datetime, max_age: timedelta) -> None:
         self._cover = cover
-        self._oldest = now - max_age
+        self._oldest, self._newest = now - max_age, now + MOST_AHEAD
         self._seen = bytearray(len(cover))
         self._stale = 0
+        self._ahead = 0
         self._first_stale: list[tuple[int, int, int]] = []
+        self._first_ahead: list[tuple[int, int, int]] = []
         self._corrupt: list[tuple[int, int, int]] = []
         self._taker = RemarkTaker()
         self._sources: Counter[str] = Counter()
@@ -79,12 +85,18 @@ class CoverageWalk:
             self._seen[position] = _FRESH
             self._sources[row.source] += 1
             self._taker.sealed(row)
-            if row.captured_at < self._oldest:
+            if not self._oldest <= row.captured_at <= self._newest:
                 self._seen[position] = _STALE
-                self._stale += 1
-                if len(self._first_stale) < _NAMED:
-                    self._first_stale.append((row.zoom, row.x, row.y))
+                self._count_stale(row)
             yield row
+
+    def _count_stale(self, row: TileRow) -> None:
+        ahead = row.captured_at > self._newest
+        self._stale += 1
+        self._ahead += ahead
+        first = self._first_ahead if ahead else self._first_stale
+        if len(first) < _NAMED:
+            first.append((row.zoom, row.x, row.y))
 
     def passed_over(self, row: TileRow) -> None:
         """A row of the cover that is not sealed, because another source's is."""
@@ -109,9 +121,11 @@ class CoverageWalk:
             present=present,
             missing=len(self._cover) - present,
             stale=self._stale,
+            ahead=self._ahead,
             corrupt=len(self._corrupt),
             first_missing=tuple(self._cover.tile(position) for position in self._absent()),
             first_stale=tuple(self._first_stale),
+            first_ahead=tuple(self._first_ahead),
             first_corrupt=tuple(self._corrupt[:_NAMED]),
             sources=tuple(sorted(self._sources.items())),
         )
@@ -170,10 +184,15 @@ def check(
             f"{report.missing} of {report.expected} tiles are missing ({report.missing_share:.2%}, allowed "
             f"{allow_missing:.2%}), such as {_names(report.first_missing)}"
         )
-    if report.stale:
+    if report.stale > report.ahead:
         problems.append(
-            f"{report.stale} of {report.present} tiles were captured more than {max_age.days} days ago, such as "
+            f"{report.stale - report.ahead} of {report.present} tiles were captured more than {max_age.days} days ago, such as "
             f"{_names(report.first_stale)}"
+        )
+    if report.ahead:
+        problems.append(
+            f"{report.ahead} of {report.present} tiles are dated in the future, such as {_names(report.first_ahead)}, so that "
+            "their age is unknown (set this computer's clock, or import them with --update and the real --captured-at)"
         )
     if report.corrupt:
         problems.append(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,9 +21,9 @@ from preflight.geometry import MAX_ZOOM, tile_center
 from preflight.ports import Clock, TileMetadataStore, TilePixelStore
 from preflight.records import SourceRecord, TileRow
 from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile, TileSource, Zooms
+from preflight.tileset import MOST_AHEAD
 
 __all__ = [
-    "MOST_AHEAD",
     "BadTile",
     "ImportProgress",
     "ImportReport",
@@ -37,9 +38,6 @@ _LOG = logging.getLogger(__name__)
 _CHUNK = 500
 _CHUNK_BYTES = 64 << 20
 _WORKERS = 4  # decoding and fsync release the interpreter's lock
-
-MOST_AHEAD = timedelta(days=1)
-"""How far ahead of the clock a date of capture may be: one without a zone is read as UTC. It then counts as now."""
 
 
 class TileImage(NamedTuple):
@@ -63,6 +61,13 @@ class _Judged(NamedTuple):
     texture: float | None
 
 
+class _Kept(NamedTuple):
+    """A tile whose file is whole. written: it was not before."""
+
+    row: TileRow
+    written: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
     """What an operator asks to import. scheme: None means what the source's format says."""
@@ -79,12 +84,17 @@ class ImportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """Counts of tiles; offered is the sum of the others and of the skipped tiles."""
+    """Counts of tiles; offered is the sum of the others and of the skipped tiles.
+
+    replaced: there with other bytes before. repaired: there with the same bytes, but their file was missing or spoilt, or, with
+    update, their row named another file or a later date of capture.
+    """
 
     offered: int
     added: int
     unchanged: int
     replaced: int
+    repaired: int = 0
     skipped: tuple[BadTile, ...] = ()
 
 
@@ -103,11 +113,18 @@ class _Tally:
     offered: int = 0
     added: int = 0
     replaced: int = 0
+    repaired: int = 0
+    redated: int = 0  # of those repaired
     skipped: list[BadTile] = field(default_factory=list)
 
+    @property
+    def dated(self) -> bool:
+        """Whether a tile took the date of this import."""
+        return bool(self.added or self.replaced or self.redated)
+
     def report(self) -> ImportReport:
-        unchanged = self.offered - self.added - self.replaced - len(self.skipped)
-        return ImportReport(self.offered, self.added, unchanged, self.replaced, tuple(self.skipped))
+        unchanged = self.offered - self.added - self.replaced - self.repaired - len(self.skipped)
+        return ImportReport(self.offered, self.added, unchanged, self.replaced, self.repaired, tuple(self.skipped))
 
 
 def import_tiles(
@@ -131,9 +148,11 @@ def import_tiles(
 
     captured_at: when the images were taken, aware; None counts as now, with one warning. check_image decodes an image
     and measures it, or raises TileContentError; it is called from several threads. What is there with the same bytes is
-    decoded again only where its texture is not known, which is then filled in. origin: where the tiles
-    come from; with it the source's provenance is recorded. terms: as the operator gives them; without, those recorded
-    before, or the ones the source states. progress is called after each chunk.
+    decoded again only where its texture is not known, which is then filled in; its file is written again where it is
+    missing or spoilt. replace: what is there with other bytes is replaced, and what is there with the same is made to name
+    the file kept here and the earlier date of capture. origin: where the tiles come from; with it the source's provenance
+    is recorded. terms: as the operator gives them; without, those recorded before, or the ones the source states. progress
+    is called after each chunk.
 
     Raises:
         ImportSourceError: a tile out of range, undecodable or not square and not `skip_bad`, or there with other bytes
@@ -153,16 +172,17 @@ def import_tiles(
     keeper = _Keeper(source, captured_at or start, metadata, pixels, check_image, replace=replace, skip_bad=skip_bad)
     provenance = _Provenance(metadata, source, origin, terms, stated_terms, captured_at)
     tally = keeper.tally
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="import") as pool:
-        for chunk in _chunks(tiles):
+    # Closed here and not when the error is forgotten: a source may have threads and files of its own.
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="import") as pool, closing(_chunks(tiles)) as chunks:
+        for chunk in chunks:
             keeper.keep(chunk, pool)
             if tally.offered > len(tally.skipped):
                 # At once: tiles that a killed import has brought have their provenance too.
-                provenance.record(clock(), changed=bool(tally.added or tally.replaced), final=False)
+                provenance.record(clock(), changed=tally.dated, final=False)
             _tell(tally.offered, total, (clock() - start).total_seconds(), source, progress)
     report = tally.report()
     _refuse_nothing(report, source)
-    provenance.record(clock(), changed=bool(report.added or report.replaced), final=True)
+    provenance.record(clock(), changed=tally.dated, final=True)
     return report
 
 
@@ -192,12 +212,8 @@ class _Keeper:
     def keep(self, chunk: list[OfferedTile | BadTile], pool: Executor) -> None:
         """Pixels, then rows. Raises ImportSourceError, DatabaseError."""
         places = [(tile.zoom, tile.x, tile.y) for tile in chunk if _off_the_map(tile) is None]
-        held = {
-            (row.zoom, row.x, row.y): _Judged(row.sha256, row.texture)
-            for row in self._metadata.rows_of_tiles(places)
-            if row.source == self._source
-        }
-        rows = []
+        found = self._metadata.rows_of_tiles(places)
+        held = {(row.zoom, row.x, row.y): row for row in found if row.source == self._source}
         # The faults first: a chunk with a refused tile leaves nothing behind, so one pass judges and one stores.
         judged = list(pool.map(lambda tile: self._judge(tile, held), chunk))
         bad = [one for one in judged if isinstance(one, BadTile)]
@@ -207,17 +223,36 @@ class _Keeper:
                 "it, or import the others with --skip-bad"
             )
         good = [(tile, found) for tile, found in zip(chunk, judged, strict=True) if isinstance(found, _Judged)]
-        for row in pool.map(lambda one: self._row(*one), good):
-            if held.get((row.zoom, row.x, row.y)) != (row.sha256, row.texture):
-                rows.append(row)  # noqa: PERF401 - rows are made while the pool works
-        changed = self._metadata.upsert(rows, replace=self._replace) if rows else 0
-        added = len({(row.zoom, row.x, row.y) for row in rows} - held.keys())
+        self._store(list(pool.map(lambda one: self._kept(*one), good)), held)
         self.tally.offered += len(chunk)
-        self.tally.added += added
-        self.tally.replaced += max(0, changed - added)
         self.tally.skipped += bad
 
-    def _judge(self, tile: OfferedTile | BadTile, held: dict[tuple[int, int, int], _Judged]) -> _Judged | BadTile:
+    def _store(self, kept: Sequence[_Kept], held: Mapping[tuple[int, int, int], TileRow]) -> None:
+        """The rows of tiles whose files are written. Raises ImportSourceError, DatabaseError."""
+        rows, repaired, redated = [], 0, 0
+        # By path: tiles that share their bytes share a file, which one of them writes.
+        written = {one.row.path for one in kept if one.written}
+        for row, _ in kept:
+            there = held.get((row.zoom, row.x, row.y))
+            if there is None or there.sha256 != row.sha256:
+                rows.append(row)
+                continue
+            elsewhere = row.path != there.path
+            earlier = self._replace and row.captured_at < there.captured_at
+            mended = earlier or (self._replace and elsewhere)
+            if mended or row.texture != there.texture:
+                rows.append(row)
+            # A file that no row names repairs nothing.
+            repaired += mended or (row.path in written and not elsewhere)
+            redated += earlier
+        changed = self._metadata.upsert(rows, replace=self._replace) if rows else 0
+        added = len({(row.zoom, row.x, row.y) for row in rows} - held.keys())
+        self.tally.added += added
+        self.tally.replaced += max(0, changed - added)
+        self.tally.repaired += repaired
+        self.tally.redated += redated
+
+    def _judge(self, tile: OfferedTile | BadTile, held: Mapping[tuple[int, int, int], TileRow]) -> _Judged | BadTile:
         """The hash of a tile's content and what it shows, or what is wrong with it."""
         if isinstance(tile, BadTile):
             return tile
@@ -227,7 +262,7 @@ class _Keeper:
             there = held.get((tile.zoom, tile.x, tile.y))
             # What is held was decoded when it came, if its texture says so.
             if there is not None and there.sha256 == sha256 and there.texture is not None:
-                return there
+                return _Judged(sha256, there.texture)
             texture = self._texture(tile.content)
             if not isinstance(texture, str):
                 return _Judged(sha256, texture)
@@ -244,11 +279,13 @@ class _Keeper:
             return f"does not decode: {error}"
         return texture if width == height else f"is {width} x {height} pixels; tiles are square"
 
-    def _row(self, tile: OfferedTile | BadTile, found: _Judged) -> TileRow:
+    def _kept(self, tile: OfferedTile | BadTile, found: _Judged) -> _Kept:
         assert isinstance(tile, OfferedTile)  # noqa: S101 - only those have a hash
-        path = self._pixels.put(tile.content, found.sha256, tile.suffix)
+        there = self._pixels.find(tile.content, found.sha256, tile.suffix)
+        path = there or self._pixels.put(tile.content, found.sha256, tile.suffix)
         place = tile.zoom, tile.x, tile.y
-        return TileRow(*place, *tile_center(*place), self._source, found.sha256, path, self._captured_at, found.texture)
+        row = TileRow(*place, *tile_center(*place), self._source, found.sha256, path, self._captured_at, found.texture)
+        return _Kept(row, there is None)
 
 
 class _Provenance:
@@ -345,7 +382,7 @@ def _tell(
         progress(now)
 
 
-def _chunks(tiles: Iterable[OfferedTile | BadTile]) -> Iterator[list[OfferedTile | BadTile]]:
+def _chunks(tiles: Iterable[OfferedTile | BadTile]) -> Generator[list[OfferedTile | BadTile], None, None]:
     chunk: list[OfferedTile | BadTile] = []
     size = 0
     for tile in tiles:

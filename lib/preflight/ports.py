@@ -77,8 +77,9 @@ class TileMetadataStore(TileHashesByBbox, TilesByBbox, Protocol):
         """Insert rows in one transaction; returns how many were new or replaced.
 
         A row whose (zoom, x, y, source) is there with the same sha256 is left as it is, but for a texture nobody had
-        measured: that is filled in, which is a change like any other, though not counted. With other bytes the row is
-        replaced if `replace`, else ImportSourceError is raised and nothing of the call is kept.
+        measured: that is filled in, which is a change like any other, though not counted. So it is if `replace` where
+        the row has another path, which becomes the one given, or a later captured_at, which becomes the earlier one.
+        With other bytes the row is replaced if `replace`, else ImportSourceError is raised and nothing of the call is kept.
         """
 
     def count(self) -> int:
@@ -116,7 +117,10 @@ class TilePixelStore(Protocol):
     """C6 `TileStore`: the pixels of tiles."""
 
     def open_tile(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """Open a tile by its row's path. Raises TileContentError when the file is not there."""
+        """Open a tile by its row's path. Raises TileContentError when the file is not there, or larger than any tile."""
+
+    def find(self, content: bytes, sha256: str, suffix: str) -> str | None:
+        """The path `put` would give, where exactly these bytes lie there already; None where it would write them."""
 
     def put(self, content: bytes, sha256: str, suffix: str) -> str:
         """Store bytes durably under their hash; returns the path for the row. Idempotent."""

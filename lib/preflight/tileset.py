@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from preflight.ports import TileMetadataStore
 
 __all__ = [
+    "MOST_AHEAD",
     "Companions",
     "Inventory",
     "SealedHeader",
@@ -65,6 +66,8 @@ _ROW_BYTES = _ROW.size  # 67
 _HEX = re.compile(r"[0-9a-f]{64}")
 _FEWER_SOURCES = "Import more of the tiles under one name (--source), or build several areas"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+MOST_AHEAD = timedelta(days=1)
+"""How far ahead of the clock a date of capture may be, since one without a zone is read as UTC. It then counts as now."""
 Buffer = bytes | bytearray | memoryview
 
 
@@ -324,7 +327,7 @@ def pack_row(row: TileRow, source: int) -> bytes:
         raise TileContentError(f"{name}: {row.sha256!r} is no SHA-256. Import the tile again")
     bounds = tile_bounds(row.zoom, row.x, row.y)
     if not (bounds.lat_min < row.lat < bounds.lat_max and bounds.lon_min < row.lon < bounds.lon_max):
-        raise TileContentError(f"{name}: its centre ({row.lat}, {row.lon}) is outside the tile. Import it again")
+        raise TileContentError(f"{name}: its centre ({row.lat}, {row.lon}) is outside the tile. Correct its row")
     return _ROW.pack(number, row.zoom, row.x, row.y, row.lat, row.lon, source, bytes.fromhex(row.sha256))
 
 

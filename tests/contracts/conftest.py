@@ -66,22 +66,27 @@ class MemoryTileStore:
             yield TileBboxRecord(row.zoom, row.lat, row.lon, row.source)
 
     def upsert(self, rows, *, replace):
-        after, changed, measured = dict(self._rows), set(), set()
-        for row in rows:
-            key = row.zoom, row.x, row.y, row.source
+        after, changed, kept = dict(self._rows), set(), set()
+        offered = [((row.zoom, row.x, row.y, row.source), row) for row in rows]
+        for key, row in dict(offered).items() if replace else offered:
             held = after.get(key)
             if held is None or held.sha256 != row.sha256:
                 if held is not None and not replace:
                     raise ImportSourceError(f"1 tiles differ, such as {row.zoom}/{row.x}/{row.y} of {row.source}")
                 after[key] = row
                 changed.add(key)
-            elif held.texture is None and row.texture is not None:
-                after[key] = dataclasses.replace(held, texture=row.texture)
-                measured.add(key)
-        if changed or measured:
+                continue
+            mended = dataclasses.replace(held, texture=row.texture if held.texture is None else held.texture)
+            if replace:
+                earlier = min(held.captured_at, row.captured_at)
+                mended = dataclasses.replace(mended, path=row.path, captured_at=earlier)
+            if mended != held:
+                after[key] = mended
+                kept.add(key)
+        if changed or kept:
             self._rows = after
             self._revision = StoreRevision(self._revision.store_id, self._revision.revision + 1)
-            self._changes += [(self._revision.revision, key[:3]) for key in changed | measured]
+            self._changes += [(self._revision.revision, key[:3]) for key in changed | kept]
         return len(changed)
 
     def record_source(self, record):
@@ -102,6 +107,9 @@ class MemoryPixels:
 
     def __init__(self):
         self._files = {}
+
+    def find(self, content, sha256, suffix):
+        return sha256 + suffix if self._files.get(sha256 + suffix) == content else None
 
     def put(self, content, sha256, suffix):
         import hashlib

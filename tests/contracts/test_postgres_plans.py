@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -165,6 +166,22 @@ def test_rows_of_some_tiles_cost_a_look_into_an_index_each(analysed, monkeypatch
         nodes = plans.of(lambda: found.extend(store.rows_of_tiles(tiles)))
     assert len(found) == count
     assert {node["Node Type"] for node in nodes if node.get("Relation Name") == "tiles"} == {"Index Scan"}
+
+
+def test_an_update_of_a_chunk_looks_its_tiles_up_by_an_index(analysed, monkeypatch):
+    """As an import sends it: of the rows that are there, it mends some and leaves the others."""
+    plans = Plans(monkeypatch)
+    with PostgresTileStore(analysed) as store:
+        rows = store.rows_of_tiles([(18, X0 + n % COLUMNS, Y0 + n // COLUMNS * 7) for n in range(500)])
+        plans.found.clear()
+        assert store.upsert([replace(row, path=f"{row.path}.new", texture=9.0) for row in rows], replace=True) == 0
+        nodes = [node for plan in plans.found for node in _nodes(plan)]
+        assert {row.path for row in store.rows_of_tiles([(row.zoom, row.x, row.y) for row in rows])} == {
+            f"{row.path}.new" for row in rows
+        }
+    assert len(plans.found) >= 3
+    looked_up = {node["Node Type"] for node in nodes if node.get("Relation Name") == "tiles" and "Plans" not in node}
+    assert looked_up == {"Index Scan"}
 
 
 def test_what_changed_lately_is_found_by_an_index(analysed, monkeypatch):

@@ -55,12 +55,56 @@ def test_a_range_has_both_its_ends_and_one_zoom(tile_store):
 def test_the_same_bytes_again_change_nothing_not_even_the_revision(tile_store):
     tile_store.upsert(GRID, replace=False)
     revision = tile_store.revision()
-    other_path = [replace(one, path="elsewhere.png", captured_at=THEN + timedelta(days=1)) for one in GRID]
+    other_path = [replace(one, path="elsewhere.png", captured_at=THEN - timedelta(days=1)) for one in GRID]
     assert tile_store.upsert(other_path, replace=False) == 0
-    assert tile_store.upsert(other_path, replace=True) == 0
+    later = [replace(one, captured_at=THEN + timedelta(days=1)) for one in GRID]
+    assert tile_store.upsert(later, replace=True) == 0
     assert tile_store.upsert([], replace=True) == 0
     assert tile_store.revision() == revision
     assert next(tile_store.rows_in_box(14, (8000, 8000), (5000, 5000))).path == GRID[0].path
+
+
+def test_an_update_with_the_same_bytes_takes_the_path_and_the_earlier_date_and_nothing_else(tile_store):
+    """A row that another program wrote may name a file that is not there, or a day that has not come."""
+    old = [replace(row(5, x, 1), texture=7.5) for x in range(5)]
+    tile_store.upsert(old, replace=False)
+    before = tile_store.revision().revision
+    day = timedelta(days=1)
+    lat, lon = old[0].lat + 1e-9, old[0].lon - 1e-9
+    offered = [
+        replace(old[0], path="new.png", captured_at=THEN + day, texture=9.0, lat=lat, lon=lon),
+        replace(old[1], captured_at=THEN - day, texture=None),
+        replace(old[2], path="new.png", captured_at=THEN - day),
+        old[3],
+        # The last of a tile offered twice.
+        replace(old[4], path="first.png", captured_at=THEN - day),
+        replace(old[4], path="last.png"),
+    ]
+    assert tile_store.upsert(offered, replace=True) == 0
+    after = [
+        replace(old[0], path="new.png"),
+        replace(old[1], captured_at=THEN - day),
+        replace(old[2], path="new.png", captured_at=THEN - day),
+        old[3],
+        replace(old[4], path="last.png"),
+    ]
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(after)
+    mended = tile_store.revision().revision
+    assert mended > before
+    assert tile_store.changed_since(before) == {(5, 0, 1), (5, 1, 1), (5, 2, 1), (5, 4, 1)}
+    assert tile_store.upsert(after, replace=True) == 0
+    assert tile_store.upsert(offered[:4], replace=True) == 0
+    assert tile_store.revision().revision == mended
+
+
+def test_an_update_counts_what_has_other_bytes_beside_what_it_mends(tile_store):
+    old = [row(5, 1, 1), row(5, 2, 1)]
+    tile_store.upsert(old, replace=False)
+    before = tile_store.revision().revision
+    offered = [replace(old[0], path="new.png"), row(5, 2, 1, digit="1"), row(5, 3, 1)]
+    assert tile_store.upsert(offered, replace=True) == 2
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(offered)
+    assert tile_store.changed_since(before) == {(5, 1, 1), (5, 2, 1), (5, 3, 1)}
 
 
 def test_other_bytes_are_refused_whole_and_named(tile_store):
@@ -196,14 +240,15 @@ def test_texture_measured_later_is_filled_in_as_a_change_that_is_not_counted(til
     before = tile_store.revision().revision
     offered = [replace(old[0], texture=20.0, path="elsewhere.png"), replace(old[1], texture=99.0), row(5, 4, 1)]
     assert tile_store.upsert(offered, replace=replaced) == 1
-    after = [replace(old[0], texture=20.0), old[1], old[2], row(5, 4, 1)]
+    path = "elsewhere.png" if replaced else old[0].path
+    after = [replace(old[0], texture=20.0, path=path), old[1], old[2], row(5, 4, 1)]
     assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(after)
     # Two equal revisions hold equal rows.
     filled = tile_store.revision().revision
     assert filled > before
     assert tile_store.changed_since(before) == {(5, 1, 1), (5, 4, 1)}
     assert tile_store.upsert(offered, replace=replaced) == 0
-    assert tile_store.upsert(old, replace=replaced) == 0
+    assert tile_store.upsert(old[1:], replace=replaced) == 0
     assert tile_store.revision().revision == filled
     assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(after)
 

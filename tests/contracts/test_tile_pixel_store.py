@@ -9,6 +9,7 @@ import pytest
 
 from preflight.adapters.tile_files import TileFiles
 from preflight.errors import TileContentError
+from preflight.tile_offers import MAX_TILE_BYTES
 
 CONTENT = b"pixels"
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -22,6 +23,34 @@ def test_bytes_come_back_by_the_path_given(pixel_store):
 
 def test_putting_twice_gives_the_same_path(pixel_store):
     assert pixel_store.put(b"pixels", SHA, ".png") == pixel_store.put(b"pixels", SHA, ".png")
+
+
+def test_what_lies_there_whole_is_found_under_the_path_it_was_put(pixel_store):
+    assert pixel_store.find(b"pixels", SHA, ".png") is None
+    path = pixel_store.put(b"pixels", SHA, ".png")
+    assert pixel_store.find(b"pixels", SHA, ".png") == path
+    assert pixel_store.find(b"pixels", SHA, ".jpg") is None
+
+
+def test_a_spoilt_file_is_not_found(tmp_path):
+    store = TileFiles(tmp_path)
+    place = tmp_path / store.put(CONTENT, SHA, ".png")
+    place.chmod(0o644)
+    for spoilt in (b"pixelS", b"pixels\0", b""):
+        place.write_bytes(spoilt)
+        assert store.find(CONTENT, SHA, ".png") is None
+
+
+def test_a_file_larger_than_any_tile_is_not_opened(tmp_path):
+    """Whoever reads a tile reads it whole; a row of another program may name anything."""
+    store = TileFiles(tmp_path)
+    for name, size in (("largest.png", MAX_TILE_BYTES), ("disk.img", 10 << 30)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    with store.open_tile("largest.png") as file:
+        assert file.seek(0, os.SEEK_END) == MAX_TILE_BYTES
+    with pytest.raises(TileContentError, match=r"disk\.img has 10,737,418,240 bytes; no tile has more than"):
+        store.open_tile("disk.img")
 
 
 def test_bytes_of_another_hash_are_refused(pixel_store):

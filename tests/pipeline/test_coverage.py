@@ -68,6 +68,79 @@ def test_a_tile_that_was_sealed_is_not_read_again(whole):
     assert "tiles" in done.ran
 
 
+def elsewhere(place, change, tiles):
+    """Rows changed by another program. change: what follows SET."""
+    access = place.tiles()
+    try:
+        for tile in tiles:
+            at = f"zoom = {tile.zoom} AND x = {tile.x} AND y = {tile.y}"
+            changed = access.metadata()._connection.execute(
+                f"UPDATE preflight.tiles SET {change} WHERE {at}"  # noqa: S608 - made of constants of this file
+            )
+            assert changed.rowcount == 1
+    finally:
+        access.close()
+
+
+def test_rows_that_name_no_file_are_mended_by_an_update(whole, landscape_tiles):
+    """What the message tells an operator to do; their bytes are known, so that nothing is computed again."""
+    elsewhere(whole, "path = 'gone/' || x || '.jpg'", landscape_tiles[5:7])
+    done = whole.provision_json()
+    assert done.status == 1
+    (failed,) = done.event("build_failed")
+    assert "2 of 80 tiles have no file or one that is not what was imported, such as" in failed["failure_reason"]
+    assert "--update" in failed["failure_reason"]
+
+    bring(whole, landscape_tiles, "small-landscape", replace=True)
+    done = whole.provision_json()
+    assert done.status == 0, done.said
+    assert done.ran == ["tiles"]
+    assert whole.report["descriptors_generated"] == 0
+    assert whole.provision_json().ran == []
+
+
+def test_a_tile_whose_file_was_moved_is_sealed_where_it_lies_and_not_computed_again(whole, landscape_tiles):
+    tile = landscape_tiles[5]
+    digest = hashlib.sha256(tile.content).hexdigest()
+    (whole.folder / "tiles" / "objects" / digest[:2] / f"{digest}.jpg").rename(whole.folder / "tiles" / "moved.jpg")
+    elsewhere(whole, "path = 'moved.jpg'", [tile])
+    done = whole.provision_json()
+    assert done.status == 0, done.said
+    assert "tiles" in done.ran
+    assert whole.report["descriptors_generated"] == 0
+    assert b"moved.jpg" in (whole.current / "tiles.inventory").read_bytes()
+
+
+def test_a_row_that_names_no_file_is_found_also_where_all_is_sealed_anew(whole, landscape_tiles):
+    elsewhere(whole, "path = 'gone.jpg'", [landscape_tiles[5]])
+    whole.edit(lambda mission: mission["area"].update(allow_missing=0.5))
+    done = whole.provision_json()
+    assert done.status == 1
+    (failed,) = done.event("build_failed")
+    assert "1 of 80 tiles have no file" in failed["failure_reason"]
+
+
+def test_tiles_dated_in_the_future_are_refused_until_an_update_dates_them(whole, landscape_tiles, tmp_path):
+    tile = landscape_tiles[5]
+    elsewhere(whole, "captured_at = now() + interval '26 hours'", landscape_tiles[5:7])
+    elsewhere(whole, "captured_at = now() + interval '22 hours'", landscape_tiles[7:9])
+    done = whole.provision_json()
+    assert done.status == 1
+    (failed,) = done.event("build_failed")
+    assert failed["error"] == "CoverageError"
+    named = f"2 of 80 tiles are dated in the future, such as {tile.zoom}/{tile.x}/{tile.y}"
+    for part in ("area lat", named, "clock", "--update", "--captured-at"):
+        assert part in failed["failure_reason"]
+    assert "days ago" not in failed["failure_reason"]
+    told = whole.doit("plan", f"--missing={tmp_path / 'lacking.geojson'}")
+    assert "0 missing, 2 stale and 0 corrupt of 80 tiles" in told.sentences
+
+    bring(whole, landscape_tiles, "small-landscape", replace=True)
+    done = whole.provision_json()
+    assert done.status == 0, done.said
+    assert whole.report["descriptors_generated"] == 0
+
+
 def test_a_changed_tile_is_read_before_it_is_sealed(whole, landscape_tiles):
     tile = landscape_tiles[9]
     before = set((whole.folder / "tiles" / "objects").rglob("*.jpg"))

@@ -192,7 +192,26 @@ def test_other_bytes_stop_the_import_unless_updated(place, tmp_path):
     assert "9/1/1 of a" in refused(place.doit("import", file, DATED, "--skip-bad"))
     done = place.doit("import", file, DATED, "--update")
     assert done.status == 0, done.said
-    assert "1 added, 0 there already, 1 replaced" in done.out
+    assert "1 added, 0 there already, 1 replaced, 0 repaired" in done.out
+
+
+def test_a_spoilt_file_is_repaired_and_the_report_says_so(place, tmp_path):
+    file = str(mbtiles(tmp_path / "a.mbtiles", {(9, x, 1): jpeg(99 * x) for x in range(3)}))
+    assert place.doit("import", file, DATED).status == 0
+    spoilt, lost, _ = (place.folder / "tiles" / "objects").rglob("*.jpg")
+    spoilt.chmod(0o644)
+    spoilt.write_bytes(b"\xff\xd8\xff and nothing")
+    lost.unlink()
+    done = place.doit("import", file, DATED, "log=json")
+    assert done.status == 0, done.said
+    [event] = done.event("import_done")
+    counts = {"offered": 3, "added": 0, "unchanged": 1, "replaced": 0, "repaired": 2}
+    assert {name: event[name] for name in counts} == counts
+    report = json.loads((place.folder / "tiles" / "import_report.json").read_bytes())
+    assert {name: report[name] for name in counts} == counts
+    text = (place.folder / "tiles" / "import_report.txt").read_text()
+    assert "0 added, 1 there already, 0 replaced, 2 repaired" in text
+    assert "0 added, 3 there already, 0 replaced, 0 repaired" in place.doit("import", file, DATED).out
 
 
 def test_sources_that_are_none_are_refused_in_a_sentence(place, tmp_path):

@@ -25,16 +25,15 @@ from typing import Any
 from affine import Affine
 
 from preflight.adapters._raster_tiles import (
-    MIN_COVERAGE,
     WORLD_M,
     Placement,
     check_picture,
     date_of,
     grids_of,
     open_raster,
-    render,
     terms_of,
 )
+from preflight.adapters._rendering import MIN_COVERAGE, render
 from preflight.errors import ImportSourceError
 from preflight.geometry import MAX_LATITUDE
 from preflight.tile_offers import OfferedTile, Zooms
@@ -80,8 +79,7 @@ class CornerImage:
         return sum(grid.count for grid in self._grids)
 
     def __iter__(self) -> Iterator[OfferedTile]:
-        with self._open() as dataset:
-            yield from render(self._path, dataset, self._placement, self._grids, self._min_coverage)
+        yield from render(self._path, self._open, self._placement, self._grids, self._min_coverage)
 
     @contextmanager
     def _open(self) -> Iterator[Any]:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from preflight.adapters._raster_tiles import (
-    MIN_COVERAGE,
     Placement,
     check_picture,
     date_of,
     grids_of,
     open_raster,
-    render,
     terms_of,
 )
+from preflight.adapters._rendering import MIN_COVERAGE, render
 from preflight.errors import ImportSourceError
 from preflight.tile_offers import OfferedTile, Zooms
 
@@ -28,10 +27,18 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 class GeoTiff:
     """A TileSource over a GeoTIFF, by zoom, then row by row from the north."""
 
-    def __init__(self, path: Path, zooms: Zooms | None = None, *, min_coverage: float = MIN_COVERAGE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        zooms: Zooms | None = None,
+        *,
+        min_coverage: float = MIN_COVERAGE,
+        threads: int | None = None,
+    ) -> None:
         """Read the header. zooms: None is the one nearest to the picture's own resolution.
 
-        min_coverage: the share of a tile's pixels the picture must fill, by its alpha, mask or no-data value.
+        min_coverage: the share of a tile's pixels the picture must fill, by its alpha, mask or no-data value. threads: how
+        many render; None is one a core, at most 4. The tiles are the same.
 
         Raises:
             ImportSourceError: it does not read, has no georeference, crosses the 180th meridian, is not of 8 bits, or
@@ -39,6 +46,7 @@ class GeoTiff:
         """
         self._path = path
         self._min_coverage = min_coverage
+        self._threads = threads
         with open_raster(path, "GTiff") as dataset:
             self._placement = _placement(path, dataset)
             check_picture(path, dataset)
@@ -50,8 +58,14 @@ class GeoTiff:
         return sum(grid.count for grid in self._grids)
 
     def __iter__(self) -> Iterator[OfferedTile]:
-        with open_raster(self._path, "GTiff") as dataset:
-            yield from render(self._path, dataset, self._placement, self._grids, self._min_coverage)
+        yield from render(
+            self._path,
+            lambda: open_raster(self._path, "GTiff"),
+            self._placement,
+            self._grids,
+            self._min_coverage,
+            threads=self._threads,
+        )
 
 
 def _placement(path: Path, dataset: Any) -> Placement:  # noqa: ANN401 - rasterio's dataset is untyped

@@ -55,6 +55,11 @@ _REPLACE = """DO UPDATE SET lat = excluded.lat, lon = excluded.lon, content_sha2
 _MEASURED = """UPDATE preflight.tiles SET texture = incoming.texture FROM incoming
     WHERE tiles.zoom = incoming.zoom AND tiles.x = incoming.x AND tiles.y = incoming.y AND tiles.source = incoming.source
     AND tiles.content_sha256 = incoming.content_sha256 AND tiles.texture IS NULL AND incoming.texture IS NOT NULL"""
+_MENDED = f"""UPDATE preflight.tiles SET path = last.path, captured_at = least(tiles.captured_at, last.captured_at)
+    FROM (SELECT DISTINCT ON ({_TILE}) * FROM incoming ORDER BY {_TILE}, number DESC) AS last
+    WHERE tiles.zoom = last.zoom AND tiles.x = last.x AND tiles.y = last.y AND tiles.source = last.source
+    AND tiles.content_sha256 = last.content_sha256
+    AND (tiles.path <> last.path OR tiles.captured_at > last.captured_at)"""  # noqa: S608 - made of constants
 _CLASHES = f"""
 SELECT {_TILE}, count(*) OVER () FROM (
     SELECT {_TILE} FROM incoming GROUP BY {_TILE} HAVING count(DISTINCT content_sha256) > 1
@@ -178,6 +183,8 @@ class PostgresTileStore:
                 _refuse_clashes(cursor.execute(_CLASHES).fetchall())
             if changed < number:
                 cursor.execute(_MEASURED)
+                if replace:
+                    cursor.execute(_MENDED)
         return changed
 
     def record_source(self, record: SourceRecord) -> None:

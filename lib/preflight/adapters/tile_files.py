@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from preflight.errors import ImportSourceError, TileContentError
 from preflight.store import atomic
+from preflight.tile_offers import MAX_TILE_BYTES
 
 __all__ = ["TileFiles"]
 
@@ -30,7 +31,8 @@ class TileFiles:
         """Open a tile by its row's path, relative to the root.
 
         Raises:
-            TileContentError: the path leaves the root, also through a link, or there is no such file.
+            TileContentError: the path leaves the root, also through a link, or there is no such file, or one larger than
+                any tile: who reads it may read it whole.
         """
         place = f"{self._root}/{path}"
         try:
@@ -42,14 +44,25 @@ class TileFiles:
             # What was opened is asked where it lies: a million tiles are not each resolved name by name.
             real = os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - a Path of it would cost as much again
             inside = real.startswith(f"{self._real_root()}/")
-            if not inside or not stat.S_ISREG(os.fstat(handle).st_mode):
+            found = os.fstat(handle)
+            if not inside or not stat.S_ISREG(found.st_mode):
                 raise TileContentError(f"tile path {path!r} leaves the tile store {self._root}. Import the tile again")
+            if found.st_size > MAX_TILE_BYTES:
+                raise TileContentError(
+                    f"tile file {place} has {found.st_size:,} bytes; no tile has more than {MAX_TILE_BYTES:,}. Import the "
+                    "tile again"
+                )
             return os.fdopen(handle, "rb")
         except BaseException as error:
             os.close(handle)
             if isinstance(error, OSError):
                 raise TileContentError(f"tile file {place} cannot be opened: {error}. Import the tile again") from error
             raise
+
+    def find(self, content: bytes, sha256: str, suffix: str) -> str | None:
+        """The path `put` would give, where exactly these bytes lie there already; None where it would write them."""
+        path = _path(sha256, suffix)
+        return path if _holds(self._root / path, content) else None
 
     def put(self, content: bytes, sha256: str, suffix: str) -> str:
         """Store bytes under their hash; returns the path for the row. Idempotent: what is there whole is kept.
@@ -60,9 +73,7 @@ class TileFiles:
         """
         if hashlib.sha256(content).hexdigest() != sha256:
             raise TileContentError(f"{len(content)} bytes were offered as {sha256}, which is not their hash. Try again")
-        if not _SUFFIX.fullmatch(suffix):
-            raise TileContentError(f"{suffix!r} is no file suffix such as .png")
-        path = f"objects/{sha256[:2]}/{sha256}{suffix}"
+        path = _path(sha256, suffix)
         target = self._root / path
         try:
             # A file with other bytes was spoilt by something else than this program: it is written again.
@@ -86,6 +97,12 @@ class TileFiles:
             step.mkdir(exist_ok=True)
             atomic.fsync_directory(step.parent)
         self._folders.add(folder)
+
+
+def _path(sha256: str, suffix: str) -> str:
+    if not _SUFFIX.fullmatch(suffix):
+        raise TileContentError(f"{suffix!r} is no file suffix such as .png")
+    return f"objects/{sha256[:2]}/{sha256}{suffix}"
 
 
 def _holds(path: Path, content: bytes) -> bool:

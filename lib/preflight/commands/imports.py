@@ -56,8 +56,9 @@ def report_json(report: ImportReport, source: str, origin: str) -> str:
 
 def report_text(report: ImportReport, source: str, origin: str, shown: int | None = None) -> str:
     """For people: the counts, and a line for each skipped tile, or the first of them."""
-    counts = f"{report.added:,} added, {report.unchanged:,} there already, {report.replaced:,} replaced"
-    lines = [f"{report.offered:,} tiles of {source} ({origin}): {counts}"]
+    kept = f"{report.added:,} added, {report.unchanged:,} there already"
+    changed = f"{report.replaced:,} replaced, {report.repaired:,} repaired"
+    lines = [f"{report.offered:,} tiles of {source} ({origin}): {kept}, {changed}"]
     if report.skipped:
         lines.append(f"{len(report.skipped):,} tiles were skipped and are not in the store:")
         lines += [f"  {tile.zoom}/{tile.x}/{tile.y} {tile.reason}" for tile in report.skipped[:shown]]

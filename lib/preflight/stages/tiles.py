@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,6 +25,7 @@ from preflight.stages.reading import intact, read_tile
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.layout import CacheLayout
 from preflight.tileset import (
+    MOST_AHEAD,
     Companions,
     Inventory,
     SealedHeader,
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SEAL_VERSION = 3
+SEAL_VERSION = 4
 # Tiles a thread checks in one go.
 CHECKED = 512
+# Paths held in memory at a time.
+PATHS = 1 << 14
 SAMPLE_VERSION = 1
 SAMPLE_SIZE = 32
 SAMPLE_PIXELS = 256
@@ -107,7 +111,7 @@ class SealStage:
         """Seal: only what changed where that is known, else every row of the area.
 
         Raises:
-            CoverageError: tiles are missing, too old or corrupt.
+            CoverageError: tiles are missing, too old, dated in the future, or corrupt.
             TileContentError: a row may not be sealed.
             InputChangedError: the store changed meanwhile.
         """
@@ -178,8 +182,9 @@ class SealStage:
         record = read_record(record_path(self._layout.inventory))
         if record is not None and record.version == SEAL_VERSION and self._as_recorded(record, self._layout.inventory):
             last = Inventory.open(self._layout.inventory, vouched=True)
-            fresh = ~np.isin(_heads(inventory), _heads(last))
-            # Also one that took the bytes of another tile, or lies elsewhere now.
+            # Also one that lies elsewhere now: its row may name no file.
+            fresh = ~np.isin(_files(inventory), _files(last))
+            # Also one that took the bytes of another tile.
             fresh[places_of(inventory, changed)] = True
         pixels = self._pixels()
 
@@ -225,10 +230,11 @@ class SealStage:
         inside = [tile for tile in changed if tile in tiles]
         latest: dict[tuple[int, int, int], TileRow | None] = dict.fromkeys(inside)
         taker, pixels = RemarkTaker(), self._pixels()
+        newest = self._clock() + MOST_AHEAD
         for row in choose_sources(metadata.rows_of_tiles(inside), job.source_order, taker.passed_over):
             latest[row.zoom, row.x, row.y] = row
             taker.sealed(row)
-            if not intact(pixels, row.path, row.sha256):
+            if row.captured_at > newest or not intact(pixels, row.path, row.sha256):
                 return None
         names = json.loads(layout.coverage.read_bytes())["passed_over"]
         remarks = Remarks.read(layout.tile_remarks.read_bytes(), names).replaced(inside, taker.remarks())
@@ -265,6 +271,19 @@ def _heads(inventory: Inventory) -> NDArray[np.uint64]:
     """The first 8 bytes of each tile's hash."""
     heads: NDArray[np.uint64] = columns_of(inventory.rows, "sha256")[0][:, :8].copy().view(">u8")[:, 0]
     return heads
+
+
+def _files(inventory: Inventory) -> NDArray[np.uint64]:
+    """A number for each tile's hash and path; two that differ have the same one in 2^64 cases. Holds within this process."""
+    import numpy as np  # noqa: PLC0415 - heavy
+
+    offsets, blob = inventory.path_table()
+    numbers = np.empty(len(inventory), np.int64)
+    for start in range(0, len(inventory), PATHS):
+        ends = offsets[start : start + PATHS + 1].tolist()
+        text = blob[ends[0] : ends[-1]].tobytes()
+        numbers[start : start + PATHS] = [hash(text[one - ends[0] : end - ends[0]]) for one, end in pairwise(ends)]
+    return _heads(inventory) ^ numbers.view(np.uint64)
 
 
 def _summary(layout: CacheLayout, header: SealedHeader, remarks: Remarks, expected: int) -> dict[str, Any]:

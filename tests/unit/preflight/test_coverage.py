@@ -88,6 +88,43 @@ def test_stale_tiles_fail_also_when_missing_ones_may():
         check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
 
 
+def test_tiles_dated_in_the_future_are_stale_and_said_to_be_so():
+    """Nobody knows how old they are. As far ahead as an import allows, they count as captured now."""
+    tiles = list(COVER)
+    report, _ = report_of(
+        rows(tiles[:2], age_days=-1) + rows(tiles[2:9], age_days=-1.001) + rows(tiles[9:], age_days=31)
+    )
+    assert (report.stale, report.ahead) == (len(tiles) - 2, 7)
+    assert report.first_ahead == tuple(tiles[2:7])
+    assert report.first_stale == tuple(tiles[9:14])
+    with pytest.raises(CoverageError) as caught:
+        check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
+    message = str(caught.value)
+    assert f"{len(tiles) - 9} of {len(tiles)} tiles were captured more than 30 days ago" in message
+    assert f"7 of {len(tiles)} tiles are dated in the future, such as {'/'.join(map(str, tiles[2]))}" in message
+    for part in ("50.000000..50.100000", "clock", "--update", "--captured-at"):
+        assert part in message
+
+
+def test_only_what_is_wrong_with_dates_is_said():
+    tiles = list(COVER)
+    report, _ = report_of(rows(tiles, age_days=-2))
+    with pytest.raises(CoverageError) as caught:
+        check(report, AREA, ZOOMS, allow_missing=0.0, max_age=MONTH)
+    assert "days ago" not in str(caught.value)
+    report, _ = report_of(rows(tiles, age_days=31))
+    with pytest.raises(CoverageError) as caught:
+        check(report, AREA, ZOOMS, allow_missing=0.0, max_age=MONTH)
+    assert "future" not in str(caught.value)
+
+
+def test_a_tile_from_the_future_is_wanted_again():
+    tiles = list(COVER)
+    walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
+    list(walk.through(rows(tiles[:1], age_days=-2) + rows(tiles[1:])))
+    assert list(walk.lacks()) == [("stale", *tiles[0])]
+
+
 def test_what_is_lacking_is_told_tile_by_tile():
     tiles = list(COVER)
     walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)

@@ -13,7 +13,8 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
-from preflight.adapters._raster_tiles import WORLD_M, native_zoom
+from preflight.adapters import _rendering
+from preflight.adapters._raster_tiles import WORLD_M, native_zoom, open_raster
 from preflight.adapters.geotiff import GeoTiff
 from preflight.errors import ImportSourceError
 from preflight.geometry import tile_at
@@ -73,6 +74,49 @@ def test_the_same_file_gives_the_same_bytes_whatever_zooms_are_asked_with_it(lay
     both = list(GeoTiff(path, (ZOOM - 1, ZOOM)))
     assert {tile.zoom for tile in both} == {ZOOM - 1, ZOOM}
     assert [tile for tile in both if tile.zoom == ZOOM] == first
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "alpha", "no data", "degrees"])
+def test_any_number_of_threads_gives_the_same_bytes_in_the_same_order(lay, kind, monkeypatch):
+    monkeypatch.setattr(_rendering, "_RUN", 2)
+    pixels = picture(13, 700, 1300, bands={"grey": 1, "alpha": 4}.get(kind, 3))
+    options = {"tiled": True, "blockxsize": 128, "blockysize": 128}
+    if kind == "alpha":
+        pixels[3, :, 1100:] = 0
+        options["meanings"] = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+    if kind == "no data":
+        pixels[:, 200:, :300] = 0
+        options["nodata"] = 0
+    where = (Affine(1e-5, 0, 10.0, 0, -7e-6, 50.0), "EPSG:4326") if kind == "degrees" else (shifted(100.3, -31.7),)
+    path = lay(pixels, *where, **options)
+    alone = list(GeoTiff(path, (ZOOM - 1, ZOOM), min_coverage=0.01, threads=1))
+    assert len(alone) > 12
+    assert [tile.zoom for tile in alone] == sorted(tile.zoom for tile in alone)
+    assert [(tile.zoom, tile.y, tile.x) for tile in alone] == sorted((tile.zoom, tile.y, tile.x) for tile in alone)
+    for threads in (2, 3):
+        assert list(GeoTiff(path, (ZOOM - 1, ZOOM), min_coverage=0.01, threads=threads)) == alone
+
+
+def test_threads_are_given_a_few_runs_ahead_only(lay, monkeypatch):
+    monkeypatch.setattr(_rendering, "_RUN", 2)
+    given = []
+    submit = _rendering._Lane.submit
+    monkeypatch.setattr(_rendering._Lane, "submit", lambda lane, run: given.append(run) or submit(lane, run))
+    tiles = iter(GeoTiff(lay(picture(14, 1024, 1024)), (ZOOM + 1, ZOOM + 1), threads=2))
+    first = next(tiles)
+    # The one that is taken, and two that wait for each thread.
+    assert len(given) == 1 + 2 * 2
+    rest = list(tiles)
+    assert len([first, *rest]) == 64
+    assert len(given) == 32
+
+
+def test_a_block_of_the_file_is_kept_for_the_tiles_beside_it(lay):
+    """As GDAL understands the setting, not as it was written: 64 is 64 bytes to rasterio."""
+    from rasterio._env import get_gdal_config
+
+    with open_raster(lay(picture(15, 64, 64)), "GTiff"):
+        assert 16 << 20 <= get_gdal_config("GDAL_CACHEMAX") <= 256 << 20
 
 
 def test_tiles_the_picture_hardly_fills_are_left_out(lay):

@@ -204,7 +204,7 @@ def test_skipping_does_not_hide_tiles_with_other_bytes_or_a_full_disk(bring, mon
 
     monkeypatch.setattr(TileFiles, "put", full)
     with pytest.raises(ImportSourceError, match="No space left"):
-        bring([tile(2)], skip_bad=True)
+        bring([tile(2, b"tile two")], skip_bad=True)
 
 
 def test_what_is_there_is_not_decoded_again(bring):
@@ -224,8 +224,92 @@ def test_a_lost_file_of_a_tile_that_is_there_comes_back(bring, tmp_path):
     bring([tile(1)])
     [file] = (tmp_path / "store").rglob("*.png")
     file.unlink()
-    assert bring([tile(1)]).unchanged == 1
+    assert bring([tile(1)]) == ImportReport(offered=1, added=0, unchanged=0, replaced=0, repaired=1)
     assert file.read_bytes() == b"tile"
+
+
+def test_spoilt_files_are_written_anew_and_counted_without_an_update(bring, metadata, tmp_path):
+    tiles = [tile(x, b"tile %d" % x) for x in range(5)]
+    bring(tiles[:4], origin="/media/a")
+    revision, provenance = metadata.revision(), metadata.sources()
+    files = {file.read_bytes(): file for file in (tmp_path / "store").rglob("*.png")}
+    for number, spoilt in ((1, b"tile I"), (2, b"")):
+        files[b"tile %d" % number].chmod(0o644)
+        files[b"tile %d" % number].write_bytes(spoilt)
+    later = NOW + timedelta(days=1)
+    done = bring(tiles[:4], origin="/media/a", captured_at=later, clock=lambda: later)
+    assert done == ImportReport(offered=4, added=0, unchanged=2, replaced=0, repaired=2)
+    assert (metadata.revision(), metadata.sources()) == (revision, provenance)
+    assert {file.read_bytes() for file in files.values()} == set(files)
+    assert bring(tiles) == ImportReport(offered=5, added=1, unchanged=4, replaced=0)
+
+
+@pytest.fixture
+def foreign(bring, metadata):
+    """Rows of tile 1 to 4 that another program wrote, of which only the hashes are right."""
+    bring([tile(x, b"tile %d" % x) for x in range(1, 5)], source="ours")
+    rows = metadata.rows_of_tiles([(10, x, 5) for x in range(1, 5)])
+    rows = [replace(row, source="c11", path=f"c11/{row.x}.png") for row in rows]
+    rows[1] = replace(rows[1], captured_at=NOW + timedelta(days=300))
+    metadata.upsert(rows, replace=False)
+    return rows
+
+
+def held_rows(metadata):
+    return sorted(
+        (row for row in metadata.rows_of_tiles([(10, x, 5) for x in range(1, 5)]) if row.source == "c11"),
+        key=lambda row: row.x,
+    )
+
+
+def test_an_update_mends_a_row_that_names_no_file_and_keeps_its_date(bring, metadata, foreign, tmp_path):
+    offered = [tile(x, b"tile %d" % x) for x in range(1, 5)]
+    assert bring(offered, source="c11", captured_at=NOW).unchanged == 4
+    assert held_rows(metadata) == foreign
+    before = metadata.revision().revision
+    done = bring(offered[2:], source="c11", captured_at=NOW, replace=True)
+    assert done == ImportReport(offered=2, added=0, unchanged=0, replaced=0, repaired=2)
+    found = held_rows(metadata)
+    assert found[:2] == foreign[:2]
+    for row, old in zip(found[2:], foreign[2:], strict=True):
+        assert row == replace(old, path=row.path)
+        with TileFiles(tmp_path / "store").open_tile(row.path) as file:
+            assert file.read() == b"tile %d" % row.x
+    assert metadata.changed_since(before) == {(10, 3, 5), (10, 4, 5)}
+    mended = metadata.revision()
+    assert bring(offered[2:], source="c11", captured_at=NOW, replace=True).unchanged == 2
+    assert metadata.revision() == mended
+
+
+def test_an_update_takes_a_date_that_is_earlier_and_then_says_where_it_comes_from(bring, metadata, foreign):
+    """A day that has not come is mended so; no import makes a tile younger that has the same bytes."""
+    offered = [tile(x, b"tile %d" % x) for x in range(1, 5)]
+    later = NOW + timedelta(days=1)
+    bring(offered, source="c11", captured_at=NOW, origin="/media/a", replace=True)
+    [first] = [record for record in metadata.sources() if record.name == "c11"]
+    assert [row.captured_at for row in held_rows(metadata)] == [THEN, NOW, THEN, THEN]
+    assert first.captured_at == NOW
+    done = bring(offered, source="c11", captured_at=THEN, origin="/media/a", clock=lambda: later, replace=True)
+    assert done == ImportReport(offered=4, added=0, unchanged=3, replaced=0, repaired=1)
+    assert {row.captured_at for row in held_rows(metadata)} == {THEN}
+    assert metadata.sources() == [SourceRecord("c11", "/media/a", None, THEN, later)]
+    done = bring(offered, source="c11", captured_at=NOW, origin="/media/a", clock=lambda: later, replace=True)
+    assert done.unchanged == 4
+    assert metadata.sources() == [SourceRecord("c11", "/media/a", None, THEN, later)]
+
+
+def test_tiles_that_share_a_lost_file_are_repaired_together(bring, tmp_path):
+    bring([tile(x) for x in range(9)])
+    [file] = (tmp_path / "store").rglob("*.png")
+    file.unlink()
+    done = bring([tile(x) for x in range(10)])
+    assert done == ImportReport(offered=10, added=1, unchanged=0, replaced=0, repaired=9)
+
+
+def test_a_file_that_no_row_names_repairs_nothing(bring, foreign, tmp_path):
+    for file in (tmp_path / "store").rglob("*.png"):
+        file.unlink()
+    assert bring([tile(1, b"tile 1")], source="c11").unchanged == 1
 
 
 def test_an_import_that_breaks_off_is_continued(bring, metadata, monkeypatch):
@@ -241,6 +325,24 @@ def test_an_import_that_breaks_off_is_continued(bring, metadata, monkeypatch):
     assert [one.origin for one in metadata.sources()] == ["/media/map"]
     report = bring([tile(x) for x in range(6)], origin="/media/map")
     assert (report.added, report.unchanged) == (2, 4)
+
+
+def test_a_source_is_left_when_its_tile_is_refused(bring, monkeypatch):
+    """While the error is still held, as whoever tells of it does."""
+    monkeypatch.setattr("preflight.importing._CHUNK", 1)
+    left = []
+
+    class Source:
+        def __iter__(self):
+            try:
+                yield from (tile(x, b"nonsense") for x in range(3))
+            finally:
+                left.append(True)
+
+    with pytest.raises(ImportSourceError) as held:
+        bring(Source())
+    assert left == [True]
+    assert "does not decode" in str(held.value)
 
 
 def test_a_chunk_is_bounded_in_bytes_too(bring, monkeypatch):
