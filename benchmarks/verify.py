@@ -24,7 +24,7 @@ import verify_scene as scene
 from incremental import ROOT, Used, measured, say
 
 LARGE_TURNS, SMALL_TURNS, START_TURNS = 5, 3, 21
-MOST_OF_OPENSSL, MOST_OF_SIGNING = 0.6, {"large": 0.55, "many": 0.25, "deep": 0.25}
+MOST_OF_OPENSSL, MOST_OF_SIGNING = 0.6, {"large": 0.55, "deep": 0.25}
 MOST_OF_BARE, MOST_OF_DOIT = 1.8, 1.0
 BARE = "from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey"
 OURS, OPENSSL, SUMS, SIGNING = "`python -I -m takeoff`", "`openssl dgst -sha256`", "`sha256sum -c`", "model_signing"
@@ -198,9 +198,10 @@ def _number(ratio: float | None) -> str:
 
 
 def hashing_goals(columns: list[Column]) -> list[Goal]:
-    """The ratios of wall time that were measured."""
-    tools = [(column, OPENSSL, MOST_OF_OPENSSL) for column in columns]
-    tools += [(column, SIGNING, MOST_OF_SIGNING[column.kind]) for column in columns]
+    """The ratios of wall time that were measured. No cache has as many artifacts as the second column: it has no goal."""
+    judged = [column for column in columns if column.kind in MOST_OF_SIGNING]
+    tools = [(column, OPENSSL, MOST_OF_OPENSSL) for column in judged]
+    tools += [(column, SIGNING, MOST_OF_SIGNING[column.kind]) for column in judged]
     ratios = [(column, name, most, column.ratio(name, "wall_s")) for column, name, most in tools]
     return [
         Goal(f"{column.title}, wall: {column.ours} : {name}", most, ratio)

@@ -39,6 +39,12 @@ def test_the_verifier_gives_the_verdict_that_was_set_down(case):
         assert case.floor.read_text() == case.floor_text
 
 
+def test_every_case_is_as_the_script_makes_it():
+    made = loaded("make_caches")
+    kept = {path.stem: path.read_text() for path in corpus.paths()}
+    assert kept == {name: made.text_of(name) for name in made.C}
+
+
 @pytest.fixture(scope="module")
 def second():
     """The second reader; it imports nothing of ours."""

@@ -32,25 +32,9 @@ def paths() -> list[Path]:
 def unpack(path: Path, folder: Path) -> Case:
     """Write a case's cache, trust directory and floor below `folder`, which must be empty."""
     found = json.loads(path.read_text())
-    root, trust, floor = folder / "cache", folder / "trust", folder / "floor"
-    root.mkdir(parents=True)
-    trust.mkdir()
-    for name, entry in found["entries"].items():
-        place = root / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        match entry:
-            case {"file": content}:
-                place.write_bytes(base64.b64decode(content))
-            case {"link": target}:
-                place.symlink_to(target)
-            case {"fifo": True}:
-                os.mkfifo(place)
-            case {"folder": True}:
-                place.mkdir()
-            case _:
-                raise ValueError(entry)
-    for name, text in found["trust"].items():
-        (trust / name).write_bytes(text.encode())
+    root, trust, floor = folder / "cache", folder / found.get("trust_at", "trust"), folder / "floor"
+    lay(root, found["entries"])
+    lay(trust, found["trust"])
     return Case(
         f"{path.parent.name}/{path.stem}",
         root,
@@ -61,6 +45,29 @@ def unpack(path: Path, folder: Path) -> Case:
         {name: found[name] for name in ("flight_id", "position", "host", "sm")},
         [(code, file) for code, file in found["failures"]],
     )
+
+
+def lay(root: Path, entries: dict[str, Any]) -> None:
+    """Make a folder with these entries: name -> text, or how to make it."""
+    root.mkdir(parents=True)
+    for name, entry in entries.items():
+        place = root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        match entry:
+            case str(text):
+                place.write_bytes(text.encode())
+            case {"file": content}:
+                place.write_bytes(base64.b64decode(content))
+            case {"text": text, "times": times}:
+                place.write_bytes(text.encode() * times)
+            case {"link": target}:
+                place.symlink_to(target)
+            case {"fifo": True}:
+                os.mkfifo(place)
+            case {"folder": True}:
+                place.mkdir()
+            case _:
+                raise ValueError(entry)
 
 
 def verdict(case: Case) -> tuple[list[tuple[str, str]], bool]:

@@ -2,10 +2,12 @@
 
     python tests/vectors/caches/make_caches.py
 
-Run once for a schema version; what it wrote is kept in the repository and not written again. The expected verdicts are
-set down here by hand, from docs/manifest-format.md; the tests of takeoff judge them all. A case is one JSON file:
-`entries` name -> {"file": base64} or {"link": target} or {"fifo": true} or {"folder": true} below the cache, `trust`
-name -> text below the trust directory, the circumstances, and the verdict.
+What it wrote once for a schema version is kept in the repository and never written again: it adds the cases that are not
+there, and refuses where one that is there would be another now. The expected verdicts are set down here by hand, from
+docs/manifest-format.md; the tests of takeoff judge them all. A case is one JSON file: `entries` name -> {"file": base64} or
+{"link": target} or {"fifo": true} or {"folder": true} below the cache; `trust` name -> text, or {"text": text, "times": count},
+or an entry as in the cache, below the trust directory; `trust_at`, the place of that beside the cache, `trust` where it is
+not said; the circumstances, and the verdict.
 """
 
 from __future__ import annotations
@@ -120,6 +122,23 @@ def sealed(change: Callable[[Any], object]) -> Entries:
     return {**entries, E: file(canon(value))}
 
 
+def edited_identity(change: Callable[[Any], object]) -> Entries:
+    """A cache whose identity was changed as a value, and its manifest_hash with it."""
+
+    def both(value: Any) -> None:
+        change(value["predicate"]["identity"])
+        whole = canon(value["predicate"]["identity"])
+        value["predicate"]["manifest_hash"] = hashlib.sha256(whole).hexdigest()
+
+    return edited(both)
+
+
+def with_subject(name: str) -> Entries:
+    """A cache with an empty artifact more."""
+    subjects = {**make().subjects, name: hashlib.sha256(b"").hexdigest()}
+    return {**cache(make(subjects=subjects, sizes={**make().sizes, name: 0})), name: file(b"")}
+
+
 def without(*gone: str) -> Entries:
     return {name: entry for name, entry in cache().items() if name not in gone}
 
@@ -143,6 +162,16 @@ def subject(value: Any, name: str) -> None:
     value["subject"].append({"name": name, "digest": {"sha256": "00" * 32}})
     value["subject"].sort(key=lambda item: item["name"])
     value["predicate"]["sizes"][name] = 0
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth > 1 else []
+
+
+def to_come(value: Any, path: str, member: object) -> None:
+    """Of a version to come, and changed."""
+    put(value, "predicate/schema_version", "1.2")
+    put(value, path, member)
 
 
 def put(value: Any, path: str, member: object) -> None:
@@ -223,6 +252,12 @@ C: dict[str, tuple[Any, ...]] = {
         cache(),
         [("trust", "TRUST")],
         {"trust": {**TRUST, "w.pem": keys.to_pem(b"\xee" + b"\xff" * 30 + b"\x7f").decode()}},
+    ),
+    "trust-y-of-p": (
+        "a key whose y is p itself, another encoding of 0",
+        cache(),
+        [("trust", "TRUST")],
+        {"trust": {**TRUST, "w.pem": keys.to_pem(b"\xed" + b"\xff" * 30 + b"\x7f").decode()}},
     ),
     "trust-pem": (
         "a damaged key file beside a good one",
@@ -478,6 +513,221 @@ C: dict[str, tuple[Any, ...]] = {
         {"host": {**JETSON, "sm": None}},
     ),
     "host-sm-none": ("engines for a GPU expected, and there are none", cache(), [("host", M)], {"sm": "87"}),
+    "good-two-of-one-engine": (
+        "two models by one engine",
+        cache(
+            make(identity={"models": (make().identity.models[0], make().identity.models[0]._replace(model_name="b"))})
+        ),
+        [],
+    ),
+    "good-nothing-in-it": (
+        "lists and objects that may be empty, and a UUID of no version",
+        cache(
+            make(
+                identity={"models": (), "action_keys": {}, "flight_id": "ffffffff-ffff-ffff-ffff-ffffffffffff"},
+                builder={},
+                quality=manifest.Quality((), {}),
+            )
+        ),
+        [],
+    ),
+    "good-minus-zero": (
+        "-0.0 is a decimal, also where the range begins at 0.0",
+        edited_identity(
+            lambda it: (put(it, "takeoff_origin/lat", "-0.0"), put(it, "corpus/allow_missing", "-0.0")),
+        ),
+        [],
+    ),
+    "good-long-name": ("a name of 200 characters; its sidecar's is longer", with_subject("a" * 200), []),
+    "good-dots": ("dots within names, and before `.sha256` in a folder's", with_subject("a..sha256/_..b-+_"), []),
+    "good-hidden-key": ("the key's file is hidden", cache(), [], {"trust": {".a.pem": PEM}}),
+    "good-mixed-line-ends": (
+        "a key file with one CR LF",
+        cache(),
+        [],
+        {"trust": {"a.pem": PEM.replace("\n", "\r\n", 1)}},
+    ),
+    "good-meridian": ("a position on the 180th meridian", cache(), [], {"position": [-1.5, -180.0]}),
+    "good-sm": (
+        "engines for SM 87 expected, and no host compared",
+        cache(make(target=GPU)),
+        [],
+        {"sm": "87"},
+    ),
+    "trust-capitals": ("a key file in capitals is none", cache(), [("trust", "TRUST")], {"trust": {"A.PEM": PEM}}),
+    "trust-link": (
+        "a key file that is a link",
+        cache(),
+        [("trust", "TRUST")],
+        {"trust": {**TRUST, "z.pem": {"link": "operator.pem"}}},
+    ),
+    "trust-text": ("text before a key", cache(), [("trust", "TRUST")], {"trust": {**TRUST, "z.pem": "mine\n" + PEM}}),
+    "trust-revoked-link": (
+        "a deny list that is a link to nothing",
+        cache(),
+        [("trust", "TRUST")],
+        {"trust": {**TRUST, "revoked": {"link": "nowhere"}}},
+    ),
+    "trust-within": (
+        "a trust directory in the cache",
+        cache(),
+        [("trust", "TRUST"), ("file_unlisted", "trust")],
+        {"trust_at": "cache/trust"},
+    ),
+    "trust-empty-envelope": (
+        "no key is trusted, and the envelope is damaged",
+        with_bytes(E, lambda data: data + b"\n"),
+        [("trust", "TRUST"), ("envelope", E)],
+        {"trust": {}},
+    ),
+    "trust-empty-other": (
+        "no key is trusted, and the envelope is of another manifest, signed in dev mode",
+        {**cache(make(signing_mode="dev")), E: file(sign(manifest.encode(make())))},
+        [("trust", "TRUST"), ("signature", M)],
+        {"trust": {}},
+    ),
+    "revoked-absent": (
+        "the signing key is revoked, and its file gone",
+        cache(),
+        [("key_revoked", E)],
+        {"trust": {"o.pem": keys.to_pem(raw(OTHER)).decode(), "revoked": FINGERPRINT}},
+    ),
+    "revoked-lines": (
+        "a deny list with rare line ends and white space, and a comment that is not UTF-8",
+        cache(),
+        [("key_revoked", E)],
+        {
+            "trust": {
+                **TRUST,
+                "revoked": file(
+                    b"# am Flu\xdf\r\n" + f"{'ab' * 32}\r# lost\u2028\u00a0\t{FINGERPRINT}\u3000# 2026\f\v".encode()
+                ),
+            }
+        },
+    ),
+    "good-revoked-full": (
+        "a deny list of 1 MiB",
+        cache(),
+        [],
+        {"trust": {**TRUST, "revoked": {"text": "#", "times": 2**20}}},
+    ),
+    "revoked-signature": (
+        "the signing key is revoked: its signature is not looked at, the payload is",
+        {
+            **cache(),
+            E: file(
+                envelope.encode(envelope.Envelope(manifest.encode(make(generation=8)), FINGERPRINT, bytes(64))),
+            ),
+        },
+        [("key_revoked", E), ("signature", M)],
+        {"trust": {**TRUST, "revoked": FINGERPRINT}},
+    ),
+    "envelope-short": (
+        "a signature of 63 bytes",
+        sealed(lambda it: put(it, "signatures/0/sig", "A" * 84)),
+        [("envelope", E)],
+    ),
+    "signature-expired": (
+        "what is badly signed is judged all the same",
+        sealed(lambda it: put(it, "signatures/0/sig", "A" * 86 + "==")),
+        [("signature", E), ("expired", M)],
+        {"now": NOW + 30 * DAY},
+    ),
+    "manifest-folder": (
+        "a folder for the manifest, and an unknown key; the payload has nothing to differ from",
+        {**without(M), M: {"folder": True}, E: file(sign(manifest.encode(make()), OTHER))},
+        [("key_unknown", E), ("file_kind", M)],
+    ),
+    "schema-version-space": bad_format(
+        "a version to come, not canonical", replaced(b'"schema_version":"1.1"', b'"schema_version": "1.2"')
+    ),
+    "schema-version-number": bad_format(
+        "a version that is no string", edited(lambda it: put(it, "predicate/schema_version", 2))
+    ),
+    "schema-version-type": (
+        "a version to come, of another type",
+        edited(lambda it: to_come(it, "_type", "https://in-toto.io/Statement/v2")),
+        [("schema_version", M)],
+    ),
+    "schema-version-deep": (
+        "a version to come, 16 deep",
+        edited(lambda it: to_come(it, "predicate/more", nested(14))),
+        [("schema_version", M)],
+    ),
+    "schema-version-deeper": bad_format(
+        "a version to come, 17 deep", edited(lambda it: to_come(it, "predicate/more", nested(15)))
+    ),
+    "manifest-minus-zero-box": bad_format(
+        "a box from -0.0 to 0.0",
+        edited(lambda it: put(it, "predicate/identity/corpus/covered/0", ["-0.0", "1.0", "0.0", "2.0"])),
+    ),
+    "name-long": bad_format("a name of 201 characters", edited(lambda it: subject(it, "a" * 201))),
+    "name-dot": bad_format("a folder's name that ends with a dot", edited(lambda it: subject(it, "a./b"))),
+    "name-dots": bad_format("a name that ends with `..sha256`", edited(lambda it: subject(it, "a..sha256"))),
+    "name-folder-case": bad_format(
+        "a file that is another's folder but for case", edited(lambda it: subject(it, "Engines"))
+    ),
+    "name-folders": bad_format("folders that differ in case", edited(lambda it: subject(it, "Engines/x"))),
+    "unlisted-kinds": (
+        "a link, a FIFO and a folder, each unlisted and no more; the folder is not entered",
+        {**cache(), "l": {"link": M}, "p": {"fifo": True}, "d/x": {"link": "x"}},
+        [("file_unlisted", "d"), ("file_unlisted", "l"), ("file_unlisted", "p")],
+    ),
+    "folder-filled": (
+        "a folder where a file must be; it is not entered",
+        {**without(S), f"{S}/x": file(b"")},
+        [("file_kind", S)],
+    ),
+    "folder-link": (
+        "a link where a folder must be",
+        {**without(ENGINE, f"{ENGINE}.sha256"), "engines": {"link": "."}},
+        [("file_unlisted", "engines"), ("file_kind", ENGINE), ("file_kind", f"{ENGINE}.sha256")],
+    ),
+    "folder-file": (
+        "a file where a folder must be",
+        {**without(ENGINE, f"{ENGINE}.sha256"), "engines": file(b"")},
+        [("file_unlisted", "engines"), ("file_kind", ENGINE), ("file_kind", f"{ENGINE}.sha256")],
+    ),
+    "folder-missing": (
+        "a folder missing",
+        without(ENGINE, f"{ENGINE}.sha256"),
+        [("file_missing", ENGINE), ("sidecar_missing", f"{ENGINE}.sha256")],
+    ),
+    "link-sidecar": (
+        "SHA256SUMS and a sidecar behind links",
+        {**without(S, f"{M}.sha256"), S: {"link": M}, f"{M}.sha256": {"link": "nowhere"}},
+        [("file_kind", S), ("file_kind", f"{M}.sha256")],
+    ),
+    "size": (
+        "the right hash of another size",
+        edited(lambda it: put(it, "predicate/sizes/calibration.json", 13)),
+        [("content_hash", "calibration.json")],
+    ),
+    "clock-early": (
+        "a clock before a time already seen: window and issued_at are compared all the same",
+        cache(),
+        [("clock_untrusted", ""), ("not_yet_valid", M), ("rollback", M)],
+        {"now": 5, "floor": FLOOR % (NOW, NOW)},
+    ),
+    "floor-expired": (
+        "a damaged floor: nothing is compared with it, the rest is",
+        cache(),
+        [("floor", "FLOOR"), ("expired", M)],
+        {"now": NOW + 30 * DAY, "floor": FLOOR % (NOW + 1, NOW + 99 * DAY) + "\n"},
+    ),
+    "floor-number": (
+        "a floor beyond 2^53 - 1",
+        cache(),
+        [("floor", "FLOOR")],
+        {"floor": FLOOR % (1, 2**53)},
+    ),
+    "position-meridian": ("longitude 180 is not -180", cache(), [("position", M)], {"position": [-1.5, 180.0]}),
+    "host-isa-aarch64": (
+        "instructions of the other architecture, on a host without flags",
+        cache(make(target=GPU._replace(isa="generic"))),
+        [("host", M)],
+        {"host": JETSON},
+    ),
     "many": (
         "much at once",
         {
@@ -506,27 +756,36 @@ C: dict[str, tuple[Any, ...]] = {
 }
 
 
+def text_of(name: str) -> str:
+    """A case as its file holds it."""
+    about, entries, failures, *circumstances = C[name]
+    case = {
+        "about": about,
+        "now": NOW,
+        "trust": TRUST,
+        "floor": None,
+        "flight_id": None,
+        "position": None,
+        "host": None,
+        "sm": None,
+        **(circumstances[0] if circumstances else {}),
+        "failures": failures,
+        "entries": entries,
+    }
+    return json.dumps(case, indent=1) + "\n"
+
+
 def main() -> None:
     folder = HERE / manifest.SCHEMA_VERSION
     folder.mkdir(exist_ok=True)
-    for name, (about, entries, failures, *circumstances) in C.items():
-        case = {
-            "about": about,
-            "now": NOW,
-            "trust": TRUST,
-            "floor": None,
-            "flight_id": None,
-            "position": None,
-            "host": None,
-            "sm": None,
-            **(circumstances[0] if circumstances else {}),
-            "failures": failures,
-            "entries": entries,
-        }
-        path = folder / f"{name}.json"
-        if path.exists():
-            raise SystemExit(f"{path} is there: the corpus is written once; delete what is to be made anew")
-        path.write_text(json.dumps(case, indent=1) + "\n")
+    for name in C:
+        path, text = folder / f"{name}.json", text_of(name)
+        if path.exists() and path.read_text() != text:
+            raise SystemExit(
+                f"{path} would be another case now: it is written once; give the new one a name of its own"
+            )
+        if not path.exists():
+            path.write_text(text)
 
 
 if __name__ == "__main__":

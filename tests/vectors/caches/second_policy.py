@@ -1,46 +1,46 @@
-"""The rest of the second verifier, from docs/manifest-format.md alone: clock, rollback floor, flight, position, host."""
+"""Policy of the cache format 1.1, from docs/manifest-format.md alone: clock, rollback floor, flight, position, host."""
 
-import json
+import re
 
-X86 = {"generic": "", "sse4": "sse4_1", "avx2": "avx2", "avx512": "avx512f", "avx512bf16": "avx512f avx512_bf16"}
-ISAS = {**X86, "avx512amx": "avx512f amx_tile"}
-NO_FLOOR = {"issued_at": 0, "last_seen": 0}
-
-
-def judge(it, now, floor, expect):
-    """The exit statuses of a predicate. floor: bytes or None; expect: flight_id, position, host {arch, flags, sm}, sm."""
-    last = NO_FLOOR if floor is None else read_floor(floor)
-    return {*statuses(it, now, last or NO_FLOOR, expect), *([40] if last is None else [])}
+NUMBER = rb"(0|[1-9][0-9]{0,15})"
+FLOOR = re.compile(rb'\{"issued_at":' + NUMBER + rb',"last_seen":' + NUMBER + rb"\}")  # its one canonical form
+X86 = {"generic": set(), "sse4": {"sse4_1"}, "avx2": {"avx2"}, "avx512": {"avx512f"}}
+ISA = {**X86, "avx512bf16": {"avx512f", "avx512_bf16"}, "avx512amx": {"avx512f", "amx_tile"}}
 
 
-def read_floor(data):
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return None
-    whole = isinstance(value, dict) and all(type(number) is int and 0 <= number < 2**53 for number in value.values())
-    exact = json.dumps(value, sort_keys=True, separators=(",", ":")).encode() == data
-    return value if whole and exact and value.keys() == NO_FLOOR.keys() else None
+def judge_floor(predicate: dict, now: int, floor: bytes) -> set[int]:
+    match = FLOOR.fullmatch(floor)
+    if match is None or max(map(int, match.groups())) >= 2**53:
+        return {40}
+    issued_at, last_seen = map(int, match.groups())
+    return ({36} if now < last_seen else set()) | ({39} if predicate["issued_at"] < issued_at else set())
 
 
-def statuses(it, now, last, expect):
-    if now < last["last_seen"]:
-        yield 36
-    if not it["valid_from"] <= now <= it["valid_until"]:
-        yield 37 if now < it["valid_from"] else 38
-    if it["issued_at"] < last["issued_at"]:
-        yield 39
-    if expect["flight_id"] and expect["flight_id"].lower() != it["identity"]["flight_id"]:
-        yield 41
-    boxes, (lat, lon) = it["identity"]["corpus"]["covered"], expect["position"] or (None, None)
-    if lat is not None and not any(float(s) <= lat <= float(n) and float(w) <= lon <= float(e) for s, w, n, e in boxes):
-        yield 42
-    target, host, sm = it["target"], expect["host"] or {**it["target"], "arch": None}, expect["sm"]
-    isas = {"neon": ""} if host["arch"] == "aarch64" else ISAS
-    fit = (
-        target["arch"] == host["arch"]
-        and target["isa"] in isas
-        and set(isas[target["isa"]].split()) <= set(host["flags"])
-    )
-    if sm not in (None, target["sm"]) or (expect["host"] and not (fit and target["sm"] in (None, host["sm"] or sm))):
-        yield 43
+def host_fits(target: dict, host: dict, named: str | None) -> bool:
+    needs = ({"neon": set()} if target["arch"] == "aarch64" else ISA).get(target["isa"])
+    if target["arch"] != host["arch"] or needs is None or not needs <= set(host["flags"]):
+        return False
+    told = host["sm"] if host["sm"] is not None else named  # what the host tells outweighs the command line
+    return target["sm"] is None or target["sm"] == told
+
+
+def judge(predicate: dict, now: int, floor: bytes | None, expect: dict) -> set[int]:
+    """The exit statuses. expect: flight_id, position, host {arch, flags, sm} and sm, None where nothing is expected."""
+    bad = judge_floor(predicate, now, floor) if floor is not None else set()
+    identity, target = predicate["identity"], predicate["target"]
+    if now < predicate["valid_from"]:
+        bad.add(37)
+    if now > predicate["valid_until"]:
+        bad.add(38)
+    if expect["flight_id"] is not None and expect["flight_id"].lower() != identity["flight_id"]:
+        bad.add(41)
+    if expect["position"] is not None:
+        lat, lon = expect["position"]
+        boxes = [map(float, box) for box in identity["corpus"]["covered"]]
+        if not any(south <= lat <= north and west <= lon <= east for south, west, north, east in boxes):
+            bad.add(42)
+    if expect["host"] is not None and not host_fits(target, expect["host"], expect["sm"]):
+        bad.add(43)
+    if expect["sm"] is not None and expect["sm"] != target["sm"]:  # also where no engine needs a GPU
+        bad.add(43)
+    return bad

@@ -1,187 +1,217 @@
-"""A second verifier, written from docs/manifest-format.md alone: the standard library and cryptography, nothing of ours.
+"""A second verifier of the cache format 1.1, written from docs/manifest-format.md alone; its author had seen nothing else.
 
-`read` gives the exit statuses of what is wrong with the bytes; second_policy.py goes on from there. They are a test's, not for
-flight: they know nothing of races, limits of time or failing disks.
+Where it differed from the first one, the document was made plainer and then this followed. It needs the standard library
+and cryptography. It is a test's, not for flight: it knows nothing of races, limits of time or failing disks. Policy is in
+second_policy.py.
 """
 
-# ruff: noqa: E731 - rules of one line each
+# ruff: noqa: PTH208 - folders are listed by their descriptors
 import base64
-import contextlib
 import hashlib
 import json
 import os
 import re
+import stat
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-P, SPKI = 2**255 - 19, bytes.fromhex("302a300506032b6570032100")
-Y8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
-PART = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._+-]{0,238}[A-Za-z0-9_+-])?")
-
-
-def need(condition):
-    if not condition:
-        raise ValueError
+MANIFEST_LIMIT, ENVELOPE_LIMIT, TRUST_LIMIT, P = 16 << 20, 22_373_717, 1 << 20, 2**255 - 19
+ODD = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+# MCowBQYDK2VwAyEA is the base64 of the 12 bytes before a key
+PEM = rb"-----BEGIN PUBLIC KEY-----\r?\n(MCowBQYDK2VwAyEA[A-Za-z0-9+/]{43}=)\r?\n-----END PUBLIC KEY-----\r?\n"
 
 
-def fits(value, rule):
-    """Raise ValueError unless: a dict's members are exactly the rule's; a list's items each fit; a rule says yes."""
-    need(isinstance(value, type(rule)) if isinstance(rule, (dict, list)) else rule(value))
-    if isinstance(rule, dict):
-        need(value.keys() == rule.keys())
-    for key in value if isinstance(rule, (dict, list)) else ():
-        fits(value[key] if isinstance(rule, dict) else key, rule[key if isinstance(rule, dict) else 0])
-    return True
+def require(holds, otherwise=ValueError):
+    if not holds:
+        raise otherwise
 
 
-text = lambda pattern: lambda value: isinstance(value, str) and re.fullmatch(pattern, value)
-whole = lambda low, high=2**53 - 1: lambda value: type(value) is int and low <= value <= high
-real = lambda low, high: lambda value: repr(float(value)) == value and low <= float(value) <= high
-null = lambda rule: lambda value: value is None or fits(value, rule)
-named = lambda rule: (
-    lambda value: isinstance(value, dict) and all(TEXT(key) and fits(value[key], rule) for key in value)
-)
-TEXT, HASH, TIME = text(r"[ -~]{1,200}"), text(r"[0-9a-f]{64}"), whole(0, 253402300799)
-LAT, LON, COSINE = real(-90.0, 90.0), real(-180.0, 180.0), real(-1.01, 1.01)
-box = lambda b: len(b) == 4 and LAT(b[0]) and LON(b[1]) and LAT(b[2]) and LON(b[3]) and area(*map(float, b))
-area = lambda south, west, north, east: south < north and west < east
-PRECISION, ROLE = text("fp32|fp16|bf16|int8"), text("descriptor|auxiliary")
-UUID = text("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-MODEL = dict.fromkeys(["model_name", "runtime", "runtime_version", "engine"], TEXT)
-MODEL |= {"onnx_sha256": HASH, "action_key": HASH, "role": ROLE, "precision": PRECISION}
-CORPUS = {"tiles_coverage_sha256": HASH, "area_sha256": HASH, "tile_count": whole(0), "missing": whole(0)}
-CORPUS |= {"zoom_levels": [whole(0, 30)], "covered": [box], "allow_missing": real(0.0, 1.0)}
-IDENTITY = {"models": [MODEL], "calibration_sha256": HASH, "corpus": CORPUS, "action_keys": named(HASH)}
-IDENTITY |= {"sector_class": text("active_conflict|stable_rear"), "flight_id": null(UUID)}
-IDENTITY |= {"takeoff_origin": null({"lat": LAT, "lon": LON, "alt": real(-1e5, 1e5)})}
-PREDICATE = {"schema_version": TEXT, "manifest_hash": HASH, "generation": whole(1), "identity": IDENTITY}
-PREDICATE |= {"signing_mode": text("dev|operator"), "issued_at": TIME, "valid_from": TIME, "valid_until": TIME}
-PREDICATE |= {"sizes": named(whole(0))}
-PREDICATE |= {"target": {"arch": TEXT, "isa": TEXT, "sm": null(TEXT), "jetpack": null(TEXT)}, "builder": named(TEXT)}
-PARITY = {"engine": TEXT, "sample_sha256": HASH, "cosine_min": COSINE, "threshold": COSINE}
-PREDICATE |= {"quality": {"parity": [PARITY], "selftest": named(TEXT)}}
-SUBJECT = {"name": text(r"[ -~]{1,240}"), "digest": {"sha256": HASH}}
-TYPES = [text(r"https://in-toto\.io/Statement/v1"), text("urn:preflight:cache-manifest:1")]
-STATEMENT = {"_type": TYPES[0], "subject": [SUBJECT], "predicateType": TYPES[1], "predicate": PREDICATE}
-ENVELOPE = {"payload": text(".*"), "payloadType": text(r"application/vnd\.in-toto\+json")}
-ENVELOPE |= {"signatures": [{"keyid": HASH, "sig": text(".*")}]}
+def attempt(bad, malformed, call, *args, missing=28, always=None):
+    """What the call returns; None where it fails, and the status of that in `bad`: `always`, or by the kind of fault."""
+    try:
+        return call(*args)
+    except (OSError, ValueError, RuntimeError, InvalidSignature) as fault:  # RuntimeError: nested too deep for json
+        code = {FileNotFoundError: missing, NotADirectoryError: missing, IsADirectoryError: 31, NotImplementedError: 26}
+        bad.add(always or code.get(type(fault), 32 if isinstance(fault, OSError) else malformed))
 
 
-def plain(value):
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+def within(name, action, *args, folder=None):
+    """Call `action` with the descriptor of `name`, which must be no link."""
+    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        return action(opened, *args)
+    finally:
+        os.close(opened)
 
 
-def canonical(data, limit):
-    value = json.loads(data.decode("ascii"))
-    need(len(data) <= limit and plain(value) == data and re.fullmatch(rb"[ -\[\]-~]*", data))
-    walk(value, 1)
+def slurp(folder, name, most=-1):
+    """The bytes of a file below a folder's descriptor, at most so many."""
+    head, _, rest = name.partition("/")
+    # asked before it is opened: opening a device may have effects
+    require((stat.S_ISDIR if rest else stat.S_ISREG)(os.lstat(head, dir_fd=folder).st_mode), IsADirectoryError)
+    if rest:
+        return within(head, slurp, rest, most, folder=folder)
+    return within(head, lambda opened: os.fdopen(opened, "rb", closefd=False).read(most), folder=folder)
+
+
+def unlisted(folder, prefix, files, folders):
+    """The paths of what lies below and is neither a file nor a folder that belongs there."""
+    found = []
+    for name in os.listdir(folder):
+        path = prefix + name
+        needed = stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode) and path in folders
+        found += within(name, unlisted, path + "/", files, folders, folder=folder) if needed else {path} - files
+    return found
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def bounded(value, room=16):
+    if type(value) not in (dict, list):
+        return type(value) is not float and (type(value) is not int or abs(value) < 2**53)
+    return room > 0 and all(bounded(item, room - 1) for item in (value.values() if type(value) is dict else value))
+
+
+def canonical(raw, limit, shape):
+    require(len(raw) <= limit and not re.search(rb"[^ -\[\]-~]", raw))  # without a backslash there is no escape
+    value = json.loads(raw)
+    # json keeps one of two equal names, so the bytes differ
+    require(bounded(value) and encode(value) == raw.decode() and fits(value, shape))
     return value
 
 
-def walk(item, depth):
-    need(not isinstance(item, float) and (type(item) is not int or abs(item) < 2**53))
-    need(depth <= 16 or not isinstance(item, (dict, list)))
-    for member in item.values() if isinstance(item, dict) else item if isinstance(item, list) else ():
-        walk(member, depth + 1)
+def b64(text):
+    data = base64.b64decode(text, validate=True)
+    require(base64.b64encode(data).decode() == text)  # spare bits
+    return data
 
 
-def read_statement(data):
-    value = canonical(data, 16 * 2**20)
-    version = value["predicate"]["schema_version"]
-    if isinstance(version, str) and version != "1.1":
-        raise ValueError("a version to come")
-    fits(value, STATEMENT)
-    it, names = value["predicate"], [subject["name"] for subject in value["subject"]]
-    corpus, models = it["identity"]["corpus"], it["identity"]["models"]
-    need(names and corpus["covered"] and corpus["zoom_levels"] and it["valid_from"] < it["valid_until"])
-    for ascending in (names, corpus["zoom_levels"]):
-        need(ascending == sorted(set(ascending)))
-    need(it["sizes"].keys() == set(names) >= {item["engine"] for item in models + it["quality"]["parity"]})
-    need(len({model["model_name"] for model in models}) == len(models))
-    files = [*names, "manifest.json", "manifest.dsse.json", "SHA256SUMS"]
-    files += [f"{name}.sha256" for name in files[:-2]]
-    need(all(PART.fullmatch(part) for name in names for part in name.split("/")))
-    folders = {"/".join(name.split("/")[:end]) for name in files for end in range(1, name.count("/") + 1)}
-    need(len({name.lower() for name in [*files, *folders]}) == len(files) + len(folders))
-    return value, set(files) | folders
+# fmt: off
+def fits(value, shape):
+    """A dict has exactly these members, [x] is a list of x, a tuple holds alternatives, a range is for integers,
+    a function decides, anything else is a constant."""
+    return (shape(value) if callable(shape)
+            else any(fits(value, one) for one in shape) if type(shape) is tuple
+            else type(value) is int and value in shape if type(shape) is range
+            else type(value) is type(shape) and (
+                all(fits(item, shape[0]) for item in value) if type(shape) is list
+                else value == shape if type(shape) is not dict
+                else value.keys() == shape.keys() and all(fits(value[name], shape[name]) for name in shape)))
+# fmt: on
 
 
-def load(path):
-    """The bytes of a regular file, else 28 where there is none, 31 where it is something else."""
-    if not os.path.lexists(path):
-        return 28
-    return path.read_bytes() if path.is_file() and not (path.is_symlink() or path.parent.is_symlink()) else 31
+def text(pattern):
+    return lambda value: type(value) is str and re.fullmatch(pattern, value) is not None
 
 
-def read_trust(folder):
-    keys, lines = {}, (folder / "revoked").read_text().splitlines() if (folder / "revoked").exists() else []
-    for path in folder.glob("*.pem"):
-        pem = path.read_bytes().replace(b"\r\n", b"\n")
-        der = base64.b64decode(pem.split(b"\n")[1])
-        y = int.from_bytes(der[12:], "little") % 2**255
-        need(pem == b"-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(der) + b"\n-----END PUBLIC KEY-----\n")
-        need(der[:12] == SPKI and len(der) == 44 and y < P and y not in (0, 1, P - 1, Y8, P - Y8))
-        keys[hashlib.sha256(der).hexdigest()] = load_pem_public_key(pem)
-    revoked = {line.split("#")[0].strip().lower() for line in lines} - {""}
-    need(keys and all(map(HASH, revoked)))
-    return keys, revoked, (folder / "allow_dev").exists()
+def decimal(low, high):
+    return lambda value: NUMBER(value) and repr(float(value)) == value and low <= float(value) <= high
 
 
-def check_envelope(data, signed, trust):
-    it = canonical(data, 22373717)
-    fits(it, ENVELOPE)
-    (signature,) = it["signatures"]
-    payload, sig = base64.b64decode(it["payload"]), base64.b64decode(signature["sig"])
-    written = [base64.b64encode(part).decode() for part in (payload, sig)]
-    need(written == [it["payload"], signature["sig"]] and len(sig) == 64)
-    found = {24} if signed is not None and payload != signed else set()
-    if trust and (signature["keyid"] in trust[1] or signature["keyid"] not in trust[0]):
-        return found | {21 if signature["keyid"] in trust[1] else 22}
-    signed_bytes = b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(payload), payload)
-    with contextlib.suppress(InvalidSignature):
-        return found if not trust else trust[0][signature["keyid"]].verify(sig, signed_bytes) or found
-    return found | {24}
+def mapping(name, item):
+    return lambda value: type(value) is dict and fits([*value], [name]) and fits([*value.values()], [item])
 
 
-def attempt(found, status, step, *arguments):
-    """What a step gives, or None with its status noted."""
-    try:
-        return step(*arguments)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        found.add(26 if error.args == ("a version to come",) else status)
+# fmt: off
+PART, NUMBER = r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]*[A-Za-z0-9_+-])?", text(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?")
+NAME, TEXT, HASH = text(rf"(?=.{{1,200}}\Z)(?!.*\.\.sha256\Z){PART}(?:/{PART})*"), text(".{1,200}"), text("[0-9a-f]{64}")
+UUID, TEXT_OR_NULL, COSINE = text("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), (TEXT, None), decimal(-1.01, 1.01)
+TIME, COUNT, LAT, LON = range(253402300800), range(2**53), decimal(-90, 90), decimal(-180, 180)
+CORPUS = {"tiles_coverage_sha256": HASH, "tile_count": COUNT, "zoom_levels": [range(31)], "area_sha256": HASH,
+          "covered": [lambda value: fits(value, [LON]) and len(value) == 4 and LAT(value[0]) and LAT(value[2])],
+          "allow_missing": decimal(0, 1), "missing": COUNT}
+MODEL = {"model_name": TEXT, "role": ("descriptor", "auxiliary"), "onnx_sha256": HASH, "runtime": TEXT, "engine": NAME,
+         "precision": ("fp32", "fp16", "bf16", "int8"), "runtime_version": TEXT, "action_key": HASH}
+IDENTITY = {"models": [MODEL], "calibration_sha256": HASH, "corpus": CORPUS, "action_keys": mapping(TEXT, HASH),
+            "sector_class": ("active_conflict", "stable_rear"), "flight_id": (UUID, None),
+            "takeoff_origin": ({"lat": LAT, "lon": LON, "alt": decimal(-100000, 100000)}, None)}
+PARITY = {"engine": NAME, "sample_sha256": HASH, "cosine_min": COSINE, "threshold": COSINE}
+PREDICATE = {"schema_version": "1.1", "manifest_hash": HASH, "generation": range(1, 2**53), "identity": IDENTITY,
+             "issued_at": TIME, "valid_from": TIME, "valid_until": TIME, "signing_mode": ("dev", "operator"), "target":
+             {"arch": TEXT, "isa": TEXT, "sm": TEXT_OR_NULL, "jetpack": TEXT_OR_NULL}, "sizes": mapping(NAME, COUNT),
+             "quality": {"parity": [PARITY], "selftest": mapping(TEXT, TEXT)}, "builder": mapping(TEXT, TEXT)}
+STATEMENT = {"_type": "https://in-toto.io/Statement/v1", "predicateType": "urn:preflight:cache-manifest:1",
+             "subject": [{"name": NAME, "digest": {"sha256": HASH}}], "predicate": PREDICATE}
+SIGNATURE, OTHER_VERSION = {"keyid": HASH, "sig": text(".{86}==")}, text(r"(?!1\.1\Z).*")
+ENVELOPE = {"payload": text(".*"), "payloadType": "application/vnd.in-toto+json", "signatures": [SIGNATURE]}
+# fmt: on
+
+
+def statement(raw):
+    """The predicate, the subjects' hashes by name, the paths of all files, those of the folders."""
+    value = canonical(raw, MANIFEST_LIMIT, lambda value: type(value) is dict)
+    predicate = value.get("predicate")
+    # the version is looked at first
+    require(type(predicate) is not dict or not OTHER_VERSION(predicate.get("schema_version")), NotImplementedError)
+    require(fits(value, STATEMENT) and predicate["valid_from"] < predicate["valid_until"])
+    hashes = {item["name"]: item["digest"]["sha256"] for item in value["subject"]}
+    require(list(hashes) == sorted(predicate["sizes"]) != [] and len(hashes) == len(value["subject"]))
+    files = ["SHA256SUMS", "manifest.dsse.json", *(n + s for n in [*hashes, "manifest.json"] for s in ("", ".sha256"))]
+    folders = {file[: slash.start()] for file in files for slash in re.finditer("/", file)}
+    require(len({name.lower() for name in [*files, *folders]}) == len(files) + len(folders))  # also no file is a folder
+    models, corpus = predicate["identity"]["models"], predicate["identity"]["corpus"]
+    require({item["engine"] for item in models + predicate["quality"]["parity"]} <= hashes.keys())
+    require(len({model["model_name"] for model in models}) == len(models))
+    zooms, boxes = corpus["zoom_levels"], [[*map(float, box)] for box in corpus["covered"]]
+    require(zooms == sorted(set(zooms)) != [] != boxes and all(s < n and w < e for s, w, n, e in boxes))
+    return predicate, hashes, set(files), folders
+
+
+def load_trust(folder, inside):
+    """The keys not revoked by fingerprint, the revoked, whether dev passes. inside: the directory lies in the cache."""
+    names = os.listdir(folder)
+    files = {name: slurp(folder, name, TRUST_LIMIT + 1) for name in names if name == "revoked" or name.endswith(".pem")}
+    deny = files.pop("revoked", b"")
+    revoked = {line.partition("#")[0].strip().lower() for line in deny.decode(errors="replace").splitlines()} - {""}
+    require(len(deny) <= TRUST_LIMIT and all(map(HASH, revoked)))
+    keys = [b64(match[1].decode()) for match in (re.fullmatch(PEM, pem) for pem in files.values()) if match]
+    ys = {int.from_bytes(key[12:], "little") % 2**255 for key in keys}
+    require(len(keys) == len(files) > 0 and not inside and max(ys) < P and not ys & {0, 1, P - 1, ODD, P - ODD})
+    return {sha256(key): key[12:] for key in keys if sha256(key) not in revoked}, revoked, "allow_dev" in names
+
+
+def check_envelope(top, raw, trusted, bad):
+    """raw: None where the manifest could not be read; trusted: None where the trust directory cannot be used."""
+    value = canonical(slurp(top, "manifest.dsse.json", ENVELOPE_LIMIT + 1), ENVELOPE_LIMIT, ENVELOPE)
+    [signature], payload = value["signatures"], b64(value["payload"])
+    sig, keyid = b64(signature["sig"]), signature["keyid"]
+    attempt(bad, 24, require, raw in (None, payload))
+    keys, revoked, _ = trusted or ({}, set(), False)
+    attempt(bad, 21 if keyid in revoked else 22, require, keyid in keys or not trusted)
+    if keyid in keys:
+        signed = b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(payload), payload)
+        attempt(bad, 24, Ed25519PublicKey.from_public_bytes(keys[keyid]).verify, sig, signed)
+
+
+def inspect(top, home, trust, bad):
+    raw = attempt(bad, 25, slurp, top, "manifest.json", MANIFEST_LIMIT + 1, missing=19)
+    require(19 not in bad)
+    trusted = attempt(bad, 20, within, trust, load_trust, trust.is_relative_to(home), always=20)
+    attempt(bad, 23, check_envelope, top, raw, trusted, bad)
+    if raw is None or not (decoded := attempt(bad, 25, statement, raw)):
         return None
+    predicate, hashes, files, folders = decoded
+    attempt(bad, 27, require, sha256(encode(predicate["identity"]).encode()) == predicate["manifest_hash"])
+    attempt(bad, 30, lambda: require(not unlisted(top, "", files, folders)))
+    sums = {**hashes, "manifest.json": sha256(raw)}
+    lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
+    for name, line in [("SHA256SUMS", lines), *((f"{name}.sha256", sums[name]) for name in sums)]:
+        found = attempt(bad, 34, slurp, top, name, len(line) + 1, missing=28 if line is lines else 29)
+        attempt(bad, 34, require, found in (None, line.encode()))
+    for name in hashes:
+        data = attempt(bad, 33, slurp, top, name)
+        attempt(bad, 33, require, data is None or (len(data), sha256(data)) == (predicate["sizes"][name], hashes[name]))
+    attempt(bad, 35, require, not trusted or trusted[2] or predicate["signing_mode"] == "operator")
+    return predicate
 
 
 def read(root, trust):
-    """The exit statuses of everything that is wrong with files and signature, and the predicate, None where it is unreadable."""
-    found, signed, sealed = set(), load(root / "manifest.json"), load(root / "manifest.dsse.json")
-    if signed == 28:
-        return {19}, None
-    found |= {status for status in (signed, sealed) if isinstance(status, int)}
-    signed = None if isinstance(signed, int) else signed
-    trust = attempt(found, 20, read_trust, trust)
-    if not isinstance(sealed, int):
-        found |= attempt(found, 23, check_envelope, sealed, signed, trust) or set()
-    statement = None if signed is None else attempt(found, 25, read_statement, signed)
-    if not statement:
-        return found, None
-    value, known = statement
-    it, hashes = value["predicate"], {item["name"]: item["digest"]["sha256"] for item in value["subject"]}
-    listed = {**hashes, "manifest.json": hashlib.sha256(signed).hexdigest()}
-    texts = {f"{name}.sha256": digest.encode() for name, digest in listed.items()}
-    texts["SHA256SUMS"] = "".join(f"{listed[name]}  {name}\n" for name in sorted(listed)).encode()
-    found |= {30 for path in root.rglob("*") if path.relative_to(root).as_posix() not in known}
-    for name, content in texts.items():
-        data = load(root / name)
-        if data != content:
-            found.add(34 if isinstance(data, bytes) else 29 if data == 28 and name != "SHA256SUMS" else data)
-    for name, digest in hashes.items():
-        data = load(root / name)
-        if not isinstance(data, bytes) or (len(data), hashlib.sha256(data).hexdigest()) != (it["sizes"][name], digest):
-            found.add(33 if isinstance(data, bytes) else data)
-    if hashlib.sha256(plain(it["identity"])).hexdigest() != it["manifest_hash"]:
-        found.add(27)
-    if it["signing_mode"] == "dev" and trust and not trust[2]:
-        found.add(35)
-    return found, it
+    """The exit statuses of all failures, and the predicate where it can be read. root, trust: paths of pathlib."""
+    bad, home = set(), root.resolve()
+    return bad, attempt(bad, 19, within, home, inspect, home, trust.resolve(), bad, always=19)
