@@ -101,8 +101,7 @@ class OnnxRuntime:
         options.optimized_model_filepath = str(target)
         options.add_session_config_entry("session.save_model_format", "ONNX")
         _session(request.onnx_path, options, str(request.onnx_path), "compile", cuda=self._cuda)
-        # The optimised graph would still point at weights left beside the original: proved by reading it alone.
-        self.load(target, request).close()
+        self._prove_whole(target, request)
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
         """Open an optimised graph.
@@ -111,6 +110,13 @@ class OnnxRuntime:
             EngineBuildError: another precision, an absent or damaged file, other inputs than asked.
         """
         _require_precision(request)
+        if not engine.is_file():
+            raise EngineBuildError(f"The engine {engine} is not there. Build it again.")
+        # By its path: its bytes would be in memory a second time.
+        return self._opened(engine, self._options("ORT_ENABLE_ALL"), engine, request)
+
+    def _prove_whole(self, engine: Path, request: CompileRequest) -> None:
+        """Open it from its bytes alone: the optimised graph would still point at weights left beside the original."""
         try:
             content = engine.read_bytes()
         except OSError as error:
@@ -118,7 +124,10 @@ class OnnxRuntime:
         options = self._options("ORT_ENABLE_ALL")
         # A place that can hold nothing: an engine is one file, and may need no other.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(engine.resolve()))
-        opened = _OnnxRuntimeEngine(_session(content, options, str(engine), "load", cuda=self._cuda), engine.name)
+        self._opened(content, options, engine, request).close()
+
+    def _opened(self, source: Path | bytes, options: Any, engine: Path, request: CompileRequest) -> _OnnxRuntimeEngine:  # noqa: ANN401 - no types
+        opened = _OnnxRuntimeEngine(_session(source, options, str(engine), "load", cuda=self._cuda), engine.name)
         _compare_inputs(opened, request)
         return opened
 
