@@ -79,9 +79,9 @@ def flying_host(driver: Path = Path("/proc/driver/nvidia")) -> Host:
 
     host = probe()
     if host.sm is None and driver.exists():
-        from preflight.wiring.parts import Surroundings
+        from preflight.adapters.host import installed_nvml, probe_host
 
-        return host._replace(sm=Surroundings.real().host.sm)
+        return host._replace(sm=probe_host(nvml=installed_nvml()).sm)
     return host
 
 

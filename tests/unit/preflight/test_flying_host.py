@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from preflight import wiring
+from preflight.adapters import host
 from preflight.records import HostCapabilities
 from takeoff import host as takeoff_host
 
@@ -13,15 +12,14 @@ PLAIN = takeoff_host.Host("x86_64", frozenset({"avx2"}))
 
 
 def with_gpu(monkeypatch, found):
-    real = wiring.Surroundings.real()
     asked = []
 
-    def ask(_):
-        asked.append(True)
-        return replace(real, host=HostCapabilities("x86_64", "avx2", "89"))
+    def ask(*, nvml):
+        asked.append(nvml)
+        return HostCapabilities("x86_64", "avx2", "89")
 
     monkeypatch.setattr(takeoff_host, "probe", lambda: found)
-    monkeypatch.setattr(wiring.Surroundings, "real", classmethod(ask))
+    monkeypatch.setattr(host, "probe_host", ask)
     return asked
 
 
