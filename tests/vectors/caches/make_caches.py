@@ -622,6 +622,11 @@ C: dict[str, tuple[Any, ...]] = {
         [("key_revoked", E), ("signature", M)],
         {"trust": {**TRUST, "revoked": FINGERPRINT}},
     ),
+    "envelope-padding": (
+        "base64 without padding",
+        sealed(lambda it: put(it, "signatures/0/sig", "A" * 86)),
+        [("envelope", E)],
+    ),
     "envelope-short": (
         "a signature of 63 bytes",
         sealed(lambda it: put(it, "signatures/0/sig", "A" * 84)),
@@ -661,6 +666,8 @@ C: dict[str, tuple[Any, ...]] = {
         "a box from -0.0 to 0.0",
         edited(lambda it: put(it, "predicate/identity/corpus/covered/0", ["-0.0", "1.0", "0.0", "2.0"])),
     ),
+    "manifest-no-box": bad_format("no box", edited(lambda it: put(it, "predicate/identity/corpus/covered", []))),
+    "manifest-no-zooms": bad_format("no zoom", edited(lambda it: put(it, "predicate/identity/corpus/zoom_levels", []))),
     "name-long": bad_format("a name of 201 characters", edited(lambda it: subject(it, "a" * 201))),
     "name-dot": bad_format("a folder's name that ends with a dot", edited(lambda it: subject(it, "a./b"))),
     "name-dots": bad_format("a name that ends with `..sha256`", edited(lambda it: subject(it, "a..sha256"))),
