@@ -17,8 +17,7 @@ from typing import NamedTuple
 from takeoff.errors import TrustError, VerificationError
 from takeoff.filesystem import Directory
 
-ALLOW_DEV = "allow_dev"
-REVOKED = "revoked"
+ALLOW_DEV, REVOKED = "allow_dev", "revoked"
 MAX_BYTES = 2**20
 
 # RFC 8410: SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING of 32 bytes }. Comparing it spares a DER parser.
@@ -78,8 +77,8 @@ def load_trust(path: str | os.PathLike[str]) -> Trust:
     where = os.fspath(path)
     try:
         with Directory(where) as directory:
-            names = sorted(directory.walk())
-            raw_keys = [_read_key(directory, name) for name in names if name.endswith(".pem")]
+            names = directory.walk()
+            raw_keys = [_read_key(directory, name) for name in sorted(names) if name.endswith(".pem")]
             revoked = _read_revoked(directory) if REVOKED in names else frozenset[str]()
     except OSError as error:
         raise TrustError(f"the trust directory cannot be read: {error.strerror}", where) from error
@@ -87,7 +86,7 @@ def load_trust(path: str | os.PathLike[str]) -> Trust:
         raise TrustError(f"the trust directory is damaged: {error.file} {error.message}", where) from error
     if not raw_keys:
         raise TrustError("the trust directory holds no public key (*.pem)", where)
-    return Trust({fingerprint(key): key for key in raw_keys}, revoked, ALLOW_DEV in names)
+    return Trust({fingerprint(key): key for key in raw_keys}, revoked, names.get(ALLOW_DEV) == "file")
 
 
 def verify_signature(public_key: bytes, signature: bytes, message: bytes) -> bool:
@@ -110,8 +109,10 @@ def _read_key(directory: Directory, name: str) -> bytes:
 
 
 def _read_revoked(directory: Directory) -> frozenset[str]:
-    lines = directory.read(REVOKED, MAX_BYTES).decode("utf-8", "replace").splitlines()
-    entries = [line.partition("#")[0].strip().lower() for line in lines]
+    data = directory.read(REVOKED, MAX_BYTES)
+    if len(data) > MAX_BYTES:  # whom the rest revokes is not known
+        raise TrustError(f"is larger than {MAX_BYTES} bytes", REVOKED)
+    entries = [line.partition("#")[0].strip().lower() for line in data.decode("utf-8", "replace").splitlines()]
     for number, entry in enumerate(entries, 1):
         if entry and not re.fullmatch("[0-9a-f]{64}", entry):
             raise TrustError(f"line {number} is not a fingerprint of 64 hex digits", REVOKED)

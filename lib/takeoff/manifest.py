@@ -179,12 +179,9 @@ def decode(data: bytes) -> Manifest:
     fields: dict[str, Any] = _STATEMENT(statement, "statement")
     predicate: dict[str, Any] = fields["predicate"]
     del predicate["schema_version"]
-    listed = [subject["name"] for subject in fields["subject"]]
-    _check_ascending(listed, "subject is not sorted by name, or lists a name twice")
+    _check_ascending([subject["name"] for subject in fields["subject"]], "subject is not sorted, or names a file twice")
     subjects = {subject["name"]: subject["digest"]["sha256"] for subject in fields["subject"]}
-    manifest = Manifest(subjects=subjects, **predicate)
-    _check_whole(manifest)
-    return manifest
+    return _check_whole(Manifest(subjects=subjects, **predicate))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - records in, JSON out
@@ -200,8 +197,8 @@ def _check_ascending(values: list[Any], message: str) -> None:
         raise ManifestFormatError(message)
 
 
-def _check_whole(manifest: Manifest) -> None:
-    """What no single field shows."""
+def _check_whole(manifest: Manifest) -> Manifest:
+    """What no single field shows; returns what it took."""
     names.check_names(manifest.subjects)
     if manifest.sizes.keys() != manifest.subjects.keys():
         raise ManifestFormatError("sizes does not name exactly the subjects")
@@ -214,3 +211,6 @@ def _check_whole(manifest: Manifest) -> None:
     if len({model.model_name for model in identity.models}) != len(identity.models):
         raise ManifestFormatError("models names a model twice")
     _check_ascending(list(identity.corpus.zoom_levels), "zoom_levels is not strictly ascending")
+    if any(float(parity.cosine_min) < float(parity.threshold) for parity in manifest.quality.parity):
+        raise ManifestFormatError("an engine did not pass its parity gate: cosine_min is below threshold")
+    return manifest

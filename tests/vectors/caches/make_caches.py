@@ -611,6 +611,12 @@ C: dict[str, tuple[Any, ...]] = {
         [],
         {"trust": {**TRUST, "revoked": {"text": "#", "times": 2**20}}},
     ),
+    "trust-revoked-long": (
+        "a deny list of a byte more than 1 MiB",
+        cache(),
+        [("trust", "TRUST")],
+        {"trust": {**TRUST, "revoked": {"text": "#", "times": 2**20 + 1}}},
+    ),
     "revoked-signature": (
         "the signing key is revoked: its signature is not looked at, the payload is",
         {
@@ -734,6 +740,20 @@ C: dict[str, tuple[Any, ...]] = {
         cache(make(target=GPU._replace(isa="generic"))),
         [("host", M)],
         {"host": JETSON},
+    ),
+    "good-parity-met": (
+        "an engine that meets its threshold exactly",
+        edited(lambda it: put(it, "predicate/quality/parity/0/cosine_min", "0.999")),
+        [],
+    ),
+    "manifest-parity": bad_format(
+        "an engine below its threshold", edited(lambda it: put(it, "predicate/quality/parity/0/cosine_min", "0.998"))
+    ),
+    "dev-signed-link": (
+        "dev-signed; `allow_dev` is a link",
+        cache(make(signing_mode="dev")),
+        [("dev_signed", M)],
+        {"trust": {**TRUST, "allow_dev": {"link": "operator.pem"}}},
     ),
     "many": (
         "much at once",

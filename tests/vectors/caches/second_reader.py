@@ -158,14 +158,15 @@ def statement(raw):
     models, corpus = predicate["identity"]["models"], predicate["identity"]["corpus"]
     require({item["engine"] for item in models + predicate["quality"]["parity"]} <= hashes.keys())
     require(len({model["model_name"] for model in models}) == len(models))
+    require(all(float(one["cosine_min"]) >= float(one["threshold"]) for one in predicate["quality"]["parity"]))
     zooms, boxes = corpus["zoom_levels"], [[*map(float, box)] for box in corpus["covered"]]
     require(zooms == sorted(set(zooms)) != [] != boxes and all(s < n and w < e for s, w, n, e in boxes))
     return predicate, hashes, set(files), folders
 
 
 def load_trust(folder, inside):
-    """The keys not revoked by fingerprint, the revoked, whether dev passes. inside: the directory lies in the cache."""
-    names = os.listdir(folder)
+    """The keys not revoked by fingerprint, the revoked, what allow_dev is. inside: the directory lies in the cache."""
+    names = {name: os.lstat(name, dir_fd=folder).st_mode for name in os.listdir(folder)}
     files = {name: slurp(folder, name, TRUST_LIMIT + 1) for name in names if name == "revoked" or name.endswith(".pem")}
     deny = files.pop("revoked", b"")
     revoked = {line.partition("#")[0].strip().lower() for line in deny.decode(errors="replace").splitlines()} - {""}
@@ -173,7 +174,7 @@ def load_trust(folder, inside):
     keys = [b64(match[1].decode()) for match in (re.fullmatch(PEM, pem) for pem in files.values()) if match]
     ys = {int.from_bytes(key[12:], "little") % 2**255 for key in keys}
     require(len(keys) == len(files) > 0 and not inside and max(ys) < P and not ys & {0, 1, P - 1, ODD, P - ODD})
-    return {sha256(key): key[12:] for key in keys if sha256(key) not in revoked}, revoked, "allow_dev" in names
+    return {sha256(key): key[12:] for key in keys if sha256(key) not in revoked}, revoked, names.get("allow_dev", 0)
 
 
 def check_envelope(top, raw, trusted, bad):
@@ -207,7 +208,7 @@ def inspect(top, home, trust, bad):
     for name in hashes:
         data = attempt(bad, 33, slurp, top, name)
         attempt(bad, 33, require, data is None or (len(data), sha256(data)) == (predicate["sizes"][name], hashes[name]))
-    attempt(bad, 35, require, not trusted or trusted[2] or predicate["signing_mode"] == "operator")
+    attempt(bad, 35, require, not trusted or stat.S_ISREG(trusted[2]) or predicate["signing_mode"] == "operator")
     return predicate
 
 
