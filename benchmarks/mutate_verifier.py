@@ -198,6 +198,9 @@ def main() -> int:
     parser.add_argument("--checks", action="store_true", help="failures left out alone")
     parser.add_argument("modules", nargs="*")
     given = parser.parse_args()
+    unknown = sorted(set(given.modules) - {path.name for path in TAKEOFF.glob("*.py")})
+    if unknown:
+        parser.error(f"lib/takeoff has no {', '.join(unknown)}: name files, such as keys.py")
     found = [mutant for mutant in chosen(given.modules) if not given.checks or mutant.kind in CHECKS][
         :: given.sample or 1
     ]
