@@ -23,6 +23,7 @@ from preflight.cache_place import CachePlace, read_place
 from preflight.errors import MissionError, PreflightError
 from preflight.report.logs import log_to
 from preflight.store.layout import CacheLayout
+from recipes.outlet import end_with_the_reader
 from recipes.variables import Variables, parse
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Context:
         path = self.mission_path()
         if not path.exists():
             raise MissionError(str(path), ("the file is not there",))
+        if not path.is_file():  # a pipe would be waited for
+            raise MissionError(str(path), ("this is no file",))
         return path
 
     def session(self) -> Session:
@@ -190,7 +193,8 @@ def _show_progress(done: int, total: int) -> None:
 
 @lru_cache(maxsize=1)
 def context() -> Context:
-    """This process's run."""
+    """This process's run. Also where its output meets a reader that goes away: everything that prints comes by here."""
+    end_with_the_reader()
     given: dict[str, str] = dict(doit_cmd._CMDLINE_VARS or {})
     # doit has moved to dodo.py's folder by now; what the operator names is relative to where the command was given.
     folder = Path(doit.get_initial_workdir() or Path.cwd())

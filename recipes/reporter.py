@@ -8,7 +8,6 @@ from doit.exceptions import BaseFail
 from doit.reporter import ConsoleReporter
 
 from recipes.context import context
-from recipes.outlet import end_with_the_reader
 
 
 class StageReporter(ConsoleReporter):  # type: ignore[misc]  # doit ships no types
@@ -17,7 +16,6 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]  # doit ships no typ
     desc = "one line a stage"
 
     def __init__(self, outstream: TextIO, options: dict[str, Any]) -> None:
-        end_with_the_reader()
         super().__init__(outstream, options)
         self._quiet = context().log_json
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight.mission_reader import Problems, check_keys, placed, read_yaml
+from preflight.mission_reader import Problems, check_keys, expanded, parse_yaml, placed
 
 __all__ = ["KEYS", "CachePlace", "read_place", "trust_problem"]
 
@@ -19,6 +19,9 @@ KEYS = (
     "version", "cache_root", "tile_store", "area", "zoom_levels", "sector_class", "calibration", "trust", "components",
     "takeoff_origin", "flight_id",
 )  # fmt: skip
+
+
+_ASKED = ("version", "cache_root", "trust")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +41,17 @@ def read_place(path: Path, environment: Mapping[str, str]) -> CachePlace:
     """
     problems = Problems()
     source = path.absolute()
-    value = read_yaml(source, environment, problems)
+    value = parse_yaml(source, problems)
     problems.check(str(path))
     check_keys(value, KEYS, problems)
     problems.check(str(path))
-    version = value.get("version") if isinstance(value, dict) else None
-    if version != 1 or isinstance(version, bool):
+    asked = {key: value.get(key) for key in _ASKED} if isinstance(value, dict) else {}
+    # These alone: a password of the tile store need not be known.
+    asked = {key: expanded(one, environment, problems, key) for key, one in asked.items()}
+    version = asked.get("version")
+    if version != 1 or type(version) is not int:
         problems.add("version", f"is {version!r}; this program knows version 1")
-    root, trust = _place(value, "cache_root", source, problems), _place(value, "trust", source, problems)
+    root, trust = _place(asked, "cache_root", source, problems), _place(asked, "trust", source, problems)
     problem = trust_problem(trust, root)
     if problem is not None:
         problems.add("trust", problem)
@@ -55,14 +61,16 @@ def read_place(path: Path, environment: Mapping[str, str]) -> CachePlace:
 
 def trust_problem(place: Path, cache_root: Path) -> str | None:
     """Why keys may not lie there; None where they may."""
-    if place != cache_root and cache_root not in place.parents:
+    # As it is written, and where links lead: a link to keys elsewhere is the operator's choice, one into the cache is not.
+    spelt, real = (place, cache_root), (place.resolve(), cache_root.resolve())
+    if all(one != root and root not in one.parents for one, root in (spelt, real)):
         return None
     return f"lies inside cache_root ({cache_root}); who can write the cache must not choose its keys"
 
 
-def _place(value: object, key: str, source: Path, problems: Problems) -> Path:
+def _place(asked: Mapping[str, object], key: str, source: Path, problems: Problems) -> Path:
     """Of no use where a problem was found."""
-    given = value.get(key) if isinstance(value, dict) else None
+    given = asked.get(key)
     if isinstance(given, str) and given:
         return placed(source, given)
     problems.add(key, "is missing" if given is None else "a path is needed")

@@ -13,7 +13,7 @@ import yaml
 
 from preflight.errors import MissionError
 
-__all__ = ["MAX_BYTES", "Problems", "check_keys", "join", "placed", "read_yaml"]
+__all__ = ["MAX_BYTES", "Problems", "check_keys", "expanded", "join", "parse_yaml", "placed", "read_yaml"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _UNUSABLE = re.compile("[\\0\ud800-\udfff]")
@@ -80,12 +80,17 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(path: Path, environment: Mapping[str, str], problems: Problems) -> object:
     """The file's value with `${NAME}` replaced in every string."""
+    return expanded(parse_yaml(path, problems), environment, problems)
+
+
+def parse_yaml(path: Path, problems: Problems) -> object:
+    """The file's value, as it is written; None where it has none."""
     try:
         content = path.read_bytes()
         if len(content) > MAX_BYTES:
             problems.add("", f"the file is larger than {MAX_BYTES} bytes; this is no mission file")
             return None
-        value = yaml.load(content.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer types
+        value: object = yaml.load(content.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer types
     except OSError as error:
         problems.add("", f"the file cannot be read ({error.strerror})")
         return None
@@ -99,14 +104,15 @@ def read_yaml(path: Path, environment: Mapping[str, str], problems: Problems) ->
     except (yaml.YAMLError, RecursionError) as error:
         problems.add("", f"the file is not YAML ({error})")
         return None
-    return _expand(value, "", environment, problems)
+    return value
 
 
-def _expand(value: object, at: str, environment: Mapping[str, str], problems: Problems) -> object:
+def expanded(value: object, environment: Mapping[str, str], problems: Problems, at: str = "") -> object:
+    """A value with `${NAME}` replaced in every string of it."""
     if isinstance(value, dict):
-        return {key: _expand(item, join(at, key), environment, problems) for key, item in value.items()}
+        return {key: expanded(item, environment, problems, join(at, key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [_expand(item, f"{at}[{number}]", environment, problems) for number, item in enumerate(value)]
+        return [expanded(item, environment, problems, f"{at}[{number}]") for number, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         problems.add(at, "a number too large to hold")
     if not isinstance(value, str):

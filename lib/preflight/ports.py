@@ -119,6 +119,9 @@ class TilePixelStore(Protocol):
     def open_tile(self, path: str) -> AbstractContextManager[BinaryIO]:
         """Open a tile by its row's path. Raises TileContentError when the file is not there, or larger than any tile."""
 
+    def folder(self) -> str | None:
+        """Below which each tile is a file under its row's path: absolute, no link in it; None where tiles are no files."""
+
     def find(self, content: bytes, sha256: str, suffix: str) -> str | None:
         """The path `put` would give, where exactly these bytes lie there already; None where it would write them."""
 

@@ -20,7 +20,7 @@ MAX_BYTES = 16 * 2**20
 """Room for more than 50,000 artifacts."""
 
 _TEXT = text(r"[ -~]{1,200}", "a text of 1 to 200 characters")
-_NAME = text(r"[ -~]{1,240}", "a file name of 1 to 240 characters")
+_NAME = text(r"[ -~]{1,200}", "a file name of 1 to 200 characters")
 _HASH = text(r"[0-9a-f]{64}", "64 lower-case hex digits")
 _UUID = text(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a lower-case UUID")
 _LAT, _LON = decimal(-90.0, 90.0), decimal(-180.0, 180.0)

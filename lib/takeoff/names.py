@@ -13,7 +13,7 @@ SUMS = "SHA256SUMS"
 SIDECAR_SUFFIX = ".sha256"
 
 # Portable to FAT and to every shell: no hidden names, no trailing dot, and `.sha256` still fits into 255 bytes.
-_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]{0,238}[A-Za-z0-9_+-])?")
+_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]{0,198}[A-Za-z0-9_+-])?")
 
 
 def sidecar_name(name: str) -> str:
@@ -24,7 +24,7 @@ def sidecar_name(name: str) -> str:
 def check_names(subjects: Iterable[str]) -> None:
     """Refuse names that are not portable or that meet each other. Raises ManifestFormatError.
 
-    A name is relative, its parts separated by `/`; a part is 1 to 240 of A-Z a-z 0-9 . _ + -, begins with a letter, a
+    A name is relative, its parts separated by `/`; a part is 1 to 200 of A-Z a-z 0-9 . _ + -, begins with a letter, a
     digit or `_` and does not end with a dot. No two files of a cache differ only in case, and none is another's folder.
     """
     seen: dict[str, str] = {}

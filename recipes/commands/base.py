@@ -14,7 +14,6 @@ from doit.cmd_base import Command
 from preflight.errors import CommandLineError, PreflightError
 from preflight.store.generations import Generation
 from recipes.context import Context, context
-from recipes.outlet import end_with_the_reader
 
 
 class OperatorCommand(Command):  # type: ignore[misc]  # doit ships no types
@@ -26,7 +25,6 @@ class OperatorCommand(Command):  # type: ignore[misc]  # doit ships no types
 
     def parse_execute(self, in_args: list[str]) -> int:
         """As doit calls it. Options may stand behind the arguments: doit's own parser would stop at the first argument."""
-        end_with_the_reader()
         parser = self.cmdparser
         try:
             given, arguments = getopt.gnu_getopt(in_args, parser.get_short(), parser.get_long())

@@ -108,6 +108,9 @@ class MemoryPixels:
     def __init__(self):
         self._files = {}
 
+    def folder(self):
+        return None
+
     def find(self, content, sha256, suffix):
         return sha256 + suffix if self._files.get(sha256 + suffix) == content else None
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime, timezone
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
 
 from preflight import wiring
+from preflight.errors import CoverageError
 from preflight.importing import OfferedTile, import_tiles
+from preflight.mission import load_mission
 
 
-def bring(place, tiles, source, change=lambda content: content, *, replace=False):
+def bring(place, tiles, source, change=lambda content: content, *, update=False):
     access = place.tiles()
     try:
         import_tiles(
@@ -21,7 +26,7 @@ def bring(place, tiles, source, change=lambda content: content, *, replace=False
             pixels=access.pixels(),
             check_image=wiring.check_image,
             clock=wiring.wall_clock,
-            replace=replace,
+            replace=update,
         )
     finally:
         access.close()
@@ -55,7 +60,7 @@ def test_corrupt_tiles_are_all_named_before_anything_is_embedded(fresh, landscap
     assert reasons == ["corrupt"] * 3
 
     # What the message tells an operator to do.
-    bring(fresh, landscape_tiles, "small-landscape", replace=True)
+    bring(fresh, landscape_tiles, "small-landscape", update=True)
     assert fresh.provision().status == 0
 
 
@@ -91,7 +96,7 @@ def test_rows_that_name_no_file_are_mended_by_an_update(whole, landscape_tiles):
     assert "2 of 80 tiles have no file or one that is not what was imported, such as" in failed["failure_reason"]
     assert "--update" in failed["failure_reason"]
 
-    bring(whole, landscape_tiles, "small-landscape", replace=True)
+    bring(whole, landscape_tiles, "small-landscape", update=True)
     done = whole.provision_json()
     assert done.status == 0, done.said
     assert done.ran == ["tiles"]
@@ -135,10 +140,32 @@ def test_tiles_dated_in_the_future_are_refused_until_an_update_dates_them(whole,
     told = whole.doit("plan", f"--missing={tmp_path / 'lacking.geojson'}")
     assert "0 missing, 2 stale and 0 corrupt of 80 tiles" in told.sentences
 
-    bring(whole, landscape_tiles, "small-landscape", replace=True)
+    bring(whole, landscape_tiles, "small-landscape", update=True)
     done = whole.provision_json()
     assert done.status == 0, done.said
     assert whole.report["descriptors_generated"] == 0
+
+
+def test_tiles_sealed_while_the_clock_ran_ahead_are_refused_once_it_is_right(whole, landscape_tiles):
+    elsewhere(whole, "captured_at = now() + interval '299 days'", landscape_tiles)
+    mission = load_mission(whole.mission, {})
+
+    def seal(clock):
+        session = wiring.assemble(mission, replace(wiring.Surroundings.real(), clock=clock), wiring.Options()).session()
+        try:
+            session.begin()
+            assert not session.judge("tiles")
+            session.run("tiles")
+        finally:
+            session.close()
+
+    seal(lambda: wiring.wall_clock() + timedelta(days=300))
+    with pytest.raises(CoverageError, match="80 of 80 tiles are dated in the future"):
+        seal(wiring.wall_clock)
+    # Sealing what changed alone would not look at the others.
+    elsewhere(whole, "captured_at = now()", landscape_tiles[3:4])
+    with pytest.raises(CoverageError, match="79 of 80 tiles are dated in the future"):
+        seal(wiring.wall_clock)
 
 
 def test_a_changed_tile_is_read_before_it_is_sealed(whole, landscape_tiles):
@@ -160,7 +187,7 @@ def test_a_changed_tile_is_read_before_it_is_sealed(whole, landscape_tiles):
 def test_a_changed_tile_is_read_also_where_another_tile_had_its_bytes(whole, landscape_tiles):
     """Sealed as that other tile's, they were not read again; the file may have been spoilt since."""
     one, other = landscape_tiles[9], landscape_tiles[12]
-    bring(whole, [one], "small-landscape", lambda _: other.content, replace=True)
+    bring(whole, [one], "small-landscape", lambda _: other.content, update=True)
     digest = hashlib.sha256(other.content).hexdigest()
     file = whole.folder / "tiles" / "objects" / digest[:2] / f"{digest}.jpg"
     file.chmod(0o644)

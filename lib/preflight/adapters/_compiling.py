@@ -1,10 +1,10 @@
 """One model compiled in a process of its own: a crash there, or the kernel that kills for memory, takes nothing else along.
 
-The process is ordered by its only argument, JSON: which module compiles, and what. Standard output carries {"error": reason} or
-nothing; whatever native code prints is chatter, and goes to standard error.
+The process is ordered by its only argument, JSON: which module compiles, and what. The last line of its standard output is
+{"error": reason or null}; whatever native code prints is chatter, and goes to standard error.
 
 It ends by `os._exit`: destroying a network whose builder has an error recorder crashes (TensorRT-RTX 1.7.1), and there is
-nothing left to clean up. It dies with the thread that started it.
+nothing left to clean up. Once it runs, it dies with the thread that started it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from preflight.ports import CompileRequest
 
 __all__ = ["CompilingProcess", "main", "request_of", "request_value", "write_engine"]
 
-_LAST_LINES = 8  # of what it said
+_LAST_LINES, _LAST_CHARACTERS = 8, 4_000  # of what it said
+# The folder it is started in is not searched for modules, as `-m` would do.
+_PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from preflight.adapters._compiling import main; main()"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_DONE = ""
 
 
 def request_value(request: CompileRequest) -> dict[str, Any]:
@@ -68,7 +72,7 @@ class CompilingProcess:
     error begins with where the process says none of its own, such as "OpenVINO cannot compile a.onnx".
 
     Raises:
-        EngineBuildError: `target` cannot be written.
+        EngineBuildError: `target` cannot be written, or no process can be started.
     """
 
     def __init__(
@@ -76,15 +80,21 @@ class CompilingProcess:
     ) -> None:
         self._target, self._failure, self._made = target, failure, _made(target)
         told = {"module": module, "order": order, "target": str(target.resolve()), "slot": slot, "parent": os.getpid()}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(told)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, json.dumps(told)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+                # What it starts ends with it; and an interrupt at the terminal is the first process's to answer.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._unmake()
+            raise EngineBuildError(f"{failure}: no process can be started: {error}") from error
         self.said = ""
         """The last lines of chatter, once it has ended."""
 
@@ -95,16 +105,18 @@ class CompilingProcess:
         except BaseException:
             self.stop()
             raise
-        self.said = " | ".join(said.strip().splitlines()[-_LAST_LINES:])
-        if self._process.returncode != 0:
+        self.said = " | ".join(said[-_LAST_CHARACTERS:].strip().splitlines()[-_LAST_LINES:])
+        told = _told(answer)
+        if told != _DONE:
             self._unmake()
-            if answer:
-                raise EngineBuildError(str(json.loads(answer)["error"]))
-            raise EngineBuildError(f"{self._failure}: {_ended(self._process.returncode, self.said)}")
+            raise EngineBuildError(told or f"{self._failure}: {_ended(self._process.returncode, self.said)}")
 
     def stop(self) -> None:
         """As `ports.Compilation`."""
-        self._process.kill()
+        # One that was waited for has given its number away.
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
         self._unmake()
 
@@ -124,13 +136,23 @@ def _made(target: Path) -> bool:
     return True
 
 
+def _told(answer: str) -> str | None:
+    """The error it gives, `_DONE` where it gives none, None where it did not come to an end."""
+    try:
+        error = json.loads((answer.splitlines() or [""])[-1])["error"]
+    except (ValueError, LookupError, TypeError):  # something else printed
+        return None
+    return _DONE if error is None else str(error)
+
+
 def _ended(status: int, said: str) -> str:
     """How a process ended that gave no reason, and what was said before."""
     said = said or "it said nothing"
     if status >= 0:
         return f"the compiling process ended with status {status}; {said}"
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
     hint = "; is there enough memory?" if -status == signal.SIGKILL else ""
-    return f"the compiling process was killed by {signal.Signals(-status).name}{hint}; before that: {said}"
+    return f"the compiling process was killed by {name}{hint}; before that: {said}"
 
 
 def _die_with(parent: int) -> None:
@@ -156,10 +178,8 @@ def main() -> None:
     try:
         import_module(told["module"]).compile_here(told["order"], Path(told["target"]))
     except EngineBuildError as error:
-        os.write(answer, json.dumps({"error": str(error)}).encode())
+        os.write(answer, b"\n" + json.dumps({"error": str(error)}).encode())
         os._exit(1)
+    # Said, and not only by the status: native code may end a process with 0 and nothing done.
+    os.write(answer, b'\n{"error": null}')
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

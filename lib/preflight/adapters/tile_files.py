@@ -43,7 +43,7 @@ class TileFiles:
         try:
             # What was opened is asked where it lies: a million tiles are not each resolved name by name.
             real = os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - a Path of it would cost as much again
-            inside = real.startswith(f"{self._real_root()}/")
+            inside = real.startswith(f"{self.folder()}/")
             found = os.fstat(handle)
             if not inside or not stat.S_ISREG(found.st_mode):
                 raise TileContentError(f"tile path {path!r} leaves the tile store {self._root}. Import the tile again")
@@ -58,6 +58,12 @@ class TileFiles:
             if isinstance(error, OSError):
                 raise TileContentError(f"tile file {place} cannot be opened: {error}. Import the tile again") from error
             raise
+
+    def folder(self) -> str:
+        """As `ports.TilePixelStore`; resolved when it is first asked."""
+        if self._real is None:
+            self._real = os.path.realpath(self._root).rstrip("/")
+        return self._real
 
     def find(self, content: bytes, sha256: str, suffix: str) -> str | None:
         """The path `put` would give, where exactly these bytes lie there already; None where it would write them."""
@@ -83,11 +89,6 @@ class TileFiles:
         except OSError as error:
             raise ImportSourceError(f"tile file {target} cannot be written: {error}. Free space or rights") from error
         return path
-
-    def _real_root(self) -> str:
-        if self._real is None:
-            self._real = os.path.realpath(self._root).rstrip("/")
-        return self._real
 
     def _make_folder(self, folder: Path) -> None:
         if folder in self._folders:

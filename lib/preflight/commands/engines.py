@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preflight.errors import PreflightError
+from preflight.errors import EngineBuildError, PreflightError
 from preflight.mission import Mission
 from preflight.report.table import plain_text
 from preflight.session import Explanation, Session, read_rates
@@ -84,11 +84,20 @@ def check_engines(mission: Mission, surroundings: Surroundings, states: list[Eng
 
 
 def _take_over(there: CacheLayout, here: CacheLayout) -> None:
-    """Copy what is drawn and measured once. A hard link would change a time of the file it links to, which costs hashing it."""
+    """Copy what is drawn and measured once. A hard link would change a time of the file it links to, which costs hashing it.
+
+    Raises:
+        EngineBuildError: something of it cannot be copied.
+    """
     for old, new in ((there.parity_sample.parent, here.parity_sample.parent), (there.calibration, here.calibration)):
-        if old.is_dir():
-            # What a build that runs is still writing is left: it may be gone before it is read.
-            shutil.copytree(old, new, ignore=shutil.ignore_patterns(f"{atomic.TEMPORARY_PREFIX}*"))
+        try:
+            if old.is_dir():
+                # What a build that runs is still writing is left: it may be gone before it is read.
+                shutil.copytree(old, new, ignore=shutil.ignore_patterns(f"{atomic.TEMPORARY_PREFIX}*"))
+        except OSError as error:
+            raise EngineBuildError(
+                f"{old} cannot be copied to {new}: {error}. Free space there, or try again when no build runs"
+            ) from error
 
 
 def _tried(assembly: Assembly, state: EngineState) -> EngineState:

@@ -59,7 +59,7 @@ def awaited(job: Job, assemble: Callable[[], Assembly]) -> Awaited | None:
     assemble: called where a statement lies on the desk. What it or the key raises is told as the statement's problem.
     """
     desk = Desk(CacheLayout(job.cache_root).signing)
-    if job.config.manifest.signing == "here" or not desk.statement.is_file():
+    if job.config.manifest.signing == "here" or not desk.statement.exists():
         return None
     try:
         assembly = assemble()
@@ -68,7 +68,12 @@ def awaited(job: Job, assemble: Callable[[], Assembly]) -> Awaited | None:
         finally:
             assembly.tiles.close()
     except PreflightError as error:
-        return Awaited({}, False, f"a statement lies out to be signed, and cannot be judged: {error}", "doit provision")
+        return Awaited(
+            {},
+            False,
+            f"a statement lies out to be signed, and cannot be judged: {error}",
+            "mend that, then doit provision",
+        )
 
 
 def _judged(assembly: Assembly, signer: OfflineSigner) -> Awaited | None:

@@ -111,12 +111,10 @@ def _table(found: list[GenerationStatus], width: int) -> str:
 
 def _awaited_lines(awaited: Awaited) -> Iterator[str]:
     facts = awaited.facts
+    state = "has its signature" if awaited.signed else "waits for its signature"
     if awaited.problem is not None:
         yield f"waits      {awaited.problem}"
-        return
-    state = "has its signature" if awaited.signed else "waits for its signature"
-    yield (
-        f"waits      generation {facts['generation']} for flight {facts['flight_id']}, written {facts['issued_at']}, {state} by "
-        f"{facts['signer'][:12]}"
-    )
+    else:
+        what = f"generation {facts['generation']} for flight {facts['flight_id']}, written {facts['issued_at']}"
+        yield f"waits      {what}, {state} by {facts['signer'][:12]}"
     yield f"next       {awaited.next}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -92,24 +90,13 @@ def file_failures(inventory: Inventory, pixels: TilePixelStore, hashing: TwoProc
     Where the store keeps its tiles as files in one folder, two processes hash them; what is not beyond doubt then, and every
     tile of another store, is opened by the store itself, which also knows why it refuses.
     """
-    folder: str | None = None
+    folder = pixels.folder()
     for start in range(0, len(inventory), _BLOCK):
         end = min(start + _BLOCK, len(inventory))
         paths, digests = _paths(inventory, start, end), _digests(inventory, start, end)
-        folder = folder or _folder(pixels, paths)
         doubted = range(end - start) if folder is None else hashing.doubted(folder, paths, digests)
         if doubted:
             yield from _looked_at(_block(inventory, start, end), doubted, pixels)
-
-
-def _folder(pixels: TilePixelStore, paths: Iterable[str]) -> str | None:
-    """Below which folder a store keeps the tiles under their paths, as the first that it opens tells; None: it does not."""
-    for path in paths:
-        with suppress(TileContentError, OSError), pixels.open_tile(path) as file:
-            # Asked of what was opened: the links above the folder are resolved in it.
-            real = os.readlink(f"/proc/self/fd/{file.fileno()}")  # noqa: PTH115 - no Path is needed
-            return real.removesuffix(f"/{path}") if real.endswith(f"/{path}") else None
-    return None
 
 
 def _looked_at(tiles: list[SealedTile], numbers: Iterable[int], pixels: TilePixelStore) -> Iterator[TileFileError]:

@@ -102,10 +102,17 @@ class SealStage:
         }
 
     def doubt(self) -> str | None:
-        """Tiles grow old although nothing changes."""
-        allowed = self._job.max_tile_age
-        age = self._clock() - _moment(json.loads(self._layout.coverage.read_bytes())["oldest_captured_us"])
-        return f"a tile is {age.days} days old, {allowed.days} are allowed" if age > allowed else None
+        """Tiles grow old although nothing changes; and a clock that was ahead when they were sealed may have been set."""
+        allowed, now, summary = self._job.max_tile_age, self._clock(), self._sealed()
+        if (age := now - _moment(summary["oldest_captured_us"])) > allowed:
+            return f"a tile is {age.days} days old, {allowed.days} are allowed"
+        newest = _moment(summary["newest_captured_us"])
+        return f"a tile is dated {newest:%Y-%m-%d}, in the future" if newest > now + MOST_AHEAD else None
+
+    def _sealed(self) -> dict[str, Any]:
+        """What coverage.json says of the last seal. Raises FileNotFoundError."""
+        found: dict[str, Any] = json.loads(self._layout.coverage.read_bytes())
+        return found
 
     def build(self) -> Iterable[Path]:
         """Seal: only what changed where that is known, else every row of the area.
@@ -230,14 +237,17 @@ class SealStage:
         inside = [tile for tile in changed if tile in tiles]
         latest: dict[tuple[int, int, int], TileRow | None] = dict.fromkeys(inside)
         taker, pixels = RemarkTaker(), self._pixels()
-        newest = self._clock() + MOST_AHEAD
+        newest, summary = self._clock() + MOST_AHEAD, self._sealed()
+        if _moment(summary["newest_captured_us"]) > newest:
+            return None
         for row in choose_sources(metadata.rows_of_tiles(inside), job.source_order, taker.passed_over):
             latest[row.zoom, row.x, row.y] = row
             taker.sealed(row)
             if row.captured_at > newest or not intact(pixels, row.path, row.sha256):
                 return None
-        names = json.loads(layout.coverage.read_bytes())["passed_over"]
-        remarks = Remarks.read(layout.tile_remarks.read_bytes(), names).replaced(inside, taker.remarks())
+        remarks = Remarks.read(layout.tile_remarks.read_bytes(), summary["passed_over"]).replaced(
+            inside, taker.remarks()
+        )
         files = SealedFiles(layout.inventory, layout.tile_lines, layout.tile_times)
         try:
             with _writing(layout) as (out, companions):
@@ -294,11 +304,13 @@ def _summary(layout: CacheLayout, header: SealedHeader, remarks: Remarks, expect
     counts = np.zeros(len(header.sources), np.int64)
     for _, block in row_blocks(inventory.rows):
         counts += np.bincount(block["source"], minlength=len(counts))
+    times = np.fromfile(layout.tile_times, "<i8")
     return {
         "expected": expected,
         "present": header.count,
         "missing": expected - header.count,
-        "oldest_captured_us": int(np.fromfile(layout.tile_times, "<i8").min()),
+        "oldest_captured_us": int(times.min()),
+        "newest_captured_us": int(times.max()),
         "sources": dict(zip(header.sources, counts.tolist(), strict=True)),
         "passed_over": remarks.passed_over(),
         "poor_texture": remarks.count(Kind.POOR),

@@ -46,6 +46,16 @@ def test_nothing_else_of_the_mission_is_looked_at(read, tmp_path):
     assert place == CachePlace(tmp_path / "cache", tmp_path / "trust")
 
 
+def test_a_link_to_keys_elsewhere_is_the_operators_choice(read, tmp_path):
+    (tmp_path / "stick").mkdir()
+    (tmp_path / "link").symlink_to("stick")
+    assert read({**PLACES, "trust": "link"}).trust == tmp_path / "link"
+
+
+def test_what_is_not_asked_need_not_be_known(read):
+    assert read({**PLACES, "tile_store": {"database": "postgresql://op:${PASSWORD}@host/tiles"}})
+
+
 def test_a_place_may_be_absolute_or_come_from_the_environment(read, tmp_path):
     place = read({**PLACES, "cache_root": "/media/card/../cache", "trust": "${KEYS}/trust"}, KEYS="keys")
     assert place == CachePlace(Path("/media/cache"), tmp_path / "keys" / "trust")
@@ -64,12 +74,22 @@ def test_a_place_may_be_absolute_or_come_from_the_environment(read, tmp_path):
         ({"version": 2}, "version: is 2; this program knows version 1"),
         ({"version": True}, "version: is True"),
         ({"version": "1"}, "version: is '1'"),
+        ({"version": 1.0}, "version: is 1.0"),
+        ({"trust": "//{here}/cache/trust"}, "trust: lies inside cache_root"),
+        ({"trust": "link"}, "trust: lies inside cache_root"),
+        ({"trust": "/proc/self/root{here}/cache/trust"}, "trust: lies inside cache_root"),
         ({"version": None}, "version: is None"),
         ({"trsut": "trust"}, "trsut: unknown key; known here: area, cache_root"),
-        ({"trust": "${NOWHERE}/trust"}, "the environment has no NOWHERE"),
+        ({"cache_root": "${NOWHERE}/cache"}, "the environment has no NOWHERE"),
     ],
 )
-def test_what_leaves_a_doubt_is_refused(read, change, said):
+def test_what_leaves_a_doubt_is_refused(read, tmp_path, change, said):
+    (tmp_path / "cache" / "trust").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("cache/trust")
+    change = {
+        key: value.format(here=tmp_path) if key == "trust" and isinstance(value, str) else value
+        for key, value in change.items()
+    }
     with pytest.raises(MissionError, match=said):
         read({key: value for key, value in {**PLACES, **change}.items() if value is not None})
 

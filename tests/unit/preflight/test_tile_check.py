@@ -116,8 +116,27 @@ def test_two_processes_and_several_blocks_tell_the_same(inventory, rows, pixels,
     assert "leaves the tile store" in found[3].message
 
 
+def test_tiles_are_hashed_where_the_store_lies_and_not_where_a_link_leads(inventory, rows, pixels, tmp_path):
+    """The first tile is a link into a copy of them all, where everything is as it was."""
+    store = tmp_path / "tiles"
+    for row in rows:
+        copy = store / "backup" / row.path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((store / row.path).read_bytes())
+    (store / rows[0].path).unlink()
+    (store / rows[0].path).symlink_to(store / "backup" / rows[0].path)
+    (store / rows[3].path).unlink()
+    (store / rows[4].path).write_bytes(b"other")
+    assert [failure.file.split()[0] for failure in failures_of(inventory, pixels)] == [
+        f"{rows[number].zoom}/{rows[number].x}/{rows[number].y}" for number in (3, 4)
+    ]
+
+
 class InMemory:
     """A store that keeps no files."""
+
+    def folder(self):
+        return None
 
     def open_tile(self, path):
         raise TileContentError(f"no {path} in memory")

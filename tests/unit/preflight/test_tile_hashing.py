@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preflight.commands import tile_check, tile_hashing
+from preflight.commands import tile_hashing
 from preflight.commands.tile_hashing import TwoProcesses, doubted
 
 SIZES = [0, 1, 20_000, 2**18 - 1, 2**18, 2**18 + 1, 2**19, 2**19 + 5]
@@ -154,28 +154,3 @@ def test_few_tiles_start_no_process(tmp_path, monkeypatch):
     paths, digests = stored(tmp_path, 2)
     with TwoProcesses(2) as pair:
         assert pair.doubted(str(tmp_path), paths, digests) == []
-
-
-class InMemory:
-    """A store that keeps no files."""
-
-    def open_tile(self, path):
-        return io.BytesIO(b"")
-
-
-class Elsewhere:
-    """A store whose files do not lie under the paths of their rows."""
-
-    def __init__(self, root):
-        self.root = root
-
-    def open_tile(self, path):
-        return (self.root / Path(path).name).open("rb")
-
-
-def test_a_store_is_asked_where_its_files_lie(tmp_path):
-    (tmp_path / "0.png").write_bytes(b"")
-    assert tile_check._folder(InMemory(), ["x.png"]) is None
-    assert tile_check._folder(Elsewhere(tmp_path), ["objects/0.png"]) is None
-    assert tile_check._folder(Elsewhere(tmp_path), ["objects/missing.png", "0.png"]) == str(tmp_path)
-    assert tile_check._folder(Elsewhere(tmp_path), []) is None

@@ -83,6 +83,8 @@ def test_each_slot_has_a_core_of_its_own(compiling, tmp_path):
             "os.kill(os.getpid(), signal.SIGKILL)",
             f"{KILLED} SIGKILL; is there enough memory?; before that: it said nothing",
         ),
+        ("os._exit(0)", "Nobody can compile m.onnx: the compiling process ended with status 0; it said nothing"),
+        ("os.kill(os.getpid(), 40)", f"{KILLED} signal 40; before that: it said nothing"),
         ("os._exit(3)", "Nobody can compile m.onnx: the compiling process ended with status 3; it said nothing"),
     ],
 )
@@ -96,6 +98,41 @@ def test_an_error_of_no_kind_that_was_foreseen_is_told_by_its_last_lines(compili
     with pytest.raises(EngineBuildError, match=r"Nobody can compile m\.onnx: .*status 1; .*ZeroDivisionError"):
         compiling("1 / 0").wait()
     assert not (tmp_path / "engine").exists()
+
+
+def test_chatter_beside_the_answer_is_no_answer(compiling, monkeypatch, tmp_path):
+    """A module that is imported before the compiler prints where the answer goes."""
+    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(EngineBuildError, match=r"^m\.onnx is no model$"):
+        compiling('raise EngineBuildError("m.onnx is no model")').wait()
+
+
+def test_of_what_it_said_the_end_is_kept(compiling):
+    process = compiling('os.write(2, b"a" * 30000 + b" the end")\nos._exit(3)')
+    with pytest.raises(EngineBuildError, match=r"the end$") as caught:
+        process.wait()
+    assert len(str(caught.value)) < 5_000
+
+
+def test_the_folder_it_is_started_in_holds_no_modules_of_ours(compiling, monkeypatch, tmp_path):
+    (tmp_path / "ctypes.py").write_text("raise SystemExit('taken')")
+    monkeypatch.chdir(tmp_path)
+    process = compiling("write_engine(target, b'whole')")
+    process.wait()
+    assert (tmp_path / "engine").read_bytes() == b"whole"
+
+
+def test_without_a_program_to_start_nothing_is_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(EngineBuildError, match=r"no process can be started: .*No such file"):
+        CompilingProcess("none", {}, tmp_path / "engine", failure="Nobody can compile m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_started_ends_with_it(compiling):
+    process = compiling("import subprocess\nsubprocess.Popen(['sleep', '600'])\nos.write(1, b'on')\nsignal.pause()")
+    process.stop()  # returns: nobody holds the pipes any more
 
 
 def test_one_that_is_stopped_writes_nothing(compiling, tmp_path):
@@ -122,7 +159,7 @@ def test_one_whose_parent_is_gone_does_not_start(tmp_path):
     (tmp_path / "engine").touch()
     told = {"module": "none", "order": {}, "target": str(tmp_path / "engine"), "slot": None, "parent": -1}
     done = subprocess.run(
-        [sys.executable, "-m", "preflight.adapters._compiling", json.dumps(told)],
+        [sys.executable, "-c", "from preflight.adapters._compiling import main; main()", json.dumps(told)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
         capture_output=True,
         text=True,
