@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ from takeoff.verify import VerificationResult, VerifiedCache
 if TYPE_CHECKING:
     from preflight.tileset import Inventory
 
-_BLOCK = 1 << 13  # half of their paths and digests fit in a pipe of 1 MiB
+_BLOCK = 1 << 10  # the paths and digests of two fit in a pipe of 1 MiB
 
 
 class SealedTile(NamedTuple):
@@ -90,13 +90,17 @@ def file_failures(inventory: Inventory, pixels: TilePixelStore, hashing: TwoProc
     Where the store keeps its tiles as files in one folder, two processes hash them; what is not beyond doubt then, and every
     tile of another store, is opened by the store itself, which also knows why it refuses.
     """
+    blocks = [(start, min(start + _BLOCK, len(inventory))) for start in range(0, len(inventory), _BLOCK)]
     folder = pixels.folder()
-    for start in range(0, len(inventory), _BLOCK):
-        end = min(start + _BLOCK, len(inventory))
-        paths, digests = _paths(inventory, start, end), _digests(inventory, start, end)
-        doubted = range(end - start) if folder is None else hashing.doubted(folder, paths, digests)
-        if doubted:
-            yield from _looked_at(_block(inventory, start, end), doubted, pixels)
+    if folder is None:
+        doubted: Iterable[Sequence[int]] = (range(end - start) for start, end in blocks)
+    else:
+        doubted = hashing.doubted(
+            folder, ((_paths(inventory, *block), _digests(inventory, *block)) for block in blocks)
+        )
+    for block, numbers in zip(blocks, doubted, strict=True):
+        if numbers:
+            yield from _looked_at(_block(inventory, *block), numbers, pixels)
 
 
 def _looked_at(tiles: list[SealedTile], numbers: Iterable[int], pixels: TilePixelStore) -> Iterator[TileFileError]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -84,16 +85,63 @@ def test_exactly_what_was_spoilt_is_doubted(tmp_path_factory, spoilt):
     assert doubted(str(root), paths, digests) == sorted(spoilt)
 
 
-def test_two_processes_find_the_same_as_one(tmp_path, monkeypatch):
+def blocks_of(paths, digests, size):
+    """The tiles in blocks."""
+    return [(paths[at : at + size], digests[at * 64 : (at + size) * 64]) for at in range(0, len(paths), size)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 41])
+def test_two_processes_find_the_same_as_one(tmp_path, monkeypatch, size):
     monkeypatch.setattr(tile_hashing, "WORTH_A_PROCESS", 1)
     paths, digests = stored(tmp_path, 41)
     for number, spoil in zip(range(0, 40, 5), SPOIL, strict=True):
         spoil(tmp_path / paths[number])
+    blocks = blocks_of(paths, digests, size)
     with TwoProcesses(41) as pair:
-        assert pair.doubted(str(tmp_path), paths, digests) == list(range(0, 40, 5))
-        assert pair.doubted(str(tmp_path), paths[1:5], digests[64 : 5 * 64]) == []
-        assert pair.doubted(str(tmp_path), paths[:1], digests[:64]) == [0]
-        assert pair.doubted(str(tmp_path), [], "") == []
+        for _ in range(2):
+            assert list(pair.doubted(str(tmp_path), blocks)) == [doubted(str(tmp_path), *block) for block in blocks]
+        assert list(pair.doubted(str(tmp_path), [])) == []
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """A pair whose second process stands still until the first waits for it, and then gets a signal."""
+    monkeypatch.setattr(tile_hashing, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(tile_hashing, "_MOST_SHARES", 8)
+
+    def prepare(pair, number):
+        helper, hear = pair._helper, pair._hear
+        os.kill(helper.pid, signal.SIGSTOP)
+
+        def signalling(own, *, wait):
+            if wait and helper.returncode is None:
+                os.kill(helper.pid, number)
+            hear(own, wait=wait)
+
+        monkeypatch.setattr(pair, "_hear", signalling)
+
+    return prepare
+
+
+def test_one_that_answers_nothing_is_waited_for_and_given_no_more_than_it_can_take(tmp_path, monkeypatch, stopped):
+    paths, digests = stored(tmp_path, 30)
+    with TwoProcesses(30) as pair:
+        stopped(pair, signal.SIGCONT)
+        asked, ask = [], pair._ask
+        monkeypatch.setattr(pair, "_ask", lambda *given: asked.append(ask(*given)) or asked[-1])
+        assert list(pair.doubted(str(tmp_path), blocks_of(paths, digests, 1))) == [[]] * 30
+    given = [share is not None for share in asked]
+    assert given[:8] == [True, True] + [False] * 6
+    assert sum(given) > 2
+
+
+def test_one_that_is_killed_half_way_leaves_nothing_out(tmp_path, caplog, stopped):
+    paths, digests = stored(tmp_path, 9)
+    (tmp_path / paths[1]).unlink()
+    with TwoProcesses(9) as pair:
+        stopped(pair, signal.SIGKILL)
+        assert list(pair.doubted(str(tmp_path), blocks_of(paths, digests, 1))) == [[], [0], *[[]] * 7]
+    assert [record.event for record in caplog.records] == ["tile_hashing_alone"]
 
 
 def test_more_folders_than_are_held_open(tmp_path):
@@ -139,13 +187,11 @@ def test_without_a_second_process_all_are_still_looked_at(tmp_path, monkeypatch,
     monkeypatch.setattr(tile_hashing, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(tile_hashing.sys, "executable", program)
     paths, digests = stored(tmp_path, 9)
+    (tmp_path / paths[1]).unlink()
     (tmp_path / paths[7]).unlink()
     with TwoProcesses(9) as pair:
-        first, second = pair.doubted(str(tmp_path), paths, digests), pair.doubted(str(tmp_path), paths, digests)
-    # What an ended process was asked for counts as doubted, once.
-    assert set(first) >= {7}
-    assert set(first) <= {0, 1, 2, 3, 7}
-    assert second == [7]
+        for _ in range(2):
+            assert list(pair.doubted(str(tmp_path), blocks_of(paths, digests, 2))) == [[1], [], [], [1], []]
     assert [record.event for record in caplog.records] == ["tile_hashing_alone"]
 
 
@@ -153,4 +199,4 @@ def test_few_tiles_start_no_process(tmp_path, monkeypatch):
     monkeypatch.setattr(tile_hashing.sys, "executable", "/nowhere/python")
     paths, digests = stored(tmp_path, 2)
     with TwoProcesses(2) as pair:
-        assert pair.doubted(str(tmp_path), paths, digests) == []
+        assert list(pair.doubted(str(tmp_path), [(paths, digests)])) == [[]]
