@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -70,14 +71,21 @@ class Goal:
 
 
 def take_turns(commands: dict[str, Command], turns: int, place: Path) -> dict[str, list[Used]]:
-    """Each once to warm the page cache, then all of them in turn, so that other work on the machine meets all alike."""
+    """Each once to compile its modules, then all of them in turn, so that other work on the machine meets all alike."""
     runs: dict[str, list[Used]] = {name: [] for name in commands}
     for turn in range(turns + 1):
         for name, command in commands.items():
+            read_all(place)
             used = measured(command.arguments, place, command.cwd)
             if turn:
                 runs[name].append(used)
     return runs
+
+
+def read_all(place: Path) -> None:
+    """Bring every file into the page cache: a kernel may take back what lay idle while a slower tool had its turn."""
+    command = f"find {shlex.quote(str(place))} -type f -print0 | xargs -0 cat > /dev/null"
+    subprocess.run(["/bin/sh", "-c", command], check=True)
 
 
 def hashing(ours: dict[str, Command], made: scene.Scene, place: Path, signing: Path | None) -> dict[str, Command]:
