@@ -51,7 +51,7 @@ def test_a_provision_ends_quietly_is_no_success_and_can_go_on(built, unread, for
 
 
 @pytest.mark.parametrize(
-    "arguments", [["verify"], ["status"], ["plan"], ["why", "index"], ["why", "nothing", "log=json"]]
+    "arguments", [["list"], ["verify"], ["status"], ["plan"], ["why", "index"], ["why", "nothing", "log=json"]]
 )
 def test_a_command_ends_quietly_too(built, unread, arguments):
     assert unread(built, *arguments) == ([], 141, "")
