@@ -524,19 +524,24 @@ def test_a_byte_of_current_gone_bad(built, build):
     assert build(built).no_op
 
 
-def test_past_half_of_its_validity_it_is_signed_anew(built, build):
+def test_past_half_of_its_validity_it_is_signed_anew(whole, build):
     """The shipped verifier reads the real time before each publication, so the clock handed in is set back, not forward."""
     now = wiring.wall_clock()
-    built.edit(lambda mission: mission.update(flight_id=None))
-    assert build(built, clock=lambda: now - timedelta(days=16)).ran == SIGNED
-    assert build(built, clock=lambda: now - timedelta(days=2)).no_op
-    before = contents(built.generation)
-    done = build(built)
+    # The tiles are older than that: dated after the clock, they would be refused.
+    access = whole.tiles()
+    access.metadata()._connection.execute("UPDATE preflight.tiles SET captured_at = captured_at - interval '30 days'")
+    access.close()
+    build(whole)
+    whole.edit(lambda mission: mission.update(flight_id=None))
+    assert build(whole, clock=lambda: now - timedelta(days=16)).ran == SIGNED
+    assert build(whole, clock=lambda: now - timedelta(days=2)).no_op
+    before = contents(whole.generation)
+    done = build(whole)
     assert (done.ran, done.work) == (SIGNED, (0, 0, 0))
-    after = contents(built.generation)
+    after = contents(whole.generation)
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"manifest.json", "manifest.json.sha256", "manifest.dsse.json", "SHA256SUMS"}
-    assert build(built, clock=lambda: now + timedelta(days=14)).no_op
+    assert build(whole, clock=lambda: now + timedelta(days=14)).no_op
 
 
 def test_a_tile_grown_too_old_later(built, build):

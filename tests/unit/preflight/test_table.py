@@ -154,7 +154,8 @@ def test_status_says_what_waits_for_a_signature_and_what_to_do(tmp_path):
     assert text.endswith(f"1.5 MB {waits} waits for its signature by 0123456789ab next doit sign")
     text = said(Awaited(FACTS, True, None, "doit provision"))
     assert text.endswith(f"no generation yet {waits} has its signature by 0123456789ab next doit provision")
-    assert said(Awaited({}, False, "it is too old", "doit provision")).endswith("no generation yet waits it is too old")
+    text = said(Awaited({}, False, "it is too old", "doit provision"))
+    assert text.endswith("no generation yet waits it is too old next doit provision")
 
 
 def test_status_for_programs(tmp_path):
