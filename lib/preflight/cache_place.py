@@ -6,6 +6,7 @@ calibration, a tile store.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,6 @@ KEYS = (
     "version", "cache_root", "tile_store", "area", "zoom_levels", "sector_class", "calibration", "trust", "components",
     "takeoff_origin", "flight_id",
 )  # fmt: skip
-
-
 _ASKED = ("version", "cache_root", "trust")
 
 
@@ -62,7 +61,7 @@ def read_place(path: Path, environment: Mapping[str, str]) -> CachePlace:
 def trust_problem(place: Path, cache_root: Path) -> str | None:
     """Why keys may not lie there; None where they may."""
     # As it is written, and where links lead: a link to keys elsewhere is the operator's choice, one into the cache is not.
-    spelt, real = (place, cache_root), (place.resolve(), cache_root.resolve())
+    spelt, real = (place, cache_root), (Path(os.path.realpath(place)), Path(os.path.realpath(cache_root)))
     if all(one != root and root not in one.parents for one, root in (spelt, real)):
         return None
     return f"lies inside cache_root ({cache_root}); who can write the cache must not choose its keys"

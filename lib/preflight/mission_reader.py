@@ -102,7 +102,8 @@ def parse_yaml(path: Path, problems: Problems) -> object:
         problems.add("", f"{line}{error.problem}")
         return None
     except (yaml.YAMLError, RecursionError) as error:
-        problems.add("", f"the file is not YAML ({error})")
+        reason = str(error).partition("\n")[0]
+        problems.add("", f"the file is not YAML ({reason}): name a mission file, or write one with doit new")
         return None
     return value
 

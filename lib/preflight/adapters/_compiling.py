@@ -1,7 +1,7 @@
 """One model compiled in a process of its own: a crash there, or the kernel that kills for memory, takes nothing else along.
 
 The process is ordered by its only argument, JSON: which module compiles, and what. The last line of its standard output is
-{"error": reason or null}; whatever native code prints is chatter, and goes to standard error.
+{"done": true} or {"error": reason}; whatever native code prints is chatter, and goes to standard error.
 
 It ends by `os._exit`: destroying a network whose builder has an error recorder crashes (TensorRT-RTX 1.7.1), and there is
 nothing left to clean up. Once it runs, it dies with the thread that started it.
@@ -30,7 +30,6 @@ _LAST_LINES, _LAST_CHARACTERS = 8, 4_000  # of what it said
 # The folder it is started in is not searched for modules, as `-m` would do.
 _PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from preflight.adapters._compiling import main; main()"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_DONE = ""
 
 
 def request_value(request: CompileRequest) -> dict[str, Any]:
@@ -107,9 +106,11 @@ class CompilingProcess:
             raise
         self.said = " | ".join(said[-_LAST_CHARACTERS:].strip().splitlines()[-_LAST_LINES:])
         told = _told(answer)
-        if told != _DONE:
+        # Both: native code may end a process with 0 and nothing done.
+        if self._process.returncode != 0 or not told.get("done"):
             self._unmake()
-            raise EngineBuildError(told or f"{self._failure}: {_ended(self._process.returncode, self.said)}")
+            reason = told.get("error") or f"{self._failure}: {_ended(self._process.returncode, self.said)}"
+            raise EngineBuildError(str(reason))
 
     def stop(self) -> None:
         """As `ports.Compilation`."""
@@ -136,13 +137,13 @@ def _made(target: Path) -> bool:
     return True
 
 
-def _told(answer: str) -> str | None:
-    """The error it gives, `_DONE` where it gives none, None where it did not come to an end."""
+def _told(answer: str) -> dict[str, Any]:
+    """Its last line; empty where it did not come to write one."""
     try:
-        error = json.loads((answer.splitlines() or [""])[-1])["error"]
-    except (ValueError, LookupError, TypeError):  # something else printed
-        return None
-    return _DONE if error is None else str(error)
+        told = json.loads((answer.splitlines() or [""])[-1])
+    except ValueError:  # something else printed
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _ended(status: int, said: str) -> str:
@@ -180,6 +181,5 @@ def main() -> None:
     except EngineBuildError as error:
         os.write(answer, b"\n" + json.dumps({"error": str(error)}).encode())
         os._exit(1)
-    # Said, and not only by the status: native code may end a process with 0 and nothing done.
-    os.write(answer, b'\n{"error": null}')
+    os.write(answer, b'\n{"done": true}')
     os._exit(0)

@@ -100,6 +100,22 @@ def test_what_is_no_mission_file_is_refused(read, text):
         read(text)
 
 
+def test_a_trust_directory_that_is_a_link_to_itself_is_left_to_the_verifier_to_refuse(read, tmp_path):
+    (tmp_path / "trust").symlink_to("trust")
+    assert read(PLACES).trust == tmp_path / "trust"
+
+
+def test_bytes_that_are_no_text_are_told_in_one_line(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_bytes(b"\0\1garbage")
+    with pytest.raises(MissionError) as caught:
+        read_place(path, {})
+    (said,) = caught.value.problems
+    assert said.startswith("the file is not YAML (unacceptable character #x0000")
+    assert said.endswith("name a mission file, or write one with doit new")
+    assert "\n" not in said
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(MissionError, match="cannot be read"):
         read_place(tmp_path / "none.yaml", {})

@@ -76,6 +76,10 @@ def test_each_slot_has_a_core_of_its_own(compiling, tmp_path):
     [
         ('raise EngineBuildError("m.onnx is no model")', "m.onnx is no model"),
         (
+            'raise EngineBuildError("")',
+            "Nobody can compile m.onnx: the compiling process ended with status 1; it said nothing",
+        ),
+        (
             'os.write(2, b"last words")\nos.kill(os.getpid(), signal.SIGSEGV)',
             f"{KILLED} SIGSEGV; before that: last words",
         ),
