@@ -30,6 +30,20 @@ MOST_OF_BARE, MOST_OF_DOIT = 1.8, 1.0
 BARE = "from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey"
 OURS, OPENSSL, SUMS, SIGNING = "`python -I -m takeoff`", "`openssl dgst -sha256`", "`sha256sum -c`", "model_signing"
 DEEP = "`doit verify deep=1`"
+LEAST = "SHA-256 alone: two threads, nothing read"
+# No program that hashes by hashlib, one stream on each of two cores, can need less for so many bytes.
+HASH_ALONE = """\
+import hashlib, sys, threading
+def hash_half():
+    digest = hashlib.sha256()
+    for _ in range(int(sys.argv[1]) // 2 // len(block)):
+        digest.update(block)
+block = bytes(256 * 1024)
+helper = threading.Thread(target=hash_half)
+helper.start()
+hash_half()
+helper.join()
+"""
 DOIT = [sys.executable, "-m", "doit"]
 
 
@@ -193,9 +207,9 @@ def _path(program: str) -> str:
 
 def tools_table(columns: list[Column]) -> list[str]:
     lines = [page.row(["", *(column.title for column in columns)]), page.row(["---"] * (len(columns) + 1))]
-    tools = (OURS, DEEP, OPENSSL, SUMS, SIGNING)
+    tools = (OURS, DEEP, OPENSSL, SUMS, SIGNING, LEAST)
     lines += [page.row([name, *(_cell(column, name) for column in columns)]) for name in tools]
-    for name in (OPENSSL, SUMS, SIGNING):
+    for name in (OPENSSL, SUMS, SIGNING, LEAST):
         ratios = (f"{_number(c.ratio(name, 'wall_s'))}, {_number(c.ratio(name, 'cpu_s'))}" for c in columns)
         lines.append(page.row([f"wall, CPU: ours : {name}", *ratios]))
     return lines
@@ -226,7 +240,7 @@ def _cell(column: Column, name: str) -> str:
     wall, cpu = column.middle(name, "wall_s"), column.middle(name, "cpu_s")
     if wall is not None and cpu is not None:
         return f"{wall:.2f} / {cpu:.2f} s"
-    return "-" if name in (OURS, DEEP) else "not measured"
+    return "-" if name in (OURS, DEEP, LEAST) else "not measured"
 
 
 def start_table(runs: dict[str, list[Used]]) -> tuple[list[str], list[Goal]]:
@@ -283,6 +297,8 @@ def columns_of(options: argparse.Namespace, scratch: Path, signing: Path | None)
         # What is written back to the disk meanwhile would be in the figures of the first turns.
         os.sync()
         commands = hashing(ours, made, place, signing)
+        if kind == "large":
+            commands[LEAST] = Command([sys.executable, "-I", "-c", HASH_ALONE, str(made.bytes)], ROOT)
         say(f"{kind}: measuring")
         column.runs = take_turns(commands, LARGE_TURNS if kind == "large" else SMALL_TURNS, place)
         shutil.rmtree(place)

@@ -1,58 +1,75 @@
-"""SHA-256 of open files: 256 KiB at a time, two threads, the largest file first."""
+"""SHA-256 of open files: 256 KiB at a time, two threads, the file with most left to read first."""
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping
 from threading import Thread
 from typing import TypeVar
 
 CHUNK_BYTES = 256 * 1024
-THREADS = 2
 
 _Result = TypeVar("_Result")
 
+Steps = Generator[int, None, _Result]
+"""Work that can be laid down and taken up again: yields the bytes that each step read, returns the result."""
 
-def sha256_descriptor(descriptor: int) -> str:
+
+def sha256_steps(descriptor: int) -> Steps[str]:
     """The SHA-256 of what a descriptor gives from its present offset to the end, 64 hex digits. Raises OSError."""
     digest = hashlib.sha256()
     buffer = bytearray(min(CHUNK_BYTES, os.fstat(descriptor).st_size + 1))
     view = memoryview(buffer)
     while count := os.readv(descriptor, [buffer]):
         digest.update(view[:count])
+        yield count
     return digest.hexdigest()
 
 
-def largest_first(
-    sizes: Sequence[tuple[str, int]], work: Callable[[str], _Result], threads: int = THREADS
-) -> dict[str, _Result]:
-    """`work(name)` for every (name, bytes), the largest first, on `threads` threads. What `work` raises is raised here.
+def sha256_descriptor(descriptor: int) -> str:
+    """The result of `sha256_steps`."""
+    return largest_first({"": 0}, lambda _: sha256_steps(descriptor))[""]
 
-    The GIL is released while hashing, so two threads are bounded by the larger of the largest file and half of all.
+
+def largest_first(sizes: Mapping[str, int], work: Callable[[str], Steps[_Result]]) -> dict[str, _Result]:
+    """`work(name)` for every name -> bytes, on two threads. What it raises is raised here.
+
+    A thread takes what has most bytes left and lays it down after 1/64 of all bytes. So it takes as long as the largest file
+    or half of all, whichever is more, and a slice; no more than 64 files are ever begun and not ended. The GIL is released
+    while hashing.
     """
-    # One list iterator feeds all threads: its next() is a single step under the GIL.
-    queue = iter(sorted(sizes, key=lambda item: item[1], reverse=True))
+    # Each pop and each push is one step under the GIL. Names differ, so that two generators are never compared.
+    waiting: list[tuple[int, str, Steps[_Result] | None]] = [(-size, name, None) for name, size in sizes.items()]
+    heapq.heapify(waiting)
+    slice_bytes = sum(sizes.values()) // 64
     results: dict[str, _Result] = {}
     raised: list[BaseException] = []
 
     def drain() -> None:
         try:
-            for name, _ in queue:
-                if raised:
+            while not raised:
+                try:
+                    left, name, begun = heapq.heappop(waiting)
+                except IndexError:
                     return
-                results[name] = work(name)
+                steps, pause = begun or work(name), left + slice_bytes
+                try:
+                    while left <= pause:
+                        left += next(steps)
+                    heapq.heappush(waiting, (left, name, steps))
+                except StopIteration as end:
+                    results[name] = end.value
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             raised.append(error)
 
-    helpers = [Thread(target=drain, daemon=True) for _ in range(min(threads, len(sizes)) - 1)]
-    for helper in helpers:
-        helper.start()
+    helper = Thread(target=drain, daemon=True)
+    helper.start()
     drain()
-    for helper in helpers:
-        # Not after a failure: it may be a time-out, and a helper may hang in a read for good.
-        if not raised:
-            helper.join()
+    # Not after a failure: it may be a time-out, and the helper may hang in a read for good.
+    if not raised:
+        helper.join()
     if raised:
         raise raised[0]
     return results

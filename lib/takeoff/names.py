@@ -50,6 +50,4 @@ def parents(name: str) -> list[str]:
 
 def with_sidecars(names: Iterable[str]) -> Iterable[str]:
     """Every name, each followed by its sidecar's."""
-    for name in names:
-        yield name
-        yield sidecar_name(name)
+    return (file for name in names for file in (name, sidecar_name(name)))

@@ -12,6 +12,9 @@ from takeoff.host import Host
 from takeoff.manifest import Box, Identity, Manifest, Target
 from takeoff.names import MANIFEST
 
+Position = tuple[float, float]
+"""Latitude, longitude in WGS84 degrees."""
+
 
 class Floor(NamedTuple):
     """What was accepted before, UTC seconds: the highest issued_at, and the latest time the clock showed."""
@@ -21,14 +24,14 @@ class Floor(NamedTuple):
 
 
 class Expectations(NamedTuple):
-    """What the caller knows of the flight; None is not compared. position: latitude, longitude in WGS84 degrees.
+    """What the caller knows of the flight; None is not compared.
 
     host: the machine that will fly. sm: the compute capability the engines must be for, such as 87; it also stands for
     that of the host's GPU where the host does not know it.
     """
 
     flight_id: str | None = None
-    position: tuple[float, float] | None = None
+    position: Position | None = None
     host: Host | None = None
     sm: str | None = None
 
@@ -63,9 +66,7 @@ def check_times(manifest: Manifest, now: int, floor: Floor | None) -> Iterator[V
         yield errors.RollbackError(f"was issued {issued}, before the last accepted, {last}", MANIFEST)
 
 
-def check_flight(
-    identity: Identity, flight: str | None, position: tuple[float, float] | None
-) -> Iterator[VerificationError]:
+def check_flight(identity: Identity, flight: str | None, position: Position | None) -> Iterator[VerificationError]:
     """The flight id, and the position, which must lie in one of the covered boxes, edges included; as far as expected."""
     if flight is not None and flight.lower() != identity.flight_id:
         yield errors.FlightMismatchError(f"is for flight {identity.flight_id or 'none'}, not {flight}", MANIFEST)

@@ -260,10 +260,7 @@ def _check_files(
     determined = layout.determined_files(statement, hashlib.sha256(signed).hexdigest())
     for name, content in determined.items():
         failures += _check_determined(directory, name, content)
-    checked = digest.largest_first(
-        list(statement.sizes.items()),
-        lambda name: _check_subject(directory, name, statement.sizes[name], statement.subjects[name]),
-    )
+    checked = digest.largest_first(statement.sizes, lambda name: _check_subject(directory, statement, name))
     failures += [failure for failure in checked.values() if failure is not None]
     return {name: checked[name] is None for name in statement.subjects}
 
@@ -284,21 +281,17 @@ def _check_determined(directory: Directory, name: str, content: bytes) -> Iterat
         yield error
 
 
-def _check_subject(directory: Directory, name: str, size: int, sha256: str) -> VerificationError | None:
+def _check_subject(directory: Directory, statement: Manifest, name: str) -> digest.Steps[VerificationError | None]:
     try:
-        descriptor = directory.open(name)
+        with os.fdopen(directory.open(name), "rb", 0) as file:
+            if (actual := os.fstat(file.fileno()).st_size) != statement.sizes[name]:
+                return errors.ContentHashMismatchError(f"has {actual} bytes, not {statement.sizes[name]}", name)
+            if (yield from digest.sha256_steps(file.fileno())) != statement.subjects[name]:
+                return errors.ContentHashMismatchError("its SHA-256 is not the manifest's", name)
     except VerificationError as error:
         return error
-    try:
-        actual = os.fstat(descriptor).st_size
-        if actual != size:
-            return errors.ContentHashMismatchError(f"has {actual} bytes, not {size}", name)
-        if digest.sha256_descriptor(descriptor) != sha256:
-            return errors.ContentHashMismatchError("its SHA-256 is not the manifest's", name)
     except OSError as error:
         return errors.FileUnreadableError(f"cannot be read: {error.strerror}", name)
-    finally:
-        os.close(descriptor)
     return None
 
 

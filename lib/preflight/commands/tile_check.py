@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,6 @@ from preflight.errors import TileContentError
 from preflight.ports import TilePixelStore
 from preflight.records import TileRow
 from preflight.stages.manifest import INVENTORY_NAME
-from takeoff.digest import largest_first, sha256_descriptor
 from takeoff.errors import TileDriftError, TileFileError, VerificationError
 from takeoff.verify import VerificationResult, VerifiedCache
 
@@ -105,12 +105,7 @@ def file_failures(inventory: Inventory, pixels: TilePixelStore, hashing: TwoProc
 
 def _looked_at(tiles: list[SealedTile], numbers: Iterable[int], pixels: TilePixelStore) -> Iterator[TileFileError]:
     """The failures of some of these tiles, in their order."""
-
-    def look(number: str) -> TileFileError | None:
-        return _file_failure(tiles[int(number)], pixels)
-
-    checked = largest_first([(str(number), 0) for number in numbers], look)
-    yield from (failure for number in numbers if (failure := checked[str(number)]) is not None)
+    return (failure for number in numbers if (failure := _file_failure(tiles[number], pixels)) is not None)
 
 
 def sealed_tiles(inventory: Inventory) -> Iterator[SealedTile]:
@@ -144,7 +139,7 @@ def _paths(inventory: Inventory, start: int, end: int) -> list[str]:
 def _file_failure(tile: SealedTile, pixels: TilePixelStore) -> TileFileError | None:
     try:
         with pixels.open_tile(tile.path) as file:
-            digest = sha256_descriptor(file.fileno())
+            digest = hashlib.sha256(file.read()).hexdigest()
     except (TileContentError, OSError) as error:
         return TileFileError(str(error), _name(tile))
     if digest == tile.sha256:

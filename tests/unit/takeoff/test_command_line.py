@@ -290,8 +290,8 @@ def test_time_out_is_no_failure_of_one_file(fresh, trust, monkeypatch, capsys):
         signal.sigtimedwait([], 20)
         went_on.append(True)
 
-    monkeypatch.setattr(digest, "sha256_descriptor", hang)
-    monkeypatch.setattr(digest, "largest_first", lambda sizes, work: work(sizes[0][0]))
+    monkeypatch.setattr(digest, "sha256_steps", hang)
+    monkeypatch.setattr(digest, "largest_first", lambda sizes, work: next(work(next(iter(sizes)))))
     assert command_line.main([str(fresh()), "--trust", str(trust), "--timeout=0.05", "--json"]) == 17
     assert [reason["code"] for reason in json.loads(capsys.readouterr().out)["fail_reasons"]] == ["timeout"]
     assert went_on == []  # the wait itself was ended
@@ -302,7 +302,7 @@ def test_time_out_in_a_process_of_its_own_while_a_thread_hangs(fresh, trust):
     program = (
         "import sys, threading, runpy\n"
         "from takeoff import digest\n"
-        "digest.sha256_descriptor = lambda descriptor: threading.Event().wait()\n"
+        "digest.sha256_steps = lambda descriptor: threading.Event().wait()\n"
         "sys.argv = ['takeoff', *sys.argv[1:]]\n"
         "runpy.run_module('takeoff', run_name='__main__')\n"
     )

@@ -462,29 +462,76 @@ def test_the_largest_comes_first_and_two_threads_work():
     order: list[str] = []
     meet = threading.Barrier(2, timeout=30)
 
-    def work(name: str) -> str:
+    def work(name: str) -> digest.Steps[str]:
         order.append(name)
         if name in ("a", "b"):
             meet.wait()  # passes only when two threads are here at once
+        yield 1
         return name * 2
 
-    assert digest.largest_first([("c", 1), ("a", 3), ("b", 2)], work) == {"a": "aa", "b": "bb", "c": "cc"}
+    assert digest.largest_first({"c": 1, "a": 300, "b": 200}, work) == {"a": "aa", "b": "bb", "c": "cc"}
     assert sorted(order[:2]) == ["a", "b"]
-    assert digest.largest_first([], work) == {}
+    assert digest.largest_first({}, work) == {}
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"a": 4, "b": 4, "c": 4}, {"a": 6, "b": 2, "c": 2, "d": 2}, {"a": 5, "b": 4, "c": 3}]
+)
+def test_two_threads_share_the_work_to_its_end(sizes):
+    """Of three equal files none is left to one thread: each step waits until both threads have one."""
+    meet = threading.Barrier(2, timeout=30)
+
+    def work(name: str) -> digest.Steps[int]:
+        for _ in range(sizes[name]):
+            meet.wait()
+            yield 1
+        return sizes[name]
+
+    assert digest.largest_first(sizes, work) == sizes
+
+
+def test_few_files_lie_open_at_once():
+    """Those larger than 1/64 of all alone can be laid down, and one small file in each thread's hands."""
+    open_now: set[str] = set()
+    most = 0
+
+    def work(name: str) -> digest.Steps[None]:
+        nonlocal most
+        open_now.add(name)
+        most = max(most, len(open_now))
+        yield from [1] * sizes[name]
+        open_now.discard(name)
+
+    for sizes in ({str(number): 70 for number in range(60)}, {str(number): 8 for number in range(1000)}):
+        most = 0
+        digest.largest_first(sizes, work)
+        assert not open_now
+        assert most <= 65
+    assert most <= 2  # of a thousand equal files none is laid down
 
 
 def test_what_the_work_raises_is_raised_in_whichever_thread():
     caller = threading.get_ident()
     meet = threading.Barrier(2, timeout=30)
 
-    def work(helper_fails: bool) -> None:
+    def work(helper_fails: bool) -> digest.Steps[None]:
         meet.wait()
         if (threading.get_ident() != caller) == helper_fails:
             raise LookupError("here")
+        yield 1
 
     for helper_fails in (True, False):
         with pytest.raises(LookupError):
-            digest.largest_first([("a", 1), ("b", 1)], lambda _, fails=helper_fails: work(fails))
+            digest.largest_first({"a": 1, "b": 1}, lambda _, fails=helper_fails: work(fails))
+
+
+def test_an_index_error_of_the_work_is_not_taken_for_the_end():
+    def work(name: str) -> digest.Steps[str]:
+        yield 1
+        return name[5]
+
+    with pytest.raises(IndexError):
+        digest.largest_first({"a": 1, "b": 1}, work)
 
 
 def test_after_a_failure_no_more_work_is_begun():
@@ -493,7 +540,7 @@ def test_after_a_failure_no_more_work_is_begun():
     begun = threading.Event()
     done: list[str] = []
 
-    def work(name: str) -> None:
+    def work(name: str) -> digest.Steps[None]:
         if threading.get_ident() != caller:
             helpers.append(threading.current_thread())
             begun.set()
@@ -501,9 +548,10 @@ def test_after_a_failure_no_more_work_is_begun():
         assert begun.wait(30)
         helpers[0].join()
         done.append(name)
+        yield 1
 
     with pytest.raises(LookupError):
-        digest.largest_first([("a", 3), ("b", 2), ("c", 1)], work)
+        digest.largest_first({"a": 3, "b": 2, "c": 1}, work)
     assert len(done) <= 1  # of the two that the helper left
 
 
@@ -512,6 +560,8 @@ def test_a_large_file_is_read_to_its_end(tmp_path):
     (tmp_path / "f").write_bytes(data)
     with (tmp_path / "f").open("rb") as file:
         assert digest.sha256_descriptor(file.fileno()) == hashlib.sha256(data).hexdigest()
+        file.seek(0)
+        assert list(digest.sha256_steps(file.fileno())) == [digest.CHUNK_BYTES] * 4  # it can be laid down after each
 
 
 # The package's face
