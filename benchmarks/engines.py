@@ -337,8 +337,8 @@ ONNX files and engines, in the command with nothing changed / with the file writ
 def kinds(asked: str | None) -> list[Kind]:
     """What this machine can run, or which of it was asked for."""
     program = (
-        f"import sys; sys.path[:0] = [{str(ROOT / 'lib')!r}]; from preflight.adapters.openvino import _library\n"
-        "print('BF16' in _library().Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))"
+        f"import sys; sys.path[:0] = [{str(ROOT / 'lib')!r}]; from preflight.adapters._openvino_library import library\n"
+        "print('BF16' in library().Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))"
     )
     with tempfile.TemporaryDirectory() as folder:
         bf16 = measured([sys.executable, "-c", program], Path(folder), ROOT).output.strip() == "True"

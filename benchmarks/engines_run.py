@@ -160,7 +160,7 @@ def _benchmark_app(ask: dict[str, Any]) -> float:
         shapes = ["-shape", f"{sides.INPUT}[?,{shape}]", "-data_shape", f"{sides.INPUT}[{batch},{shape}]"]
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'lib')!r})\n"
-        "from preflight.adapters.openvino import _library; _library()\n"
+        "from preflight.adapters._openvino_library import library; library()\n"
         "from openvino.tools.benchmark.main import main; sys.argv[0] = 'benchmark_app'; main()"
     )
     options = ["-hint", "throughput" if ask["queue"] else "latency", "-infer_precision", sides.HINTS[ask["precision"]]]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preflight.adapters import _openvino_library
 from preflight.adapters import onnxruntime as port_onnxruntime
 from preflight.adapters import openvino as port_openvino
 from preflight.ports import CompileRequest, Engine, InferenceRuntime, QueueingEngine
@@ -42,7 +43,7 @@ def request(model: Path, precision: str, batch: int) -> CompileRequest:
 def library(name: str) -> Any:
     """The vendor's package, imported as the adapter imports it: without its reporter."""
     if name == "openvino":
-        return port_openvino._library()
+        return _openvino_library.library()
     if name == "onnxruntime":
         return port_onnxruntime._library()
     from preflight.adapters.torch import _library

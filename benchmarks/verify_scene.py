@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.tileset import seal
+from preflight.sealing import seal
 from takeoff import envelope, keys, layout, manifest, names
 
 ARCH = platform.machine()

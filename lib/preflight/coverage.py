@@ -12,9 +12,8 @@ from typing import Literal
 from preflight.area import Area, Cover
 from preflight.errors import CoverageError
 from preflight.geometry import tile_bounds
-from preflight.records import BoundingBox, TileRow
+from preflight.records import MOST_AHEAD, BoundingBox, TileRow
 from preflight.remarks import Remarks, RemarkTaker
-from preflight.tileset import MOST_AHEAD
 
 __all__ = ["CoverageReport", "CoverageWalk", "Lack", "check", "lacks_geojson"]
 

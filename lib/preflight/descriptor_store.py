@@ -4,79 +4,41 @@ A *space* is everything that decides a descriptor beside the tile's bytes (engin
 dimension), as the SHA-256 of its canonical JSON. Inside a space a row is keyed by the tile's SHA-256. Rows live in
 immutable segment files, grouped by block: 256 x 256 tiles of one zoom. A segment is the unit of commit and resume.
 
-    <root>/<space, 16 hex>/<zoom>-<x >> 8>-<y >> 8>-<content hash, 16 hex>.seg
-
-    header     128 bytes, little endian: magic, version, dim, zoom, x >> 8, y >> 8, count, space; then zeros
-    keys       count x 32 bytes, ascending, distinct
-    thumbnails count x 256 bytes: 16 x 16 luminance, row by row
-    vectors    count x dim float32, little endian
-    trailer    SHA-256 of all before it; its first 16 hex digits are in the file name
+    <root>/<space, 16 hex>/<segment>        see `preflight.descriptor_segment`
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from preflight.descriptor_segment import (
+    KEY,
+    THUMB,
+    Block,
+    Segment,
+    Space,
+    encode_segment,
+    is_segment_name,
+    is_whole,
+    open_segment,
+)
 from preflight.errors import DescriptorBatchError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Block", "DescriptorStore", "block_of"]
+__all__ = ["DescriptorStore"]
 
 ScalarT = TypeVar("ScalarT", bound="np.generic")
 WriteFile = Callable[[Path, "Iterable[bytes | memoryview]"], object]
 
-_HEADER = struct.Struct("<8sIIIIIQ32s")
-_HEADER_SIZE = 128  # the vectors stay aligned for a memory map
-_MAGIC = b"PFDESCR\0"
-_VERSION = 1
-_KEY, _THUMB, _TRAILER = 32, 256, 32
-_NAME = re.compile(r"([0-9]+)-([0-9]+)-([0-9]+)-([0-9a-f]{16})\.seg", re.ASCII)
 _CHUNK_ROWS = 4096
 _OPEN_MAPS = 256  # a process may hold some 65,000 maps; each costs a system call to make again
-
-
-class Block(NamedTuple):
-    """256 x 256 tiles of one zoom: x and y are the tiles' own, shifted right by 8."""
-
-    zoom: int
-    x: int
-    y: int
-
-
-def block_of(zoom: int, x: int, y: int) -> Block:
-    """The block a tile lies in."""
-    return Block(zoom, x >> 8, y >> 8)
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """A segment's place and size; its parts lie at offsets that follow from them."""
-
-    path: Path
-    count: int
-    dim: int
-
-    @property
-    def thumbs_at(self) -> int:
-        return _HEADER_SIZE + self.count * _KEY
-
-    @property
-    def vectors_at(self) -> int:
-        return self.thumbs_at + self.count * _THUMB
-
-    @property
-    def trailer_at(self) -> int:
-        return self.vectors_at + self.count * self.dim * 4
 
 
 class DescriptorStore:
@@ -93,33 +55,20 @@ class DescriptorStore:
         if re.fullmatch(r"[0-9a-f]{64}", space, re.ASCII) is None or dim < 1:
             raise DescriptorBatchError(f"Not a descriptor space: {space!r} with dimension {dim}.")
         self._folder = root / space[:16]
-        self._space = bytes.fromhex(space)
-        self._dim = dim
+        self._space = Space(bytes.fromhex(space), dim)
         self._write_file = write_file
-        self._known: dict[Block, list[_Segment]] | None = None
+        self._known: dict[Block, list[Segment]] | None = None
         self._maps: OrderedDict[Path, NDArray[np.uint8]] = OrderedDict()
 
     def segments(self) -> list[Path]:
         """Every segment file of the space, sorted. A file under another name is none."""
         if not self._folder.is_dir():
             return []
-        return sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+        return sorted(path for path in self._folder.iterdir() if is_segment_name(path.name))
 
     def check(self, path: Path) -> bool:
         """Whether a segment is whole, of this space and under its own name. Reads all of it."""
-        try:
-            segment = self._opened(path)
-            with path.open("rb", buffering=0) as file:
-                digest, trailer = hashlib.sha256(), b""
-                left = segment.trailer_at
-                while left and (part := file.read(min(left, 1 << 18))):
-                    digest.update(part)
-                    left -= len(part)
-                trailer = file.read(_TRAILER)
-        except (DescriptorBatchError, OSError):
-            return False
-        name = _NAME.fullmatch(path.name)
-        return trailer == digest.digest() and name is not None and name[4] == trailer.hex()[:16]
+        return is_whole(path, self._space)
 
     def forget(self) -> None:
         """Look at the folder afresh: segments were removed."""
@@ -154,25 +103,17 @@ class DescriptorStore:
         thumbs = thumbs.reshape(len(thumbs), -1) if len(thumbs) else thumbs
         shapes = (keys.shape, thumbs.shape, vectors.shape)
         types = [str(array.dtype) for array in (keys, thumbs, vectors)]
-        wanted = ((count, _KEY), (count, _THUMB), (count, self._dim))
+        wanted = ((count, KEY), (count, THUMB), (count, self._space.dim))
         if shapes != wanted or types != ["uint8", "uint8", "float32"]:
             raise DescriptorBatchError(f"Rows for the descriptor store have the shapes {shapes} and types {types}.")
         known = self._scanned().setdefault(block, [])
         _, order = np.unique(_as_keys(keys), return_index=True)
-        parts: list[bytes | memoryview] = [
-            _HEADER.pack(_MAGIC, _VERSION, self._dim, *block, len(order), self._space).ljust(_HEADER_SIZE, b"\0"),
-            _raw(keys[order]),
-            _raw(thumbs[order]),
-            _raw(vectors[order].astype("<f4", copy=False)),
-        ]
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        path = self._folder / f"{block.zoom}-{block.x}-{block.y}-{digest.hexdigest()[:16]}.seg"
+        name, content = encode_segment(self._space, block, keys[order], thumbs[order], vectors[order])
+        path = self._folder / name
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._write_file(path, [*parts, digest.digest()])
+        self._write_file(path, content)
         if all(segment.path != path for segment in known):
-            known.append(_Segment(path, len(order), self._dim))
+            known.append(Segment(path, block, len(order), self._space.dim))
             known.sort(key=lambda segment: segment.path)
         return path
 
@@ -188,7 +129,7 @@ class DescriptorStore:
         """
         import numpy as np  # noqa: PLC0415 - heavy
 
-        return self._gathered(_codes(blocks), _as_keys(keys), chunk_rows, np.empty((0, self._dim), np.float32))
+        return self._gathered(_codes(blocks), _as_keys(keys), chunk_rows, np.empty((0, self._space.dim), np.float32))
 
     def gather_thumbs(
         self, blocks: NDArray[np.integer], keys: NDArray[np.uint8], chunk_rows: int = _CHUNK_ROWS
@@ -196,7 +137,7 @@ class DescriptorStore:
         """Thumbnails as `gather` gives descriptors: chunks of (n, 256) uint8."""
         import numpy as np  # noqa: PLC0415 - heavy
 
-        return self._gathered(_codes(blocks), _as_keys(keys), chunk_rows, np.empty((0, _THUMB), np.uint8))
+        return self._gathered(_codes(blocks), _as_keys(keys), chunk_rows, np.empty((0, THUMB), np.uint8))
 
     def _gathered(
         self, codes: NDArray[np.int64], keys: NDArray[np.bytes_], chunk_rows: int, like: NDArray[ScalarT]
@@ -216,13 +157,13 @@ class DescriptorStore:
 
     def _resolve(
         self, codes: NDArray[np.int64], keys: NDArray[np.bytes_]
-    ) -> tuple[list[_Segment], NDArray[np.int32], NDArray[np.int64]]:
+    ) -> tuple[list[Segment], NDArray[np.int32], NDArray[np.int64]]:
         """Every row's segment, as an index into the list returned, and its place in it."""
         import numpy as np  # noqa: PLC0415 - heavy
 
         if len(codes) != len(keys):
             raise DescriptorBatchError(f"{len(codes)} blocks were given for {len(keys)} keys.")
-        table: list[_Segment] = []
+        table: list[Segment] = []
         segment_of = np.empty(len(keys), np.int32)
         row_of = np.empty(len(keys), np.int64)
         by_block = np.argsort(codes, kind="stable")
@@ -234,7 +175,7 @@ class DescriptorStore:
             block = Block(code >> 48, code >> 24 & 0xFFFFFF, code & 0xFFFFFF)
             segments, places = self._find(block, keys[rows])
             if (segments < 0).any():
-                missing = keys[rows][int(np.argmax(segments < 0))].ljust(_KEY, b"\0").hex()
+                missing = keys[rows][int(np.argmax(segments < 0))].ljust(KEY, b"\0").hex()
                 raise DescriptorBatchError(
                     f"The tile with SHA-256 {missing} in block {tuple(block)} has no descriptor in {self._folder}. "
                     "Run `doit provision` again."
@@ -274,7 +215,7 @@ class DescriptorStore:
         if not segments:
             return np.empty(0, "S32"), np.empty(0, np.int32), np.empty(0, np.int64)
         parts = [
-            _as_keys(self._bytes(segment)[_HEADER_SIZE : segment.thumbs_at].reshape(-1, _KEY)) for segment in segments
+            _as_keys(self._bytes(segment)[segment.keys_at : segment.thumbs_at].reshape(-1, KEY)) for segment in segments
         ]
         owners = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
         places = np.concatenate([np.arange(len(part), dtype=np.int64) for part in parts])
@@ -283,35 +224,16 @@ class DescriptorStore:
         order = np.argsort(joined, kind="stable")
         return joined[order], owners[order], places[order]
 
-    def _scanned(self) -> dict[Block, list[_Segment]]:
+    def _scanned(self) -> dict[Block, list[Segment]]:
         if self._known is None:
-            known: dict[Block, list[_Segment]] = {}
+            known: dict[Block, list[Segment]] = {}
             for path in self.segments():
-                zoom, x, y, _ = path.name.split("-")
-                known.setdefault(Block(int(zoom), int(x), int(y)), []).append(self._opened(path))
+                segment = open_segment(path, self._space)
+                known.setdefault(segment.block, []).append(segment)
             self._known = known
         return self._known
 
-    def _opened(self, path: Path) -> _Segment:
-        """A segment whose header and size fit this space and its own name."""
-        try:
-            with path.open("rb") as file:
-                header = file.read(_HEADER.size)
-            size = path.stat().st_size
-        except OSError as error:
-            raise DescriptorBatchError(f"The descriptor segment {path} cannot be read: {error}.") from error
-        if len(header) == _HEADER.size:
-            magic, version, dim, zoom, x, y, count, space = _HEADER.unpack(header)
-            segment = _Segment(path, count, dim)
-            fits = (magic, version, dim, space) == (_MAGIC, _VERSION, self._dim, self._space)
-            named = path.name.startswith(f"{zoom}-{x}-{y}-")
-            if fits and named and count > 0 and size == segment.trailer_at + _TRAILER:
-                return segment
-        raise DescriptorBatchError(
-            f"{path} is damaged or belongs to another descriptor space. Remove it: its tiles are embedded again."
-        )
-
-    def _bytes(self, segment: _Segment) -> NDArray[np.uint8]:
+    def _bytes(self, segment: Segment) -> NDArray[np.uint8]:
         """A segment as a read-only memory map; the least recently used are let go."""
         import numpy as np  # noqa: PLC0415 - heavy
 
@@ -327,7 +249,7 @@ class DescriptorStore:
         self._maps.move_to_end(segment.path)
         return mapped
 
-    def _part(self, segment: _Segment, like: NDArray[ScalarT]) -> NDArray[ScalarT]:
+    def _part(self, segment: Segment, like: NDArray[ScalarT]) -> NDArray[ScalarT]:
         start, end = (
             (segment.thumbs_at, segment.vectors_at)
             if like.dtype == "uint8"
@@ -341,9 +263,9 @@ def _as_keys(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     """(N, 32) bytes as N values that numpy sorts and compares; of one length, so zeros at the end do no harm."""
     import numpy as np  # noqa: PLC0415 - heavy
 
-    if keys.ndim != 2 or keys.shape[1] != _KEY or keys.dtype != np.uint8:
+    if keys.ndim != 2 or keys.shape[1] != KEY or keys.dtype != np.uint8:
         raise DescriptorBatchError(f"Keys of the descriptor store are (N, 32) uint8, not {keys.shape} {keys.dtype}.")
-    return np.ascontiguousarray(keys).view(f"S{_KEY}").reshape(-1)
+    return np.ascontiguousarray(keys).view(f"S{KEY}").reshape(-1)
 
 
 def _codes(blocks: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -360,10 +282,5 @@ def _heads(keys: NDArray[np.bytes_]) -> NDArray[np.uint64]:
     """The first 8 bytes of each key as a number, in the same order as the keys. They are not distinct by necessity."""
     import numpy as np  # noqa: PLC0415 - heavy
 
-    heads: NDArray[np.uint64] = keys.view(">u8").reshape(-1, _KEY // 8)[:, 0].astype(np.uint64)
+    heads: NDArray[np.uint64] = keys.view(">u8").reshape(-1, KEY // 8)[:, 0].astype(np.uint64)
     return heads
-
-
-def _raw(array: NDArray[np.generic]) -> memoryview:
-    """An array's bytes, without a copy."""
-    return array.data.cast("B")

@@ -11,7 +11,8 @@ from typing import Literal
 
 from preflight.errors import DescriptorBatchError
 from preflight.estimate import expected_sizes
-from preflight.session import Session, read_rates
+from preflight.rates import read_rates
+from preflight.session import Session
 from preflight.stages.descriptors import DescriptorSet, Forecast
 from preflight.stages.tiles import Preview
 

@@ -122,11 +122,11 @@ class TilePixelStore(Protocol):
     def folder(self) -> str | None:
         """Below which each tile is a file under its row's path: absolute, no link in it; None where tiles are no files."""
 
-    def find(self, content: bytes, sha256: str, suffix: str) -> str | None:
-        """The path `put` would give, where exactly these bytes lie there already; None where it would write them."""
+    def put(self, content: bytes, sha256: str, suffix: str) -> tuple[str, bool]:
+        """Store bytes durably under their hash; returns the path for the row, and whether they had to be written.
 
-    def put(self, content: bytes, sha256: str, suffix: str) -> str:
-        """Store bytes durably under their hash; returns the path for the row. Idempotent."""
+        Idempotent: where exactly these bytes lie already, nothing is written. Spoilt ones are replaced.
+        """
 
 
 @dataclass(frozen=True, slots=True)

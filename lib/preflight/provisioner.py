@@ -11,7 +11,7 @@ from preflight.errors import CoverageError
 from preflight.mission import Job
 from preflight.records import BackboneSpec, BuildReport, BuildRequest, EngineCacheEntry
 from preflight.session import Session
-from preflight.stages.engines import EngineCompiler
+from preflight.stages.engine_compiler import EngineCompiler
 from preflight.trace.digests import hash_file
 
 

@@ -6,7 +6,7 @@ Coordinates are WGS84 degrees, latitude before longitude; heights and distances 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -20,6 +20,9 @@ Outcome = Literal["success", "failure", "idempotent_no_op"]
 
 STEPS = {0.0: 1, 0.5: 2, 0.75: 4}
 """Overlap of the database's units -> how many of them begin along a tile's side."""
+
+MOST_AHEAD = timedelta(days=1)
+"""How far ahead of the clock a date of capture may be, since one without a zone is read as UTC. It then counts as now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,18 +19,16 @@ import numpy as np
 from preflight.errors import TileContentError
 from preflight.mapped import row_blocks
 from preflight.records import TileRow
-from preflight.tileset import (
+from preflight.sealing import (
     Buffer,
     Companions,
-    Inventory,
-    SealedHeader,
     aggregate_line,
     capture_time,
     numbers_by_name,
     pack_row,
-    row_type,
     write_inventory,
 )
+from preflight.tileset import Inventory, SealedHeader, row_order, row_type
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +85,7 @@ def reseal(
     Raises:
         TileContentError: the old files do not fit each other, a row may not be sealed, or two tiles have one id.
     """
-    fresh = sorted((row for row in changed.values() if row is not None), key=_order)
+    fresh = sorted((row for row in changed.values() if row is not None), key=row_order)
     with ExitStack() as stack:
         sealed = _open(old, stack)
         sources = [*sealed.inventory.header.sources]
@@ -120,10 +118,6 @@ def _open(old: SealedFiles, stack: ExitStack) -> _Old:
     if len(captured) != len(inventory):
         raise TileContentError(f"{old.captured} does not fit {old.inventory}. Build it again")
     return _Old(inventory, rows, lines, captured)
-
-
-def _order(row: TileRow) -> tuple[int, float, float, str]:
-    return row.zoom, row.lat, row.lon, row.source
 
 
 def places_of(inventory: Inventory, tiles: Iterable[Tile]) -> list[int]:
@@ -180,7 +174,7 @@ def _pieces(inventory: Inventory, dropped: Sequence[int], fresh: Sequence[TileRo
     """The new order as slices."""
     place = _Places(inventory)
     events = sorted(
-        [(at, 1, -1) for at in dropped] + [(bisect_left(place, _order(row)), 0, i) for i, row in enumerate(fresh)]
+        [(at, 1, -1) for at in dropped] + [(bisect_left(place, row_order(row)), 0, i) for i, row in enumerate(fresh)]
     )
     found: list[_Piece] = []
     done = 0

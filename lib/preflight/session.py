@@ -5,7 +5,6 @@ Both faces stand on this: `doit provision` calls `begin`, `judge`, `run` and `fi
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -15,20 +14,17 @@ from dataclasses import dataclass
 from preflight.errors import CacheRootError, PreflightError
 from preflight.journal import Deed, Journal
 from preflight.ports import Clock
+from preflight.rates import keep_rates
 from preflight.records import BuildReport
-from preflight.report.build_report import encode_report, report_fields
-from preflight.store import atomic
+from preflight.report.build_report import report_fields
+from preflight.report.ending import Ending
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout
 from preflight.store.lock import BuildLock
 from preflight.trace.digests import DigestCache
-from preflight.trace.record import canonical_json
 from preflight.trace.rule import LastBuild, Step, Tracer, Verdict
 
 log = logging.getLogger("preflight")
-
-# As many units (tiles) as give a rate that is not mostly starting up.
-RATE_UNITS = 256
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ class Session:
         self._monotonic = monotonic
         self._began: float | None = None
         self._finished = False
-        self.last_failure: BaseException | None = None
+        self._ending = Ending(layout, lock, journal, hooks.manifest_hash)
 
     def begin(self) -> None:
         """Take the lock, sweep what killed runs left, prepare.
@@ -99,7 +95,7 @@ class Session:
             BuildLockHeldError, CacheRootError: the cache root is not ours to write.
             PreflightError: as `prepare` raises.
         """
-        with self._failing():
+        with self._ending.failing():
             self._lock.acquire(self._clock(), wait=self._wait)
             self._began = self._monotonic()
             log.info("build started", extra={"event": "build_start", "fields": {"cache_root": str(self.layout.root)}})
@@ -129,7 +125,7 @@ class Session:
         alone: False where the other stages of its kind (`engine:...`) are wanted too. What they can begin aside is begun; and
         when this one fails, they are built before the failure is raised, so that the next run has only it to build.
         """
-        with self._failing():
+        with self._ending.failing():
             try:
                 if not alone:
                     self._start_others(name)
@@ -208,29 +204,12 @@ class Session:
 
     def finish(self) -> BuildReport:
         """Write and return the report of a run whose stages are all current or built. Raises CacheRootError."""
-        with self._failing():
-            report = self._report(None)
-            self._write(report)
-        self._keep_rates()
+        with self._ending.failing():
+            report = self._ending.success()
+        keep_rates(self.layout, self.journal)
         self._finished = True
         log.info("build ended", extra={"event": "build_end", "fields": report_fields(report)})
         return report
-
-    def _keep_rates(self) -> None:
-        """Seconds of the stages that were built, for the next plan's estimate."""
-        built = {name: note.seconds for name, note in self.journal.stages.items() if note.deed == "built"}
-        if built:
-            units = {"descriptors": self.journal.counts["descriptors_generated"]}
-            fresh = {name: {"seconds": round(value, 3), "units": units.get(name, 1)} for name, value in built.items()}
-            old = read_rates(self.layout)
-            # A few units tell what starting costs, not the rate: they do not replace what many have shown.
-            least = {name: min(rate["units"], RATE_UNITS) for name, rate in old.items()}
-            kept = {name: rate for name, rate in fresh.items() if rate["units"] >= max(1, least.get(name, 1))}
-            try:
-                atomic.atomic_write(self.layout.rates, canonical_json({**old, **kept}))
-            except OSError as error:
-                # Costs the next plan an estimate; what was built is not changed by it.
-                self.journal.warn("rates_not_kept", f"the seconds of this build are not remembered: {error}")
 
     def build(self) -> BuildReport:
         """All stages in order, from lock to report. Raises PreflightError as the stages do."""
@@ -276,41 +255,12 @@ class Session:
 
     def failure_report(self, error: BaseException) -> BuildReport:
         """The report of a run that ended in `error`."""
-        if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            return self._report("stopped by a signal; run doit provision again to go on")
-        return self._report(str(error) if isinstance(error, PreflightError) else f"{type(error).__name__}: {error}")
+        return self._ending.failure(error)
 
-    def failed(self, error: BaseException) -> None:
-        """Write and log the report of a run that ended in `error`."""
-        self.last_failure = error
-        report = self.failure_report(error)
-        try:
-            self._write(report)
-        except OSError as second:
-            log.error(  # noqa: TRY400 - the first error is the one to follow
-                f"the report cannot be written: {second}", extra={"event": "report_not_written", "fields": {}}
-            )
-        fields = {"error": type(error).__name__, **report_fields(report)}
-        log.error(report.failure_reason, extra={"event": "build_failed", "fields": fields})
-
-    def _failing(self) -> _Failing:
-        return _Failing(self)
-
-    def _report(self, failure: str | None) -> BuildReport:
-        counts = self.journal.counts
-        outcome = "failure" if failure else "success" if self.journal.built else "idempotent_no_op"
-        return BuildReport(
-            engines_built=counts["engines_built"],
-            engines_reused=counts["engines_reused"],
-            descriptors_generated=counts["descriptors_generated"],
-            manifest_hash=None if failure else self._hooks.manifest_hash(),
-            outcome=outcome,  # type: ignore[arg-type] # one of the three by construction
-            failure_reason=failure,
-        )
-
-    def _write(self, report: BuildReport) -> None:
-        if self._lock.held:
-            atomic.atomic_write(self.layout.report, encode_report(report))
+    @property
+    def last_failure(self) -> BaseException | None:
+        """The last error that was reported and logged."""
+        return self._ending.last_failure
 
     @property
     def digests(self) -> DigestCache:
@@ -321,38 +271,3 @@ class Session:
     def seconds(self) -> float:
         """Since `begin`."""
         return 0.0 if self._began is None else self._monotonic() - self._began
-
-
-def read_rates(layout: CacheLayout) -> dict[str, dict[str, float]]:
-    """Stage -> seconds and units of its last build; empty when nothing usable is kept."""
-    try:
-        value = json.loads(layout.rates.read_bytes())
-        return {
-            str(name): {"seconds": float(rate["seconds"]), "units": float(rate["units"])}
-            for name, rate in value.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-class _Failing:
-    """Writes the failure's report when the block it guards raises, and lets the error go on."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            # Whatever file it was: a full disk, a missing right, a broken medium.
-            place = f" ({error.filename})" if error.filename else ""
-            translated = CacheRootError(
-                f"{error.strerror or error}{place}; free space or repair the file system, then run doit provision again; "
-                "the last good cache is untouched"
-            )
-            self._session.failed(translated)
-            raise translated from error
-        if error is not None:
-            self._session.failed(error)

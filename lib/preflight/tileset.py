@@ -21,38 +21,29 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import re
 import struct
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
-from heapq import merge
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from preflight.errors import TileContentError
-from preflight.geometry import tile_bounds
 from preflight.records import TileRow
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from preflight.area import Cover
-    from preflight.ports import TileMetadataStore
-
 __all__ = [
-    "MOST_AHEAD",
-    "Companions",
+    "FEWER_SOURCES",
+    "MOST_SOURCES",
+    "ROW",
     "Inventory",
     "SealedHeader",
-    "choose_sources",
+    "header_bytes",
     "read_header",
-    "rows_of_cover",
-    "seal",
+    "row_order",
+    "row_type",
     "tile_id",
 ]
 
@@ -60,21 +51,40 @@ _MAGIC = b"PFTILES\0"
 _VERSION = 1
 _PREFIX = struct.Struct("<8sII32s")
 _MOST_HEADER = 1 << 20
-_MOST_SOURCES = 1 << 16
-_ROW = struct.Struct("<qBIIddH32s")
-_ROW_BYTES = _ROW.size  # 67
-_HEX = re.compile(r"[0-9a-f]{64}")
-_FEWER_SOURCES = "Import more of the tiles under one name (--source), or build several areas"
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-MOST_AHEAD = timedelta(days=1)
-"""How far ahead of the clock a date of capture may be, since one without a zone is read as UTC. It then counts as now."""
-Buffer = bytes | bytearray | memoryview
+ROW = struct.Struct("<qBIIddH32s")
+"""One packed row, 67 bytes; `row_type` says the same to NumPy."""
+MOST_SOURCES = 1 << 16
+FEWER_SOURCES = "Import more of the tiles under one name (--source), or build several areas"
+"""What to do where a tile set has more sources than the format holds."""
 
 
 def tile_id(zoom: int, lat: float, lon: float) -> int:
-    """The int64 id of a tile (SPEC.md). Half of all ids are negative; -1 is refused by `seal`: to FAISS it means none."""
+    """The int64 id of a tile (SPEC.md). Half of all ids are negative; -1 is never sealed: to FAISS it means none."""
     text = f"{zoom}|{lat}|{lon}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
+def row_order(row: TileRow) -> tuple[int, float, float, str]:
+    """By what rows ascend."""
+    return row.zoom, row.lat, row.lon, row.source
+
+
+def row_type() -> np.dtype[np.void]:
+    """One packed row."""
+    import numpy as np  # noqa: PLC0415 - reading a header must not need it
+
+    return np.dtype(
+        [
+            ("id", "<i8"),
+            ("zoom", "u1"),
+            ("x", "<u4"),
+            ("y", "<u4"),
+            ("lat", "<f8"),
+            ("lon", "<f8"),
+            ("source", "<u2"),
+            ("sha256", "u1", (32,)),
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,128 +99,14 @@ class SealedHeader:
     path_bytes: int
 
 
-def rows_of_cover(store: TileMetadataStore, cover: Cover) -> Iterator[TileRow]:
-    """The store's rows of a cover, streamed by (zoom, lat, lon, source).
-
-    Each range of the cover is a query of its own: compare `store.revision()` before and after for one snapshot.
-    """
-    for _, ranges in groupby(cover.ranges, key=lambda found: found.zoom):
-        streams = [store.rows_in_box(*found) for found in ranges]
-        rows = streams[0] if len(streams) == 1 else merge(*streams, key=_order)
-        yield from (row for row in rows if cover.position(row.zoom, row.x, row.y) is not None)
-
-
-def choose_sources(
-    rows: Iterable[TileRow], source_order: Sequence[str], passed_over: Callable[[TileRow], None] | None = None
-) -> Iterator[TileRow]:
-    """Keep one row a (zoom, x, y): of the first source in `source_order`; sources not listed come after, by name.
-
-    Rows come and go by (zoom, lat, lon, source). One row of tiles is held at a time, so that two sources may also
-    disagree about the last bits of a centre. passed_over: told of each row that is not kept.
-    """
-    rank = {source: number for number, source in enumerate(source_order)}
-    for _, band in groupby(rows, key=lambda row: (row.zoom, row.y)):
-        best: dict[int, TileRow] = {}
-        for row in band:
-            held = best.get(row.x)
-            kept, left = (row, held) if held is None or _rank(rank, row) < _rank(rank, held) else (held, row)
-            best[row.x] = kept
-            if left is not None and passed_over is not None:
-                passed_over(left)
-        yield from sorted(best.values(), key=_order)
-
-
-def seal(rows: Iterable[TileRow], out: BinaryIO, companions: Companions | None = None) -> SealedHeader:
-    """Write the inventory of rows sorted by (zoom, lat, lon, source); one packed record a row is held in memory.
-
-    companions: where to keep what `reseal` needs beside the inventory.
-
-    Raises:
-        TileContentError: two tiles with one id, the id -1, a tile twice, a hash that is none, or a centre outside its
-            tile.
-        ValueError: the rows are not sorted.
-    """
-    import numpy as np  # noqa: PLC0415 - reading a header must not need it
-
-    sources: dict[str, int] = {}
-    digest = hashlib.sha256()
-    packed, blob, offsets, captured = bytearray(), bytearray(), array("I", [0]), array("q")
-    for row in _in_order(rows):
-        packed += pack_row(row, sources.setdefault(row.source, len(sources)))
-        line = aggregate_line(row)
-        digest.update(line)
-        blob += row.path.encode()
-        offsets.append(_checked_length(blob))
-        if companions is not None:
-            companions.lines.write(line)
-            captured.append(capture_time(row))
-    if companions is not None:
-        companions.captured.write(np.array(captured, "<i8").tobytes())
-    table = np.frombuffer(packed, row_type())
-    _refuse_twins(table)
-    zooms = np.unique(table["zoom"]).tolist()
-    draft = SealedHeader(len(table), tuple(sorted(sources)), tuple(zooms), digest.hexdigest(), "", len(blob))
-    numbers = numbers_by_name(tuple(sources))
-    if numbers is not None and len(table):
-        table["source"] = numbers[table["source"]]
-    return write_inventory(out, draft, [packed, np.array(offsets, "<u4").data, blob])
-
-
-class Companions(NamedTuple):
-    """Kept beside an inventory in work/, so that a few changed tiles can be sealed anew without reading all rows again.
-
-    lines: the lines of the aggregate. captured: `capture_time` of each row, int64 little-endian. Both in the rows' order.
-    """
-
-    lines: BinaryIO
-    captured: BinaryIO
-
-
-def aggregate_line(row: TileRow) -> bytes:
-    """The row's part of the aggregate."""
-    return f"{row.zoom}|{row.lat!r}|{row.lon!r}|{row.source}|{row.sha256}\n".encode()
-
-
-def capture_time(row: TileRow) -> int:
-    """Microseconds since 1970-01-01 UTC."""
-    return (row.captured_at - _EPOCH) // timedelta(microseconds=1)
-
-
-def numbers_by_name(sources: Sequence[str]) -> NDArray[np.uint16] | None:
-    """What the number of each source becomes when sources are numbered by name, so that equal sets are equal bytes.
-
-    None where nothing changes.
-    """
-    import numpy as np  # noqa: PLC0415 - reading a header must not need it
-
-    names = sorted(sources)
-    return None if names == list(sources) else np.array([names.index(name) for name in sources], "<u2")
-
-
-def write_inventory(out: BinaryIO, draft: SealedHeader, body: Iterable[Buffer]) -> SealedHeader:
-    """Write the file from its parts, which may come one at a time; returns its header.
-
-    draft: the header but for `body_sha256`, which is filled in. body: rows, offsets and paths as the module's format has
-    them, in order; sources are numbered by name, no tile is there twice. out: a file that can seek, at its start.
-    """
-    encoded = _encode(replace(draft, body_sha256="0" * 64))
+def header_bytes(header: SealedHeader) -> bytes:
+    """All that comes before the rows. Raises TileContentError where it would be longer than the reader takes."""
+    encoded = _encode(header)
     if len(encoded) > _MOST_HEADER:
         raise TileContentError(
-            f"the names of its {len(draft.sources):,} sources exceed what a tile inventory holds. {_FEWER_SOURCES}"
+            f"the names of its {len(header.sources):,} sources exceed what a tile inventory holds. {FEWER_SOURCES}"
         )
-    start = out.tell()
-    out.seek(start + _PREFIX.size + len(encoded))
-    digest = hashlib.sha256()
-    for part in body:
-        digest.update(part)
-        out.write(part)
-    end = out.tell()
-    header = replace(draft, body_sha256=digest.hexdigest())
-    encoded = _encode(header)
-    out.seek(start)
-    out.write(_PREFIX.pack(_MAGIC, _VERSION, len(encoded), hashlib.sha256(encoded).digest()) + encoded)
-    out.seek(end)
-    return header
+    return _PREFIX.pack(_MAGIC, _VERSION, len(encoded), hashlib.sha256(encoded).digest()) + encoded
 
 
 def read_header(path: Path) -> SealedHeader:
@@ -234,7 +130,7 @@ class Inventory:
         self.header = header
         self.rows_at = start
         body = np.frombuffer(mapped, np.uint8, offset=start)
-        split = header.count * _ROW_BYTES
+        split = header.count * ROW.size
         rest = split + 4 * (header.count + 1)
         self.rows: NDArray[np.void] = body[:split].view(row_type())
         self._offsets: NDArray[np.uint32] = body[split:rest].view("<u4")
@@ -280,81 +176,6 @@ class Inventory:
         return digest.hex()
 
 
-def _order(row: TileRow) -> tuple[int, float, float, str]:
-    return row.zoom, row.lat, row.lon, row.source
-
-
-def _rank(rank: dict[str, int], row: TileRow) -> tuple[int, str]:
-    return rank.get(row.source, len(rank)), row.source
-
-
-def _in_order(rows: Iterable[TileRow]) -> Iterator[TileRow]:
-    last: tuple[int, float, float, str] | None = None
-    for row in rows:
-        if last is not None and _order(row) < last:
-            raise ValueError(f"rows must come by (zoom, lat, lon, source): {_order(row)} came after {last}")
-        last = _order(row)
-        yield row
-
-
-def row_type() -> np.dtype[np.void]:
-    """One packed row."""
-    import numpy as np  # noqa: PLC0415 - see Inventory.open
-
-    return np.dtype(
-        [
-            ("id", "<i8"),
-            ("zoom", "u1"),
-            ("x", "<u4"),
-            ("y", "<u4"),
-            ("lat", "<f8"),
-            ("lon", "<f8"),
-            ("source", "<u2"),
-            ("sha256", "u1", (32,)),
-        ]
-    )
-
-
-def pack_row(row: TileRow, source: int) -> bytes:
-    """A row as the file holds it. Raises TileContentError for one that may not be sealed."""
-    name = f"tile {row.zoom}/{row.x}/{row.y} of {row.source}"
-    number = tile_id(row.zoom, row.lat, row.lon)
-    if number == -1:
-        raise TileContentError(f"{name}: its id is -1, which the index reads as none. Leave this tile out of the area")
-    if source >= _MOST_SOURCES:
-        raise TileContentError(f"{name}: its tile set has more than {_MOST_SOURCES:,} sources. {_FEWER_SOURCES}")
-    if not _HEX.fullmatch(row.sha256):
-        raise TileContentError(f"{name}: {row.sha256!r} is no SHA-256. Import the tile again")
-    bounds = tile_bounds(row.zoom, row.x, row.y)
-    if not (bounds.lat_min < row.lat < bounds.lat_max and bounds.lon_min < row.lon < bounds.lon_max):
-        raise TileContentError(f"{name}: its centre ({row.lat}, {row.lon}) is outside the tile. Correct its row")
-    return _ROW.pack(number, row.zoom, row.x, row.y, row.lat, row.lon, source, bytes.fromhex(row.sha256))
-
-
-def _checked_length(blob: bytearray) -> int:
-    if len(blob) >= 1 << 32:
-        raise TileContentError("the paths of this tile set exceed 4 GiB. Build it as several areas")
-    return len(blob)
-
-
-def _refuse_twins(table: NDArray[np.void]) -> None:
-    import numpy as np  # noqa: PLC0415 - see Inventory.open
-
-    order = np.argsort(table["id"], kind="stable")
-    ids = table["id"][order]
-    twins = np.flatnonzero(ids[1:] == ids[:-1])
-    if len(twins):
-        one, other = (table[order[twins[0] + step]] for step in (0, 1))
-        names = " and ".join("/".join(str(tile[name]) for name in ("zoom", "x", "y")) for tile in (one, other))
-        raise TileContentError(f"tiles {names} have the same id {one['id']}. Leave one of them out of the area")
-    places = np.lexsort((table["y"], table["x"], table["zoom"]))
-    keys = np.stack([table[name][places].astype(np.int64) for name in ("zoom", "x", "y")], axis=1)
-    again = np.flatnonzero(np.all(keys[1:] == keys[:-1], axis=1))
-    if len(again):
-        name = "/".join(map(str, keys[again[0]].tolist()))
-        raise TileContentError(f"tile {name} comes twice: one source a tile is sealed (see choose_sources)")
-
-
 def _encode(header: SealedHeader) -> bytes:
     form = {
         "aggregate": header.aggregate,
@@ -393,7 +214,7 @@ def _read_header(path: Path) -> tuple[SealedHeader, int]:
     if header is None:
         _refuse(path, "its header is malformed")
     start = _PREFIX.size + length
-    if size != start + header.count * _ROW_BYTES + 4 * (header.count + 1) + header.path_bytes:
+    if size != start + header.count * ROW.size + 4 * (header.count + 1) + header.path_bytes:
         _refuse(path, f"{size} bytes do not fit the {header.count} rows it announces")
     return header, start
 

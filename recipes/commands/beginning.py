@@ -10,7 +10,7 @@ from preflight import wiring
 from preflight.commands import imports
 from preflight.commands.new import new_mission, templates
 from preflight.errors import CommandLineError
-from preflight.importing import ImportProgress, ImportRequest
+from preflight.import_records import ImportProgress, ImportRequest
 from preflight.tile_offers import plain_text
 from recipes.commands.base import OperatorCommand, option
 from recipes.context import HERE, TEMPLATES, Context, stop_on_signals

@@ -58,7 +58,7 @@ class Plan(OperatorCommand):
         assembly = run.assembly()
         lacking = Path(options["missing"]) if options["missing"] else None
         try:
-            plan = assembly.planner(run.session()).plan()
+            plan = assembly.outlook.planner(run.session()).plan()
             found = None if lacking is None else write_missing(assembly.job, assembly.tiles, wiring.wall_clock, lacking)
         finally:
             assembly.tiles.close()

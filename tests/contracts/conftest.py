@@ -111,16 +111,16 @@ class MemoryPixels:
     def folder(self):
         return None
 
-    def find(self, content, sha256, suffix):
-        return sha256 + suffix if self._files.get(sha256 + suffix) == content else None
-
     def put(self, content, sha256, suffix):
         import hashlib
 
+        path = sha256 + suffix
+        if self._files.get(path) == content:
+            return path, False
         if hashlib.sha256(content).hexdigest() != sha256:
             raise TileContentError("not its hash")
-        self._files[sha256 + suffix] = content
-        return sha256 + suffix
+        self._files[path] = content
+        return path, True
 
     @contextmanager
     def open_tile(self, path):

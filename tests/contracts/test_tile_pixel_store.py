@@ -16,29 +16,27 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 def test_bytes_come_back_by_the_path_given(pixel_store):
-    path = pixel_store.put(b"pixels", SHA, ".png")
+    path, _ = pixel_store.put(b"pixels", SHA, ".png")
     with pixel_store.open_tile(path) as file:
         assert file.read() == b"pixels"
 
 
-def test_putting_twice_gives_the_same_path(pixel_store):
-    assert pixel_store.put(b"pixels", SHA, ".png") == pixel_store.put(b"pixels", SHA, ".png")
+def test_what_lies_there_whole_is_written_once_and_keeps_its_path(pixel_store):
+    path, written = pixel_store.put(b"pixels", SHA, ".png")
+    assert written
+    assert pixel_store.put(b"pixels", SHA, ".png") == (path, False)
+    other, written = pixel_store.put(b"pixels", SHA, ".jpg")
+    assert (other != path, written) == (True, True)
 
 
-def test_what_lies_there_whole_is_found_under_the_path_it_was_put(pixel_store):
-    assert pixel_store.find(b"pixels", SHA, ".png") is None
-    path = pixel_store.put(b"pixels", SHA, ".png")
-    assert pixel_store.find(b"pixels", SHA, ".png") == path
-    assert pixel_store.find(b"pixels", SHA, ".jpg") is None
-
-
-def test_a_spoilt_file_is_not_found(tmp_path):
+def test_a_spoilt_file_is_written_again(tmp_path):
     store = TileFiles(tmp_path)
-    place = tmp_path / store.put(CONTENT, SHA, ".png")
-    place.chmod(0o644)
+    path, _ = store.put(CONTENT, SHA, ".png")
     for spoilt in (b"pixelS", b"pixels\0", b""):
-        place.write_bytes(spoilt)
-        assert store.find(CONTENT, SHA, ".png") is None
+        (tmp_path / path).chmod(0o644)
+        (tmp_path / path).write_bytes(spoilt)
+        assert store.put(CONTENT, SHA, ".png") == (path, True)
+        assert (tmp_path / path).read_bytes() == CONTENT
 
 
 def test_a_file_larger_than_any_tile_is_not_opened(tmp_path):
@@ -69,7 +67,7 @@ def test_a_link_that_leaves_the_root_is_refused_and_one_inside_is_not(tmp_path):
     (tmp_path / "tiles2").mkdir()
     (tmp_path / "tiles2" / "near.png").write_bytes(b"near")
     store = TileFiles(tmp_path / "tiles")
-    place = store.put(CONTENT, SHA, ".png")
+    place, _ = store.put(CONTENT, SHA, ".png")
     folder = tmp_path / "tiles" / "objects"
     for name, target in (
         ("out.png", "../../secret.png"),
@@ -95,5 +93,6 @@ def test_a_root_reached_by_a_link_is_the_root(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     store = TileFiles(tmp_path / "link")
-    with store.open_tile(store.put(CONTENT, SHA, ".png")) as file:
+    path, _ = store.put(CONTENT, SHA, ".png")
+    with store.open_tile(path) as file:
         assert file.read() == CONTENT

@@ -165,7 +165,7 @@ def edit_model(path):
 
 def edit_while_compiling(path):
     """The model is edited in the middle of its compilation."""
-    from preflight.stages.engines import EngineCompiler
+    from preflight.stages.engine_compiler import EngineCompiler
 
     real = EngineCompiler.compile
 
@@ -206,12 +206,12 @@ def serve():
     from doit.doit_cmd import DoitMain
 
     import preflight.wiring
-    from preflight.adapters import onnxruntime, openvino
+    from preflight.adapters import _openvino_library, onnxruntime
     from recipes.commands import beginning, generations, keys, looking  # noqa: F401
 
     # As the adapters import them: by themselves both libraries report to a server.
     onnxruntime._library()
-    openvino._library()
+    _openvino_library.library()
 
     preflight.wiring.index_factory().identity()  # loads FAISS at the level it is held to
     os.chdir(ROOT)
@@ -519,7 +519,8 @@ def ground(folder):
     from preflight import wiring
     from preflight.adapters import landscape
     from preflight.adapters.embedded_postgres import EmbeddedPostgres
-    from preflight.importing import OfferedTile, import_tiles
+    from preflight.importing import import_tiles
+    from preflight.tile_offers import OfferedTile
 
     parts = pipeline()
     with ExitStack() as stack:

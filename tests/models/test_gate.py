@@ -18,7 +18,9 @@ from preflight.errors import ParityError
 from preflight.journal import Journal
 from preflight.parity import check_parity, cosines
 from preflight.records import BackboneSpec, HostCapabilities, Preprocessing
-from preflight.stages.engines import EngineCompiler, RuntimeChoice, compile_step, inspect_step, parity_path, parity_step
+from preflight.stages.engine_compiler import EngineCompiler, RuntimeChoice
+from preflight.stages.engines import compile_step, inspect_step
+from preflight.stages.parity import parity_path, parity_step
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.wiring.parts import onnx_models

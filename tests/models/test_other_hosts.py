@@ -14,7 +14,8 @@ from preflight.adapters.openvino import OpenVinoRuntime
 from preflight.errors import EngineBuildError
 from preflight.journal import Journal
 from preflight.records import BackboneSpec, HostCapabilities
-from preflight.stages.engines import EngineCompiler, RuntimeChoice, compile_step, inspect_step
+from preflight.stages.engine_compiler import EngineCompiler, RuntimeChoice
+from preflight.stages.engines import compile_step, inspect_step
 from preflight.store.atomic import atomic_write
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file

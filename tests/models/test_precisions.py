@@ -21,7 +21,8 @@ from preflight.ports import CompileRequest
 from preflight.provisioner import CacheProvisioner
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.stages.calibration import Preparation, prepare_without_tiles, table_path
-from preflight.stages.engines import EngineCompiler, RuntimeChoice, compile_step, inspect_step, prepared_path
+from preflight.stages.engine_compiler import EngineCompiler, RuntimeChoice
+from preflight.stages.engines import compile_step, inspect_step, prepared_path
 from preflight.store.atomic import atomic_write
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache

@@ -20,7 +20,8 @@ import yaml
 from preflight import wiring
 from preflight.adapters import landscape
 from preflight.geometry import tile_bounds
-from preflight.importing import OfferedTile, import_tiles
+from preflight.importing import import_tiles
+from preflight.tile_offers import OfferedTile
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"

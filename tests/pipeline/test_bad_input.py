@@ -177,7 +177,7 @@ def test_a_truncated_image_recorded_with_its_own_hash(whole, whole_refuses, land
     digest = sha256(content).hexdigest()
     tiles = whole.tiles()
     try:
-        path = tiles.pixels().put(content, digest, ".jpg")
+        path, _ = tiles.pixels().put(content, digest, ".jpg")
         row = TileRow(
             tile.zoom,
             tile.x,

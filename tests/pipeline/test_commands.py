@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from preflight import wiring
-from preflight.adapters import openvino
+from preflight.adapters import _openvino_library
 from preflight.commands.explain import explain
 from preflight.commands.rollback import roll_back
 from preflight.errors import CacheRootError, ManifestCoverageError
@@ -218,7 +218,7 @@ def test_why_before_anything_is_built(fresh):
 
 
 def test_why_an_engine_of_another_precision(built):
-    if "BF16" not in openvino._library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in _openvino_library.library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16")
     built.edit(lambda mission: section(mission)["backbones"][0].update(precision="bf16"))
     said = why(built, "engine:weight_free_vpr")

@@ -11,8 +11,9 @@ import pytest
 
 from preflight import wiring
 from preflight.errors import CoverageError
-from preflight.importing import OfferedTile, import_tiles
+from preflight.importing import import_tiles
 from preflight.mission import load_mission
+from preflight.tile_offers import OfferedTile
 
 
 def bring(place, tiles, source, change=lambda content: content, *, update=False):

@@ -25,7 +25,20 @@ from preflight.errors import CoverageError, InputChangedError
 from preflight.geometry import tile_bounds
 from preflight.mission import load_mission
 from preflight.records import BuildReport
-from preflight.stages import descriptors, engines, index, manifest, provenance, publish, selftest, tiles
+from preflight.stages import (
+    corpus,
+    descriptors,
+    engine_compiler,
+    engines,
+    index,
+    manifest,
+    parity,
+    provenance,
+    publish,
+    samples,
+    selftest,
+    tiles,
+)
 from preflight.trace import digests
 from preflight.trace.digests import hash_file
 
@@ -336,7 +349,7 @@ def test_an_onnx_file_saved_again_with_the_same_bytes(pair, build):
 def test_an_input_edited_while_its_stage_runs(pair, build, monkeypatch):
     path = pair.folder / "tiny.onnx"
     link = pair.current.readlink()
-    compiled = engines.EngineCompiler.compile
+    compiled = engine_compiler.EngineCompiler.compile
 
     def compile_and_edit(self, spec, target, inputs=None):
         compiled(self, spec, target, inputs)
@@ -344,7 +357,7 @@ def test_an_input_edited_while_its_stage_runs(pair, build, monkeypatch):
 
     write_tiny(path, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(engines.EngineCompiler, "compile", compile_and_edit)
+        patch.setattr(engine_compiler.EngineCompiler, "compile", compile_and_edit)
         with pytest.raises(InputChangedError, match=r"tiny\.onnx"):
             build(pair)
     assert pair.current.readlink() == link
@@ -418,7 +431,7 @@ def test_another_openvino(built, build, monkeypatch):
     """A new engine embeds all anew; its vectors are equal, so the index is not built again."""
     choice = wiring.runtime_choice("openvino")
     monkeypatch.setattr(
-        wiring.parts, "runtime_choice", lambda *_: engines.RuntimeChoice(choice.name, "2099.1", choice.make)
+        wiring.parts, "runtime_choice", lambda *_: engine_compiler.RuntimeChoice(choice.name, "2099.1", choice.make)
     )
     done = build(built)
     names = [f"engine:{DESCRIPTOR}", f"parity:{DESCRIPTOR}", "descriptors", "selftest", "corpus"]
@@ -432,10 +445,10 @@ def test_another_openvino(built, build, monkeypatch):
     ("module", "name", "ran", "work"),
     [
         (tiles, "SEAL_VERSION", ["tiles"], (0, 0, 0)),
-        (tiles, "SAMPLE_VERSION", ["sample"], (0, 0, 0)),
+        (samples, "SAMPLE_VERSION", ["sample"], (0, 0, 0)),
         (engines, "BUILTIN_VERSION", [f"onnx:{DESCRIPTOR}"], (0, 0, 0)),
         (engines, "INSPECT_VERSION", [f"model:{DESCRIPTOR}"], (0, 0, 0)),
-        (engines, "PARITY_VERSION", [f"parity:{DESCRIPTOR}"], (0, 0, 0)),
+        (parity, "PARITY_VERSION", [f"parity:{DESCRIPTOR}"], (0, 0, 0)),
         (
             engines,
             "COMPILE_VERSION",
@@ -446,7 +459,7 @@ def test_another_openvino(built, build, monkeypatch):
         (descriptors, "DESCRIPTORS_VERSION", ["descriptors", *SIGNED], (0, 0, 0)),
         (index, "INDEX_VERSION", ["index", *SIGNED], (0, 0, 1)),
         (selftest, "SELFTEST_VERSION", ["selftest", *SIGNED], (0, 0, 0)),
-        (manifest, "CORPUS_VERSION", ["corpus"], (0, 0, 0)),
+        (corpus, "CORPUS_VERSION", ["corpus"], (0, 0, 0)),
         (provenance, "PROVENANCE_VERSION", ["provenance"], (0, 0, 0)),
         (manifest, "MANIFEST_VERSION", SIGNED, (0, 0, 0)),
         (publish, "PUBLISH_VERSION", ["publish"], (0, 0, 0)),

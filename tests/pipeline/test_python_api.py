@@ -16,7 +16,7 @@ from preflight.errors import BuildLockHeldError, EngineBuildError, TileContentEr
 from preflight.mission import load_mission
 from preflight.provisioner import CacheProvisioner
 from preflight.records import BoundingBox, BuildRequest, HostCapabilities
-from preflight.stages.engines import EngineCompiler
+from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.manifest import ManifestBuilder
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout

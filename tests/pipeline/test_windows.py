@@ -15,9 +15,10 @@ from preflight import wiring
 from preflight.adapters.faiss import FaissIndexFactory
 from preflight.adapters.images import decode_rgb, resize
 from preflight.geometry import tile_center
-from preflight.importing import OfferedTile, import_tiles
+from preflight.importing import import_tiles
 from preflight.mission import load_mission
 from preflight.stages import descriptors
+from preflight.tile_offers import OfferedTile
 from preflight.tileset import Inventory, tile_id
 from preflight.windows import Windows
 

@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preflight.descriptor_store import Block, DescriptorStore
+from preflight.descriptor_segment import Block
+from preflight.descriptor_store import DescriptorStore
 
 _DIM = 3
 

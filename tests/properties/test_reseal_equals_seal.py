@@ -15,7 +15,7 @@ from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
 from preflight.reseal import SealedFiles, reseal
-from preflight.tileset import Companions, seal
+from preflight.sealing import Companions, seal
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 # Few places, so that changes meet what is there.

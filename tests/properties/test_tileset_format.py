@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from preflight.geometry import MAX_ZOOM, tile_center
 from preflight.records import TileRow
-from preflight.tileset import Inventory, choose_sources, read_header, seal, tile_id
+from preflight.sealing import seal
+from preflight.tile_choice import choose_sources
+from preflight.tileset import Inventory, read_header, tile_id
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 

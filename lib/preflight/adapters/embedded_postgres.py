@@ -12,7 +12,7 @@ The kernel frees a flock when its process dies, so a server that a killed run le
 adopted by the next user and stopped by it. There is no TCP: the socket lies in a fresh folder of mode 0700 below /tmp (a
 socket's path may have 107 bytes), and only the operating system's word about who connects is believed (peer).
 
-Who runs it and where is decided in `_postgres_place`.
+Who runs it and where is decided in `_postgres_place`; `_postgres_process` makes the cluster, runs the server and sees it.
 """
 
 from __future__ import annotations
@@ -20,40 +20,34 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
-import pwd
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from preflight.adapters._postgres_place import MAJOR, ServerUser, find_binaries, find_home, run_as, server_user
+from preflight.adapters._postgres_place import MAJOR, ServerUser, find_binaries, find_home, server_user
+from preflight.adapters._postgres_process import (
+    ROLE,
+    alive,
+    is_ready,
+    log_tail,
+    make_cluster,
+    processes_in,
+    remove_socket_folder,
+    running,
+    socket_folder,
+    start_server,
+    works_in,
+)
 from preflight.errors import DatabaseError
 
 __all__ = ["EmbeddedPostgres"]
 
-_ROLE = "preflight"
-_SOCKETS = Path("/tmp")  # noqa: S108 - short enough for a socket; the folder made in it is fresh and 0700
-_SOCKET_PREFIX = "preflight-pg-"
 _POLL_S = 0.004
 _GRACE_S = 5.0  # for the fast shutdown
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_SETTINGS = {
-    "listen_addresses": "",
-    "unix_socket_permissions": "0700",
-    "shared_buffers": "64MB",
-    "max_connections": "40",
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    "io_method": "sync",  # no I/O workers: three processes fewer
-    "max_parallel_workers_per_gather": "0",
-    "jit": "off",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-}
 
 
 class EmbeddedPostgres:
@@ -105,7 +99,7 @@ class EmbeddedPostgres:
                 f"the embedded Postgres of {self._root} cannot be set up: {error}. Make the folder writable for this "
                 "user, or give a postgresql:// URL as tile_store.database"
             ) from error
-        return f"host={socket} port=5432 dbname=postgres user={_ROLE}"
+        return f"host={socket} port=5432 dbname=postgres user={ROLE}"
 
     def stop(self) -> None:
         """Leave; the last user shuts the server down (fast mode) and waits until it is gone. Idempotent.
@@ -155,43 +149,42 @@ class EmbeddedPostgres:
         data = home / "data"
         bin_folder = find_binaries(user, self._state)
         if not (data / "PG_VERSION").is_file():
-            _make_cluster(bin_folder, home, user)
+            make_cluster(bin_folder, home, user)
         version = (data / "PG_VERSION").read_text().strip()
         if version != MAJOR:
             raise DatabaseError(f"{data} was made by Postgres {version}, not {MAJOR}: move it away and import again")
-        pid = _running(data)
+        pid = running(data)
         made = None
         if pid is None:
             self._clear_remains(data)
-            pid, made = _start_server(bin_folder, home, user)
+            pid, made = start_server(bin_folder, home, user)
 
         def ready() -> bool:
-            lines = _lines(data / "postmaster.pid")
-            if len(lines) >= 8 and lines[7].strip() == "ready":
+            if is_ready(data):
                 return True
-            if not _alive(pid) and _running(data) is None:
+            if not alive(pid) and running(data) is None:
                 if made is not None:
-                    _remove_socket_folder(made)
-                raise DatabaseError(f"the embedded Postgres did not start.{_log_tail(home)}")
+                    remove_socket_folder(made)
+                raise DatabaseError(f"the embedded Postgres did not start.{log_tail(home)}")
             return False
 
-        self._wait(ready, lambda: f"the embedded Postgres was not ready in time.{_log_tail(home)}")
-        socket = _socket_folder(data)
+        self._wait(ready, lambda: f"the embedded Postgres was not ready in time.{log_tail(home)}")
+        socket = socket_folder(data)
         if socket == Path():
-            raise DatabaseError(f"the embedded Postgres ended as soon as it was ready.{_log_tail(home)}")
+            raise DatabaseError(f"the embedded Postgres ended as soon as it was ready.{log_tail(home)}")
         if made not in (None, socket):  # a killed run's server came up in the same moment, and is used
-            _remove_socket_folder(made)
+            remove_socket_folder(made)
         return socket
 
     def _shut_down(self, home: Path) -> None:
         data = home / "data"
-        pid = _running(data)
+        pid = running(data)
         if pid is not None:
-            socket = _socket_folder(data)
+            socket = socket_folder(data)
 
             def gone() -> bool:
                 # Not its file, which it removes a moment before it ends: nothing of a run is left when the run has ended.
-                return not _works_in(pid, data)
+                return not works_in(pid, data)
 
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
@@ -205,19 +198,17 @@ class EmbeddedPostgres:
                     os.kill(pid, signal.SIGQUIT)
             self._wait(
                 gone,
-                lambda: f"the embedded Postgres (process {pid}) does not stop; end it by hand.{_log_tail(home)}",
+                lambda: f"the embedded Postgres (process {pid}) does not stop; end it by hand.{log_tail(home)}",
             )
-            _remove_socket_folder(socket)
+            remove_socket_folder(socket)
 
     def _clear_remains(self, data: Path) -> None:
         """After a SIGKILL of the server: wait for its children, then remove what would keep a new one from starting."""
         pid_file = data / "postmaster.pid"
         if not pid_file.exists():
             return
-        self._wait(lambda: not _processes_in(data), lambda: f"processes of a killed Postgres still work in {data}")
-        lines = _lines(pid_file)
-        if len(lines) >= 5:
-            _remove_socket_folder(Path(lines[4]))
+        self._wait(lambda: not processes_in(data), lambda: f"processes of a killed Postgres still work in {data}")
+        remove_socket_folder(socket_folder(data))
         pid_file.unlink()
 
     def _wait(self, done: Callable[[], bool], message: Callable[[], str]) -> None:
@@ -252,105 +243,5 @@ def _signals_later() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
-def _make_cluster(bin_folder: Path, home: Path, user: ServerUser) -> None:
-    data, partial = home / "data", home / "data.new"
-    for left_over in (data, partial):  # a data folder without PG_VERSION is half a cluster
-        if left_over.exists():
-            shutil.rmtree(left_over)
-    # 1 MB segments of the log: the first start writes 16 MB less.
-    options = [
-        "--wal-segsize=1",
-        "--locale=C",
-        "--encoding=UTF8",
-        "--auth=peer",
-        f"--username={_ROLE}",
-        "--no-instructions",
-    ]
-    result = run_as([str(bin_folder / "initdb"), "-D", str(partial), *options], user)
-    if result.returncode:
-        raise DatabaseError(f"initdb failed in {home}: {(result.stderr or result.stdout).strip()[-1000:]}")
-    names = dict.fromkeys([user.name, pwd.getpwuid(os.geteuid()).pw_name])
-    mapping = "".join(f'{_ROLE} "{name}" {_ROLE}\n' for name in names)
-    for name, content in (("pg_hba.conf", f"local all {_ROLE} peer map={_ROLE}\n"), ("pg_ident.conf", mapping)):
-        with (partial / name).open("w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    partial.rename(data)
-    folder = os.open(home, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _start_server(bin_folder: Path, home: Path, user: ServerUser) -> tuple[int, Path]:
-    """Start the server as an orphan in a session of its own, out of a terminal's signals; its pid and socket folder.
-
-    Run directly, not by pg_ctl: that waits in steps of 100 ms, the server is ready in 15.
-    """
-    with ExitStack() as undo:
-        socket = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=_SOCKETS))
-        undo.callback(_remove_socket_folder, socket)
-        os.chown(socket, user.uid, user.gid)
-        settings = {**_SETTINGS, "unix_socket_directories": str(socket)}
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        server = [str(bin_folder / "postgres"), "-D", str(home / "data"), *options]
-        script = 'umask 077; "$@" </dev/null >"$0" 2>&1 & echo $!'
-        result = run_as(["/bin/sh", "-c", script, str(home / "server.log"), *server], user)
-        if result.returncode:
-            raise DatabaseError(f"the embedded Postgres could not be run: {result.stderr.strip()}")
-        undo.pop_all()
-    return int(result.stdout), socket
-
-
 def _open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _lines(path: Path) -> list[str]:
-    with suppress(FileNotFoundError):
-        return path.read_text().splitlines()
-    return []
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody reaps does not."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
-
-
-def _works_in(pid: int, data: Path) -> bool:
-    """Postgres makes its data folder its working folder: a process id used again is not taken for a server."""
-    with suppress(OSError):
-        return _alive(pid) and Path(f"/proc/{pid}/cwd").readlink() == data
-    return False
-
-
-def _processes_in(data: Path) -> list[int]:
-    pids = (int(found.name) for found in Path("/proc").iterdir() if found.name.isdigit())
-    return [pid for pid in pids if _works_in(pid, data)]
-
-
-def _running(data: Path) -> int | None:
-    """The process id of the server of a data folder."""
-    lines = _lines(data / "postmaster.pid")
-    pid = int(lines[0]) if lines and lines[0].lstrip("-").isdigit() else 0
-    return pid if pid > 0 and _works_in(pid, data) else None
-
-
-def _socket_folder(data: Path) -> Path:
-    """The fifth line of postmaster.pid; it is written a moment after the first."""
-    lines = _lines(data / "postmaster.pid")
-    return Path(lines[4]) if len(lines) >= 5 else Path()
-
-
-def _remove_socket_folder(folder: Path | None) -> None:
-    if folder is not None and folder.parent == _SOCKETS and folder.name.startswith(_SOCKET_PREFIX):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _log_tail(home: Path) -> str:
-    lines = _lines(home / "server.log")
-    return " Its log ends:\n" + "\n".join(lines[-8:]) if lines else ""

@@ -116,18 +116,7 @@ class OnnxPrecision:
         *,
         symmetric: bool,
     ) -> onnx.ModelProto:
-        used = [
-            node.name
-            for node in model.graph.node
-            if plan[node.name] == "int8" and _quantisable(spec, node, model, ranges)
-        ]
-        if casts.opset_of(model) < _PER_CHANNEL:
-            raise EngineBuildError(
-                f"{spec.onnx_path} is of opset {casts.opset_of(model)}, which cannot say a scale for each channel of int8. "
-                f"Export it with opset {_PER_CHANNEL} or a later one, or set `precision` to fp32."
-            )
-        if not used:
-            raise EngineBuildError(f"{spec.onnx_path}: no layer can run in int8. Set `precision` to fp32 or fp16.")
+        used = _int8_nodes(spec, model, ranges, plan)
         self._runtime_version()  # so that the next line imports no reporter
         from onnxruntime.quantization.calibrate import (  # noqa: PLC0415 - only after the line above
             CalibrationMethod,
@@ -235,6 +224,22 @@ def _halves(spec: BackboneSpec, model: onnx.ModelProto, ranges: Ranges, plan: Ma
     if kept:
         log.debug(f"{spec.model_name}: kept in fp32, where fp16 would overflow or vanish: {', '.join(kept)}")
     return frozenset(found)
+
+
+def _int8_nodes(spec: BackboneSpec, model: onnx.ModelProto, ranges: Ranges, plan: Mapping[str, str]) -> list[str]:
+    """The nodes that become int8. Raises EngineBuildError where there are none, or the model's opset has no word for it."""
+    used = [
+        node.name for node in model.graph.node if plan[node.name] == "int8" and _quantisable(spec, node, model, ranges)
+    ]
+    opset = casts.opset_of(model)
+    if opset < _PER_CHANNEL:
+        raise EngineBuildError(
+            f"{spec.onnx_path} is of opset {opset}, which cannot say a scale for each channel of int8. "
+            f"Export it with opset {_PER_CHANNEL} or a later one, or set `precision` to fp32."
+        )
+    if not used:
+        raise EngineBuildError(f"{spec.onnx_path}: no layer can run in int8. Set `precision` to fp32 or fp16.")
+    return used
 
 
 def _quantisable(spec: BackboneSpec, node: onnx.NodeProto, model: onnx.ModelProto, ranges: Ranges) -> bool:

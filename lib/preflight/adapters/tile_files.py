@@ -65,30 +65,26 @@ class TileFiles:
             self._real = os.path.realpath(self._root).rstrip("/")
         return self._real
 
-    def find(self, content: bytes, sha256: str, suffix: str) -> str | None:
-        """The path `put` would give, where exactly these bytes lie there already; None where it would write them."""
-        path = _path(sha256, suffix)
-        return path if _holds(self._root / path, content) else None
-
-    def put(self, content: bytes, sha256: str, suffix: str) -> str:
-        """Store bytes under their hash; returns the path for the row. Idempotent: what is there whole is kept.
+    def put(self, content: bytes, sha256: str, suffix: str) -> tuple[str, bool]:
+        """As `ports.TilePixelStore`.
 
         Raises:
-            TileContentError: the bytes have another hash.
+            TileContentError: the bytes have another hash; not asked where they lie already.
             ImportSourceError: they cannot be written.
         """
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise TileContentError(f"{len(content)} bytes were offered as {sha256}, which is not their hash. Try again")
         path = _path(sha256, suffix)
         target = self._root / path
+        # A file with other bytes was spoilt by something else than this program: it is written again.
+        if _holds(target, content):
+            return path, False
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise TileContentError(f"{len(content)} bytes were offered as {sha256}, which is not their hash. Try again")
         try:
-            # A file with other bytes was spoilt by something else than this program: it is written again.
-            if not _holds(target, content):
-                self._make_folder(target.parent)
-                atomic.atomic_write(target, content)
+            self._make_folder(target.parent)
+            atomic.atomic_write(target, content)
         except OSError as error:
             raise ImportSourceError(f"tile file {target} cannot be written: {error}. Free space or rights") from error
-        return path
+        return path, True
 
     def _make_folder(self, folder: Path) -> None:
         if folder in self._folders:

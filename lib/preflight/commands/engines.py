@@ -12,9 +12,10 @@ from pathlib import Path
 
 from preflight.errors import EngineBuildError, PreflightError
 from preflight.mission import Mission
+from preflight.rates import read_rates
 from preflight.report.table import plain_text
-from preflight.session import Explanation, Session, read_rates
-from preflight.stages.engines import parity_path
+from preflight.session import Explanation, Session
+from preflight.stages.parity import parity_path
 from preflight.store import atomic
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache

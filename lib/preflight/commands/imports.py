@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from preflight.errors import CacheRootError, CommandLineError
-from preflight.importing import ImportProgress, ImportReport
+from preflight.import_records import ImportProgress, ImportReport
 from preflight.store.atomic import atomic_write
 from preflight.tile_offers import Zooms
 

@@ -12,7 +12,7 @@ from preflight.ports import Clock
 from preflight.stages.reading import intact
 from preflight.store.atomic import atomic_write
 from preflight.tile_access import TileAccess
-from preflight.tileset import choose_sources, rows_of_cover
+from preflight.tile_choice import choose_sources, rows_of_cover
 
 
 def write_missing(job: Job, tiles: TileAccess, clock: Clock, path: Path) -> CoverageReport:

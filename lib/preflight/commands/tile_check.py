@@ -12,7 +12,7 @@ from preflight.commands.tile_hashing import TwoProcesses
 from preflight.errors import TileContentError
 from preflight.ports import TilePixelStore
 from preflight.records import TileRow
-from preflight.stages.manifest import INVENTORY_NAME
+from preflight.stages.artifacts import INVENTORY_NAME
 from takeoff.errors import TileDriftError, TileFileError, VerificationError
 from takeoff.verify import VerificationResult, VerifiedCache
 

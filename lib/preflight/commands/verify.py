@@ -134,7 +134,7 @@ def sealed_hashes(mission: Mission, tiles: TileAccess) -> Iterator[TileHashRecor
 def rows_of_mission(mission: Mission, tiles: TileAccess) -> Iterator[TileRow]:
     """The tile rows of the mission's area as they are now, one source a tile."""
     from preflight.area import cover  # noqa: PLC0415 - the operator mode's alone
-    from preflight.tileset import choose_sources, rows_of_cover  # noqa: PLC0415
+    from preflight.tile_choice import choose_sources, rows_of_cover  # noqa: PLC0415
 
     job = mission.job
     rows = rows_of_cover(tiles.metadata(), cover(job.area, job.zoom_levels))

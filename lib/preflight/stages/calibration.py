@@ -20,14 +20,9 @@ from preflight.parity import synthetic_inputs
 from preflight.ports import ImageCodec, PrecisionTools
 from preflight.precisions import symmetric
 from preflight.records import BackboneSpec
-from preflight.stages.engines import (
-    EngineCompiler,
-    image_size,
-    model_digests,
-    model_path,
-    prepared_path,
-    preprocessing_text,
-)
+from preflight.stages.engine_compiler import EngineCompiler
+from preflight.stages.engines import model_digests, model_path, prepared_path
+from preflight.stages.model_input import image_size, preprocessing_text
 from preflight.store.atomic import atomic_path
 from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from preflight.batcher import DescriptorBatcher
-from preflight.descriptor_store import Block, DescriptorStore, block_of
+from preflight.descriptor_segment import Block, block_of
+from preflight.descriptor_store import DescriptorStore
 from preflight.journal import Journal
 from preflight.mapped import columns_of
 from preflight.mission import Job
 from preflight.ports import Engine, ImageCodec, TilePixelStore
-from preflight.stages.engines import EngineCompiler, descriptor_dim, image_size, preprocessing_text
+from preflight.stages.engine_compiler import EngineCompiler
+from preflight.stages.engines import descriptor_dim
+from preflight.stages.model_input import image_size, preprocessing_text
 from preflight.stages.reading import read_tile
 from preflight.stages.tiles import Preview
 from preflight.stages.units import Units, open_units, steps_of, units_file

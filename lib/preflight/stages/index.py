@@ -63,32 +63,36 @@ def index_step(
                 f"FAISS says it is {library.identity()}, {dict(identity)} was expected; repair the installation"
             )
         with atomic_path(layout.index) as temporary:
-            if retunable():
+            if _retunable(layout.index, components(), digests):
                 library.retune(layout.index, parameters.ef_search, temporary)
             else:
-                fresh(library, temporary)
+                _build_anew(job, layout, store(), library, temporary)
                 journal.counts["indexes_built"] += 1
             digest = hash_file(temporary)
         atomic_write(sidecar, sidecar_bytes(digest))
         return ()
 
-    def retunable() -> bool:
-        """Whether the index that lies there, unharmed, differs in nothing but ef_search."""
-        record = read_record(record_path(layout.index))
-        if record is None or record.version != INDEX_VERSION or not layout.index.is_file():
-            return False
-        differing = {name for name, value in components().items() if record.components.get(name) != value}
-        return differing == {"ef_search"} and digests.sha256(layout.index) == record.outputs.get(layout.index.name)
-
-    def fresh(library: DescriptorIndexFactory, target: Path) -> None:
-        descriptors = DescriptorSet.read(layout.descriptor_set)
-        units = open_units(job, layout)
-        chunks = store().gather(units.blocks(), units.keys())
-        vectors = _proved(chunks, descriptors.matrix_sha256)
-        library.build(columns_of(units.rows, "id")[0], vectors, descriptors.dim, parameters, target)
-
     reads = (units_file(job, layout), layout.descriptor_set)
     return Step("index", INDEX_VERSION, reads, components, (layout.index, sidecar), build)
+
+
+def _retunable(index: Path, components: Mapping[str, str], digests: DigestCache) -> bool:
+    """Whether the index that lies there, unharmed, differs from the one asked for in nothing but ef_search."""
+    record = read_record(record_path(index))
+    if record is None or record.version != INDEX_VERSION or not index.is_file():
+        return False
+    differing = {name for name, value in components.items() if record.components.get(name) != value}
+    return differing == {"ef_search"} and digests.sha256(index) == record.outputs.get(index.name)
+
+
+def _build_anew(
+    job: Job, layout: CacheLayout, store: DescriptorStore, library: DescriptorIndexFactory, target: Path
+) -> None:
+    """Every unit's id and descriptor, into a new graph. Raises IndexBuildError."""
+    descriptors = DescriptorSet.read(layout.descriptor_set)
+    units = open_units(job, layout)
+    vectors = _proved(store.gather(units.blocks(), units.keys()), descriptors.matrix_sha256)
+    library.build(columns_of(units.rows, "id")[0], vectors, descriptors.dim, job.index_parameters, target)
 
 
 def _proved(chunks: Iterable[NDArray[np.float32]], expected: str) -> Iterator[NDArray[np.float32]]:

@@ -12,7 +12,8 @@ from preflight.descriptor_store import DescriptorStore
 from preflight.mapped import columns_of
 from preflight.mission import Job
 from preflight.ports import DescriptorIndex, DescriptorIndexFactory, ImageCodec, TilePixelStore
-from preflight.stages.engines import EngineCompiler, image_size, preprocessing_text
+from preflight.stages.engine_compiler import EngineCompiler
+from preflight.stages.model_input import image_size, preprocessing_text
 from preflight.stages.reading import read_tile
 from preflight.stages.units import Units, open_units, units_file
 from preflight.store.atomic import atomic_write

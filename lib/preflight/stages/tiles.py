@@ -1,4 +1,4 @@
-"""Tiles: seals the tile set of the area into one small file with one digest, and draws the sample the gates use."""
+"""Tiles: seals the tile set of the area into one small file with one digest."""
 
 from __future__ import annotations
 
@@ -18,21 +18,15 @@ from preflight.errors import CoverageError, InputChangedError
 from preflight.journal import Journal
 from preflight.mapped import columns_of, row_blocks
 from preflight.mission import Job
-from preflight.ports import Clock, ImageCodec, TileMetadataStore, TilePixelStore
-from preflight.records import TileRow
+from preflight.ports import Clock, TileMetadataStore, TilePixelStore
+from preflight.records import MOST_AHEAD, TileRow
 from preflight.remarks import Kind, Remarks, RemarkTaker
-from preflight.stages.reading import intact, read_tile
+from preflight.sealing import Companions, seal
+from preflight.stages.reading import intact
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.layout import CacheLayout
-from preflight.tileset import (
-    MOST_AHEAD,
-    Companions,
-    Inventory,
-    SealedHeader,
-    choose_sources,
-    rows_of_cover,
-    seal,
-)
+from preflight.tile_choice import choose_sources, rows_of_cover
+from preflight.tileset import Inventory, SealedHeader
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import BuildRecord, canonical_json, read_record, record_path
 from preflight.trace.rule import Step
@@ -46,10 +40,6 @@ SEAL_VERSION = 4
 CHECKED = 512
 # Paths held in memory at a time.
 PATHS = 1 << 14
-SAMPLE_VERSION = 1
-SAMPLE_SIZE = 32
-SAMPLE_PIXELS = 256
-CALIBRATION_SIZE = 128
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -277,7 +267,7 @@ def _writing(layout: CacheLayout) -> Iterator[tuple[BinaryIO, Companions]]:
             yield inventory, Companions(lines, times)
 
 
-def _heads(inventory: Inventory) -> NDArray[np.uint64]:
+def hash_heads(inventory: Inventory) -> NDArray[np.uint64]:
     """The first 8 bytes of each tile's hash."""
     heads: NDArray[np.uint64] = columns_of(inventory.rows, "sha256")[0][:, :8].copy().view(">u8")[:, 0]
     return heads
@@ -293,7 +283,7 @@ def _files(inventory: Inventory) -> NDArray[np.uint64]:
         ends = offsets[start : start + PATHS + 1].tolist()
         text = blob[ends[0] : ends[-1]].tobytes()
         numbers[start : start + PATHS] = [hash(text[one - ends[0] : end - ends[0]]) for one, end in pairwise(ends)]
-    return _heads(inventory) ^ numbers.view(np.uint64)
+    return hash_heads(inventory) ^ numbers.view(np.uint64)
 
 
 def _summary(layout: CacheLayout, header: SealedHeader, remarks: Remarks, expected: int) -> dict[str, Any]:
@@ -321,67 +311,3 @@ def _summary(layout: CacheLayout, header: SealedHeader, remarks: Remarks, expect
 
 def _moment(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=microseconds)
-
-
-def sample_step(
-    layout: CacheLayout,
-    pixels: Callable[[], TilePixelStore],
-    images: Callable[[], ImageCodec],
-    *,
-    recalibrate: bool,
-) -> Step:
-    """Tiles drawn once for the parity gate and kept when tiles change, until `recalibrate=1` asks for new ones."""
-    first = slice(SAMPLE_SIZE)
-    return _drawn("sample", layout.parity_sample, lambda _: first, SAMPLE_SIZE, layout, pixels, images, recalibrate)
-
-
-def calibration_sample_step(
-    layout: CacheLayout,
-    pixels: Callable[[], TilePixelStore],
-    images: Callable[[], ImageCodec],
-    *,
-    recalibrate: bool,
-) -> Step:
-    """Tiles drawn once to calibrate models on, and kept as the gate's are: others than those, where there are as many again."""
-
-    def chosen(total: int) -> slice:
-        first = SAMPLE_SIZE if total >= 2 * SAMPLE_SIZE else 0
-        return slice(first, first + CALIBRATION_SIZE)
-
-    target = layout.calibration_sample
-    return _drawn("calibration_sample", target, chosen, CALIBRATION_SIZE, layout, pixels, images, recalibrate)
-
-
-def _drawn(
-    name: str,
-    target: Path,
-    places: Callable[[int], slice],
-    size: int,
-    layout: CacheLayout,
-    pixels: Callable[[], TilePixelStore],
-    images: Callable[[], ImageCodec],
-    recalibrate: bool,
-) -> Step:
-    """places: of how many tiles -> which of them, in the order of their hashes."""
-    asked = [recalibrate]
-
-    def components() -> Mapping[str, str]:
-        return {"size": str(size), "pixels": str(SAMPLE_PIXELS)}
-
-    def build() -> Iterable[Path]:
-        import numpy as np  # noqa: PLC0415 - heavy
-
-        inventory = Inventory.open(layout.inventory, vouched=True)
-        # The smallest hashes: a draw that needs no seed and does not follow the ground.
-        order = np.argsort(_heads(inventory), kind="stable")
-        chosen = sorted(int(number) for number in order[places(len(order))])
-        tiles = [read_tile(inventory, number, pixels(), images(), SAMPLE_PIXELS) for number in chosen]
-        with atomic_path(target) as temporary, temporary.open("wb") as out:
-            np.save(out, np.stack(tiles), allow_pickle=False)
-        asked[0] = False
-        return ()
-
-    def doubt() -> str | None:
-        return "recalibrate=1" if asked[0] else None
-
-    return Step(name, SAMPLE_VERSION, (), components, (target,), build, doubt)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from preflight.descriptor_store import Block
+from preflight.descriptor_segment import Block
 from preflight.mapped import columns_of, row_blocks
 from preflight.mission import Job
 from preflight.records import STEPS

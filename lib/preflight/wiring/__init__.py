@@ -10,10 +10,12 @@ verifying     what `doit verify` needs
 Each is imported when something of it is first asked for: a verification needs nothing that builds.
 """
 
+# mypy: implicit-reexport
+# ruff: noqa: F401 - what mypy is told; Python finds it by the table
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from preflight.wiring.assembly import Assembly, assemble, open_session
@@ -34,50 +36,25 @@ if TYPE_CHECKING:
     )
     from preflight.wiring.provisioning import build_cache_provisioner
     from preflight.wiring.verifying import build_manifest_verifier, flying_host, tile_access, wall_clock
+else:
+    _HOMES = {
+        "assembly": ("Assembly", "assemble", "open_session"),
+        "factories": (
+            "build_backbone_specs",
+            "build_descriptor_batcher",
+            "build_engine_compiler",
+            "build_manifest_builder",
+        ),
+        "imports": ("check_image", "import_demo", "import_folder", "import_source"),
+        "parts": ("Options", "Surroundings", "image_codec", "index_factory", "index_identity", "runtime_choice"),
+        "provisioning": ("build_cache_provisioner",),
+        "verifying": ("build_manifest_verifier", "flying_host", "tile_access", "wall_clock"),
+    }
 
-__all__ = [
-    "Assembly",
-    "Options",
-    "Surroundings",
-    "assemble",
-    "build_backbone_specs",
-    "build_cache_provisioner",
-    "build_descriptor_batcher",
-    "build_engine_compiler",
-    "build_manifest_builder",
-    "build_manifest_verifier",
-    "check_image",
-    "flying_host",
-    "image_codec",
-    "import_demo",
-    "import_folder",
-    "import_source",
-    "index_factory",
-    "index_identity",
-    "open_session",
-    "runtime_choice",
-    "tile_access",
-    "wall_clock",
-]
-
-_HOMES = {
-    "assembly": ("Assembly", "assemble", "open_session"),
-    "factories": (
-        "build_backbone_specs",
-        "build_descriptor_batcher",
-        "build_engine_compiler",
-        "build_manifest_builder",
-    ),
-    "imports": ("check_image", "import_demo", "import_folder", "import_source"),
-    "parts": ("Options", "Surroundings", "image_codec", "index_factory", "index_identity", "runtime_choice"),
-    "provisioning": ("build_cache_provisioner",),
-    "verifying": ("build_manifest_verifier", "flying_host", "tile_access", "wall_clock"),
-}
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever a part is
-    """Something of a part, by name (PEP 562)."""
-    home = next((home for home, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    # Not for mypy, to which any misspelt name would do then.
+    def __getattr__(name: str) -> object:
+        """Something of a part, by name (PEP 562)."""
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{home}"), name)

@@ -21,9 +21,7 @@ from preflight.records import (
     HostCapabilities,
 )
 from preflight.stages.descriptors import Progress
-from preflight.stages.engines import (
-    EngineCompiler,
-)
+from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.manifest import ManifestBuilder
 from preflight.store.generations import Generations
 from preflight.store.layout import CacheLayout

@@ -11,20 +11,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from preflight.errors import ImportSourceError
-from preflight.importing import (
-    BadTile,
-    ImportProgress,
-    ImportReport,
-    ImportRequest,
-    OfferedTile,
-    TileImage,
-    TileSource,
-    import_tiles,
-)
-from preflight.ports import (
-    Clock,
-)
+from preflight.import_records import ImportProgress, ImportReport, ImportRequest
+from preflight.importing import import_tiles
+from preflight.ports import Clock
 from preflight.tile_access import TileAccess
+from preflight.tile_keeping import TileImage
+from preflight.tile_offers import BadTile, OfferedTile, TileSource
 from preflight.wiring.parts import image_codec
 
 DEMO_SEED = 1

@@ -39,9 +39,7 @@ from preflight.signing import (
     sign_statement,
 )
 from preflight.stages.descriptors import Progress
-from preflight.stages.engines import (
-    RuntimeChoice,
-)
+from preflight.stages.engine_compiler import RuntimeChoice
 from preflight.wiring.verifying import wall_clock
 
 # The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss enforces it).

@@ -36,33 +36,25 @@ def build_cache_provisioner(
 ) -> CacheProvisioner:
     """The Python API over a configuration and the stores it is handed. A request is held to the rules of a mission file."""
 
-    def place(path: Path) -> Path:
-        return Path(os.path.normpath(path.absolute()))
-
     def job_of(request: BuildRequest) -> Job:
-        problems: list[str] = []
-        try:
-            area = area_from_bbox(request.bbox)
-        except MissionError as error:
-            area = Area(None)
-            problems = [f"bbox: {problem}" for problem in error.problems]
+        area, problems = _area_of(request)
         job = Job(
-            cache_root=place(request.cache_root),
+            cache_root=_place(request.cache_root),
             area=area,
             area_file=None,
             allow_missing=allow_missing,
             zoom_levels=tuple(sorted(request.zoom_levels)),
             sector_class=request.sector_class,
             source_order=tuple(source_order),
-            calibration=place(request.calibration_path),
+            calibration=_place(request.calibration_path),
             takeoff_origin=request.takeoff_origin,
             flight_id=request.flight_id,
-            trust=place(trust),
-            signing_key=place(signing_key),
+            trust=_place(trust),
+            signing_key=_place(signing_key),
             backbones=tuple(backbones),
             config=config,
         )
-        problems += [f"{at}: {problem}" for at, problem in check_job(job, place(tiles.root))]
+        problems += [f"{at}: {problem}" for at, problem in check_job(job, _place(tiles.root))]
         if problems:
             raise MissionError("BuildRequest", tuple(problems))
         return job
@@ -74,3 +66,15 @@ def build_cache_provisioner(
         compiler,
         lambda spec, folder: prepare_without_tiles(spec, compiler, precision_tools, folder),
     )
+
+
+def _area_of(request: BuildRequest) -> tuple[Area, list[str]]:
+    """The area of a request, and what is wrong with its box: then the area is empty."""
+    try:
+        return area_from_bbox(request.bbox), []
+    except MissionError as error:
+        return Area(None), [f"bbox: {problem}" for problem in error.problems]
+
+
+def _place(path: Path) -> Path:
+    return Path(os.path.normpath(path.absolute()))

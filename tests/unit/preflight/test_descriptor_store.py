@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preflight.descriptor_store import Block, DescriptorStore, block_of
+from preflight.descriptor_segment import Block
+from preflight.descriptor_store import DescriptorStore
 from preflight.errors import DescriptorBatchError
 
 _SPACE = "ab" * 32
@@ -48,10 +49,6 @@ def open_store(tmp_path):
 @pytest.fixture
 def segment(open_store):
     return open_store().append(_BLOCK, *_rows(40))
-
-
-def test_a_block_is_256_tiles_wide():
-    assert block_of(19, 511, 512) == (19, 1, 2)
 
 
 def test_what_was_appended_is_there_for_a_new_reader(open_store):
@@ -267,7 +264,8 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy
-from preflight.descriptor_store import Block, DescriptorStore
+from preflight.descriptor_segment import Block
+from preflight.descriptor_store import DescriptorStore
 def write(path, chunks):
     with path.with_name(path.name + ".tmp").open("wb", buffering=0) as file:
         for number, chunk in enumerate(chunks):

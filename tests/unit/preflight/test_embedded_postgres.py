@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from preflight.adapters import _postgres_place, embedded_postgres
+from preflight.adapters import _postgres_place, _postgres_process
 from preflight.adapters.embedded_postgres import EmbeddedPostgres
 from preflight.errors import DatabaseError
 
@@ -70,7 +70,7 @@ def own_root(folder, template):
 
 
 def server_pid(root):
-    return embedded_postgres._running(root / "postgres" / "data")
+    return _postgres_process.running(root / "postgres" / "data")
 
 
 def kill_and_wait(pid):
@@ -212,7 +212,7 @@ def test_a_server_that_does_not_start_shows_its_log(own_root, folder, monkeypatc
     sockets = folder / "s"
     sockets.mkdir()
     sockets.chmod(0o755)
-    monkeypatch.setattr(embedded_postgres, "_SOCKETS", sockets)
+    monkeypatch.setattr(_postgres_process, "_SOCKETS", sockets)
     (own_root / "postgres" / "data" / "global" / "pg_control").unlink()
     with pytest.raises(DatabaseError, match=r"(?s)did not start.*log ends.*pg_control"):
         EmbeddedPostgres(own_root).start()
@@ -305,7 +305,8 @@ def test_an_ordinary_user_runs_the_server_as_itself(folder):
     # The interpreter may lie where only root can enter: the rights are dropped after the imports.
     code = (
         "import os, sys, psycopg, encodings.idna; from pathlib import Path\n"
-        "from preflight.adapters.embedded_postgres import EmbeddedPostgres, find_binaries, server_user\n"
+        "from preflight.adapters._postgres_place import find_binaries, server_user\n"
+        "from preflight.adapters.embedded_postgres import EmbeddedPostgres\n"
         "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.chdir('/')\n"
         "if not server_user().reaches(find_binaries(server_user(), Path('/nowhere'))): sys.exit(77)\n"
         "with EmbeddedPostgres(Path(sys.argv[1])) as conninfo:\n"

@@ -22,10 +22,13 @@ from preflight.adapters.tile_folder import TileFolder
 from preflight.area import area_from_geojson, cover
 from preflight.errors import ImportSourceError, TileContentError
 from preflight.geometry import tile_center
-from preflight.importing import BadTile, ImportReport, ImportRequest, OfferedTile, TileImage, import_tiles
+from preflight.import_records import ImportReport, ImportRequest
+from preflight.importing import import_tiles
 from preflight.records import SourceRecord
 from preflight.tile_access import TileAccess
-from preflight.tileset import rows_of_cover
+from preflight.tile_choice import rows_of_cover
+from preflight.tile_keeping import TileImage
+from preflight.tile_offers import BadTile, OfferedTile
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
@@ -353,7 +356,7 @@ def test_a_chunk_is_bounded_in_bytes_too(bring, monkeypatch):
 
 
 def test_a_tile_too_large_is_bad(bring, monkeypatch):
-    monkeypatch.setattr("preflight.importing.MAX_TILE_BYTES", 3)
+    monkeypatch.setattr("preflight.tile_keeping.MAX_TILE_BYTES", 3)
     with pytest.raises(ImportSourceError, match="10/1/5 of field has 4 bytes"):
         bring([tile(1)])
 

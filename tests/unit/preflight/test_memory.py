@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preflight import mapped, reseal, tileset
+from preflight import mapped, reseal, sealing, tileset
 from preflight.adapters.faiss import FaissIndexFactory
-from preflight.descriptor_store import Block, DescriptorStore
+from preflight.descriptor_segment import Block
+from preflight.descriptor_store import DescriptorStore
 from preflight.evaluation import places
 from preflight.geometry import tile_center
 from preflight.records import IndexParameters, TileRow
@@ -38,7 +39,7 @@ def sealed(tmp_path_factory):
     files = reseal.SealedFiles(folder / "tiles.inventory", folder / "tiles.lines", folder / "tiles.times")
     rows = [row(x, y) for y in range(70_000 + SIDE - 1, 69_999, -1) for x in range(80_000, 80_000 + SIDE)]
     with files.inventory.open("wb") as out, files.lines.open("wb") as lines, files.captured.open("wb") as times:
-        tileset.seal(rows, out, tileset.Companions(lines, times))
+        sealing.seal(rows, out, sealing.Companions(lines, times))
     return files
 
 
@@ -66,7 +67,7 @@ def test_sealing_one_changed_tile_takes_few_bytes_a_row(sealed, small_blocks, tm
 
     def work():
         with (tmp_path / "a").open("wb") as out, (tmp_path / "b").open("wb") as lines, (tmp_path / "c").open("wb") as t:
-            reseal.reseal(sealed, {(ZOOM, changed.x, changed.y): changed}, out, tileset.Companions(lines, t))
+            reseal.reseal(sealed, {(ZOOM, changed.x, changed.y): changed}, out, sealing.Companions(lines, t))
 
     # A row is 67 bytes, its line 114, its path 79.
     assert peak_of(work) < 32 * COUNT
@@ -99,7 +100,7 @@ def test_columns_leave_nothing_of_the_file_mapped(tmp_path):
     table["sha256"][:, 0] = np.arange(count) % 251
     draft = tileset.SealedHeader(count, ("a",), (ZOOM,), "0" * 64, "", 0)
     with path.open("wb") as out:
-        tileset.write_inventory(out, draft, [table.tobytes(), bytes(4 * (count + 1))])
+        sealing.write_inventory(out, draft, [table.tobytes(), bytes(4 * (count + 1))])
     inventory = tileset.Inventory.open(path, vouched=True)
     ids, keys = mapped.columns_of(inventory.rows, "id", "sha256")
     assert np.array_equal(ids, table["id"])

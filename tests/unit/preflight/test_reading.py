@@ -12,8 +12,9 @@ from preflight.adapters.tile_files import TileFiles
 from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
+from preflight.sealing import seal
 from preflight.stages.reading import intact, read_tile
-from preflight.tileset import Inventory, seal
+from preflight.tileset import Inventory
 
 
 def picture():
@@ -39,7 +40,7 @@ def sealed(tmp_path, pixels):
 
     def run(content):
         digest = hashlib.sha256(content).hexdigest()
-        path = pixels.put(content, digest, ".png")
+        path, _ = pixels.put(content, digest, ".png")
         lat, lon = tile_center(17, 5, 7)
         row = TileRow(17, 5, 7, lat, lon, "field", digest, path, datetime(2026, 1, 1, tzinfo=timezone.utc))
         with (tmp_path / "tiles.inventory").open("wb") as out:

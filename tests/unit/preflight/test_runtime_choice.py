@@ -13,7 +13,7 @@ from preflight.adapters.onnxruntime import compare_providers
 from preflight.engine_names import EngineName
 from preflight.errors import EngineBuildError
 from preflight.records import BackboneSpec, HostCapabilities
-from preflight.stages.engines import EngineCompiler, RuntimeChoice
+from preflight.stages.engine_compiler import EngineCompiler, RuntimeChoice
 from preflight.wiring import runtime_choice
 
 CPU = HostCapabilities("x86_64", "avx2")

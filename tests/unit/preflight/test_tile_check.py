@@ -16,7 +16,8 @@ from preflight.commands.tile_hashing import TwoProcesses
 from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.tileset import Inventory, seal
+from preflight.sealing import seal
+from preflight.tileset import Inventory
 from takeoff import errors
 from takeoff.verify import VerificationResult
 
@@ -27,7 +28,7 @@ def stored(pixels, zoom, x, y, source="oam"):
     content = f"{zoom}/{x}/{y} {source}".encode()
     sha256 = hashlib.sha256(content).hexdigest()
     lat, lon = tile_center(zoom, x, y)
-    return TileRow(zoom, x, y, lat, lon, source, sha256, pixels.put(content, sha256, ".png"), THEN)
+    return TileRow(zoom, x, y, lat, lon, source, sha256, pixels.put(content, sha256, ".png")[0], THEN)
 
 
 @pytest.fixture

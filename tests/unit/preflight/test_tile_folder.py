@@ -95,13 +95,13 @@ def test_a_tile_that_vanishes_is_named(tmp_path):
 
 def test_files_are_named_by_their_content_and_written_once(tmp_path):
     store, sha = TileFiles(tmp_path / "tiles"), hashlib.sha256(b"pixels").hexdigest()
-    path = store.put(b"pixels", sha, ".png")
+    path, _ = store.put(b"pixels", sha, ".png")
     assert path == f"objects/{sha[:2]}/{sha}.png"
     target = tmp_path / "tiles" / path
     assert target.read_bytes() == b"pixels"
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
     before = target.stat()
-    assert store.put(b"pixels", sha, ".png") == path
+    assert store.put(b"pixels", sha, ".png") == (path, False)
     assert target.stat() == before
     assert [one.name for one in target.parent.iterdir()] == [target.name]
 
@@ -109,7 +109,7 @@ def test_files_are_named_by_their_content_and_written_once(tmp_path):
 @pytest.mark.parametrize("spoilt", [b"pix", b"pixelz"])
 def test_a_file_that_was_spoilt_is_written_again(tmp_path, spoilt):
     store, sha = TileFiles(tmp_path), hashlib.sha256(b"pixels").hexdigest()
-    target = tmp_path / store.put(b"pixels", sha, ".png")
+    target = tmp_path / store.put(b"pixels", sha, ".png")[0]
     target.write_bytes(spoilt)
     store.put(b"pixels", sha, ".png")
     assert target.read_bytes() == b"pixels"

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -12,7 +10,8 @@ import pytest
 from preflight.errors import TileContentError
 from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.tileset import Inventory, choose_sources, pack_row, read_header, seal, tile_id
+from preflight.sealing import seal
+from preflight.tileset import Inventory, read_header, tile_id
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 
@@ -46,19 +45,6 @@ def test_ids_are_those_of_the_specification():
         hashlib.sha256(b"19|0.34847|32.5").digest()[:8], "big", signed=True
     )
     assert tile_id(19, 0.348470230102539, 32.58991241455078) == -2264715062491817582
-
-
-def test_the_aggregate_is_a_vector():
-    rows = [
-        TileRow(1, 1, 0, 66.51326044311185, 90.0, "esri", "00" * 32, "a.png", THEN),
-        TileRow(2, 2, 1, 40.97989806962013, 45.0, "oäm", "ff" * 32, "b.png", THEN),
-    ]
-    lines = (
-        "1|66.51326044311185|90.0|esri|" + "00" * 32 + "\n" + "2|40.97989806962013|45.0|oäm|" + "ff" * 32 + "\n"
-    ).encode()
-    header = seal(rows, io.BytesIO())
-    assert header.aggregate == hashlib.sha256(lines).hexdigest()
-    assert header.aggregate == "4315abc49a27e351dfe12f700e8c7de1449d3751d63dd7d7cc1e0a58376b771f"
 
 
 def test_an_inventory_gives_back_what_was_sealed(sealed):
@@ -130,71 +116,11 @@ def test_a_header_that_is_not_canonical_is_refused(sealed):
         read_header(path)
 
 
-def test_the_same_id_twice_is_refused():
-    one, other = row(12, 2000, 1500), row(12, 2000, 1500, "b")
-    with pytest.raises(TileContentError, match="tiles 12/2000/1500 and 12/2000/1500 have the same id"):
-        seal([one, other], io.BytesIO())
-
-
-def test_a_tile_twice_with_other_centres_is_refused():
-    one = row(12, 2000, 1500)
-    other = replace(one, lon=one.lon + 1e-9, source="b")
-    with pytest.raises(TileContentError, match="12/2000/1500 comes twice"):
-        seal([one, other], io.BytesIO())
-
-
-def test_the_id_that_means_none_is_refused(monkeypatch):
-    monkeypatch.setattr("preflight.tileset.tile_id", lambda *_: -1)
-    with pytest.raises(TileContentError, match="-1"):
-        seal([row(12, 2000, 1500)], io.BytesIO())
-
-
-def test_a_centre_outside_its_tile_is_refused():
-    with pytest.raises(TileContentError, match="outside the tile"):
-        seal([replace(row(12, 2000, 1500), x=2001)], io.BytesIO())
-
-
-def test_a_hash_that_is_none_is_refused():
-    with pytest.raises(TileContentError, match="no SHA-256"):
-        seal([replace(row(12, 2000, 1500), sha256="abc")], io.BytesIO())
-
-
-def test_more_sources_than_the_file_can_number_are_refused():
-    with pytest.raises(TileContentError, match=r"more than 65,536 sources.*--source"):
-        pack_row(row(12, 2000, 1500), 1 << 16)
-
-
-def test_sources_whose_names_do_not_fit_the_header_are_refused():
-    """Written, the file would be refused by its reader."""
-    rows = in_order([row(12, 2000 + number, 1500, f"{number}" * 100_000) for number in range(11)])
-    with pytest.raises(TileContentError, match=r"names of its 11 sources exceed .*--source"):
-        seal(rows, io.BytesIO())
-
-
-def test_rows_out_of_order_are_a_callers_error(sealed):
-    _, rows, _ = sealed
-    with pytest.raises(ValueError, match="rows must come by"):
-        seal(rows[::-1], io.BytesIO())
-
-
 def test_an_empty_set_can_be_sealed(tmp_path):
     path = tmp_path / "tiles.inventory"
     assert written(path, []).count == 0
     inventory = Inventory.open(path)
     assert len(inventory.rows) == 0
-
-
-def test_the_first_source_in_order_is_kept_then_by_name():
-    tile = [row(12, 2000, 1500, source) for source in ("a", "b", "c")]
-    assert [one.source for one in choose_sources(tile, ["c", "b"])] == ["c"]
-    assert [one.source for one in choose_sources(tile, [])] == ["a"]
-    assert [one.source for one in choose_sources(tile, ["z"])] == ["a"]
-
-
-def test_sources_that_disagree_about_a_centre_still_give_one_tile():
-    west, east = row(12, 2000, 1500, "a"), row(12, 2001, 1500, "a")
-    nudged = replace(row(12, 2000, 1500, "b"), lat=east.lat + 1e-12)
-    assert list(choose_sources([west, east, nudged], ["b"])) == [east, nudged]
 
 
 def test_a_header_is_read_without_numpy(sealed):

@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parents[3]
 BEGIN = "import sys, threading\nfrom recipes.outlet import end_with_the_reader\nend_with_the_reader()\nend_with_the_reader()\n"
 
 
-def run(program, *, read):
+def run(program, *, read, begin=BEGIN):
     """Run a program whose output is read, or whose reader went away before it began; its status, output and errors."""
     reader, writer = os.pipe()
     if not read:
         os.close(reader)
     process = subprocess.Popen(
-        [sys.executable, "-c", BEGIN + program],
+        [sys.executable, "-c", begin + program],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'lib'}"},
         stdout=writer,
@@ -58,3 +58,11 @@ def test_a_thread_of_its_own_leaves_it_to_the_main_one():
     program = "thread = threading.Thread(target=print, args=('one',))\nthread.start()\nthread.join()\n"
     assert run(program + "sys.stderr.write('went on')\nprint('two')", read=False) == (141, "", "went on")
     assert run(program + "print('two')", read=True) == (0, "one\ntwo\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["help", "task"], ["help", "plan"], ["help", "tiles"], ["--help"]])
+def test_doits_own_help_ends_without_a_word_too(arguments):
+    program = f"from doit.doit_cmd import DoitMain\nsys.exit(DoitMain().run({arguments}))"
+    assert run(program, read=False, begin="import sys\n") == (141, "", "")
+    status, said, errors = run(program, read=True, begin="import sys\n")
+    assert (status, bool(said), errors) == (0, True, "")

@@ -1,0 +1,68 @@
+"""The schema `preflight`, brought up to date: the numbered files of `sql/`, applied in order, each once."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from preflight.adapters._postgres_connection import Connection, Database
+from preflight.errors import DatabaseError
+
+__all__ = ["migrate"]
+
+_LOCK = 0x70726566  # "pref": the advisory lock under which migrations run
+
+
+def migrate(database: Database, connection: Connection) -> None:
+    """Apply what has not been applied; concurrent programs wait for each other. connection: in autocommit.
+
+    Raises:
+        DatabaseError: the schema is newer than this program. What psycopg raises is left to the caller.
+    """
+    files = _migrations()
+    if _applied(database, connection) == [number for number, _ in files]:
+        return
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        applied = _applied(database, connection)
+        if applied is None:
+            _make_schema(database, connection)
+            applied = []
+        if unknown := set(applied) - {number for number, _ in files}:
+            raise DatabaseError(
+                f"{database.where}: its schema has migration {max(unknown)}, which this program does not know: "
+                "install the newer preflight that made it"
+            )
+        for number, script in files:
+            if number not in applied:
+                connection.execute(script)
+                connection.execute("INSERT INTO preflight.schema_migrations VALUES (%s)", (number,))
+
+
+def _make_schema(database: Database, connection: Connection) -> None:
+    # Asked first: even IF NOT EXISTS needs the right to create schemas.
+    if not database.one(connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'preflight')")[0]:
+        connection.execute("CREATE SCHEMA preflight")
+    connection.execute(
+        "CREATE TABLE preflight.schema_migrations "
+        "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+
+
+def _applied(database: Database, connection: Connection) -> list[int] | None:
+    """The numbers of the files that were applied, ascending; None where none ever was."""
+    # Not to_regclass: it answers from a cache that waiting for the advisory lock does not refresh.
+    if not database.one(
+        connection,
+        "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
+        "WHERE nspname = 'preflight' AND relname = 'schema_migrations')",
+    )[0]:
+        return None
+    query = "SELECT version FROM preflight.schema_migrations ORDER BY version"
+    return [row[0] for row in connection.execute(query)]
+
+
+def _migrations() -> list[tuple[int, bytes]]:
+    """(number, script) of each file in sql/, ascending."""
+    folder = resources.files("preflight.adapters").joinpath("sql")
+    files = (file for file in folder.iterdir() if file.name.endswith(".sql"))
+    return sorted((int(file.name.split("_")[0]), file.read_bytes()) for file in files)

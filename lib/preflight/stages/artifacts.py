@@ -1,0 +1,33 @@
+"""Artifacts: the files of a cache that its manifest signs, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from preflight.mission import Job
+from preflight.stages.engine_compiler import EngineCompiler
+from preflight.stages.units import steps_of
+from preflight.store.layout import CacheLayout
+
+INDEX_NAME = "descriptors.faiss"
+INVENTORY_NAME = "tiles.inventory"
+WINDOWS_NAME = "windows.inventory"
+CALIBRATION_NAME = "calibration.json"
+SELFTEST_NAME = "selftest.json"
+CORPUS_NAME = "corpus.json"
+PROVENANCE_NAME = "provenance.json"
+
+
+def artifact_paths(job: Job, layout: CacheLayout, compiler: EngineCompiler) -> dict[str, Path]:
+    """Artifact name -> where its bytes lie before they are published."""
+    engines = [str(compiler.name(spec)) for spec in job.backbones]
+    return {
+        **{f"engines/{name}": layout.engines / name for name in engines},
+        INDEX_NAME: layout.index,
+        INVENTORY_NAME: layout.inventory,
+        **({} if steps_of(job) == 1 else {WINDOWS_NAME: layout.windows}),
+        CALIBRATION_NAME: job.calibration,
+        SELFTEST_NAME: layout.selftest,
+        CORPUS_NAME: layout.corpus,
+        PROVENANCE_NAME: layout.provenance,
+    }

@@ -1,0 +1,55 @@
+"""Corpus: corpus.json, what a flight must know to use the engines and the index beside their bytes.
+
+Written in the manifest stage, because it is signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from preflight.mission import Job
+from preflight.records import BackboneSpec
+from preflight.stages.artifacts import INDEX_NAME, INVENTORY_NAME, WINDOWS_NAME
+from preflight.stages.engine_compiler import EngineCompiler
+from preflight.stages.units import steps_of
+from preflight.store.atomic import atomic_write
+from preflight.store.layout import CacheLayout
+from preflight.trace.record import canonical_json
+from preflight.trace.rule import Step
+
+CORPUS_VERSION = 1
+
+
+def corpus_step(
+    job: Job, layout: CacheLayout, compiler: EngineCompiler, cards: Callable[[BackboneSpec], Mapping[str, object]]
+) -> Step:
+    """corpus.json: what a flight must know to use the engines and the index beside their bytes."""
+
+    def content() -> bytes:
+        section = job.config.index
+        backbones = [
+            {
+                "model_name": spec.model_name,
+                "role": spec.role,
+                "engine": f"engines/{compiler.name(spec)}",
+                "inputs": {name: list(shape) for name, shape in spec.inputs.items()},
+                "precision": spec.precision,
+                "preprocessing": {"mean": list(spec.preprocessing.mean), "std": list(spec.preprocessing.std)},
+                **cards(spec),
+            }
+            for spec in job.backbones
+        ]
+        index = {"file": INDEX_NAME, "metric": section.metric, "m": section.m, "ef_search": section.ef_search}
+        # Where the position of an id of the index is written.
+        units = {
+            "file": INVENTORY_NAME if steps_of(job) == 1 else WINDOWS_NAME,
+            "overlap": job.config.descriptors.overlap,
+        }
+        return canonical_json({"backbones": backbones, "index": index, "units": units}) + b"\n"
+
+    def build() -> Iterable[Path]:
+        atomic_write(layout.corpus, content())
+        return ()
+
+    return Step("corpus", CORPUS_VERSION, (), lambda: {"content": content().decode()}, (layout.corpus,), build)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from preflight.journal import Journal
+from preflight.rates import RATE_UNITS, keep_rates, read_rates
+from preflight.store import atomic
+from preflight.store.layout import CacheLayout
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return CacheLayout(tmp_path)
+
+
+def journal(embedded=0, **seconds):
+    found = Journal()
+    for name, value in seconds.items():
+        found.stage(name, "built", value)
+    found.counts["descriptors_generated"] = embedded
+    return found
+
+
+def test_nothing_is_known_before_a_build_nor_from_a_damaged_file(layout):
+    assert read_rates(layout) == {}
+    layout.rates.parent.mkdir()
+    for damaged in ("", "[]", '{"index": {}}', '{"index": {"seconds": "x", "units": 1}}'):
+        layout.rates.write_text(damaged)
+        assert read_rates(layout) == {}
+
+
+def test_what_was_built_is_remembered_beside_what_was_not(layout):
+    keep_rates(layout, journal(embedded=600, descriptors=2.0, index=0.5))
+    later = journal(index=0.25)
+    later.stage("descriptors", "reused", 0.0)
+    keep_rates(layout, later)
+    assert read_rates(layout) == {
+        "descriptors": {"seconds": 2.0, "units": 600.0},
+        "index": {"seconds": 0.25, "units": 1.0},
+    }
+
+
+@pytest.mark.parametrize(("embedded", "kept"), [(3, 600), (RATE_UNITS - 1, 600), (RATE_UNITS, RATE_UNITS), (0, 600)])
+def test_a_few_units_do_not_replace_the_rate_of_many(layout, embedded, kept):
+    keep_rates(layout, journal(embedded=600, descriptors=2.0))
+    keep_rates(layout, journal(embedded=embedded, descriptors=1.0))
+    assert read_rates(layout)["descriptors"]["units"] == kept
+
+
+def test_a_run_that_built_nothing_writes_nothing(layout):
+    idle = Journal()
+    idle.stage("index", "reused", 0.0)
+    keep_rates(layout, idle)
+    assert not layout.rates.exists()
+
+
+def test_rates_that_cannot_be_kept_are_a_warning(layout, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic, "atomic_write", full)
+    keep_rates(layout, journal(index=1.0))
+    assert [record.event for record in caplog.records] == ["rates_not_kept"]
