@@ -36,6 +36,5 @@ if __name__ == "__main__":
 
     from takeoff.command_line import main
 
-    # Not sys.exit(main()): a hashing thread that hangs in a read must not delay the status after a time-out.
-    status = main(sys.argv[1:])
-    os._exit(status)
+    # Not sys.exit: a thread that hangs in a read must not delay the status after a time-out.
+    os._exit(main(sys.argv[1:]))

@@ -8,9 +8,10 @@ each have their own status from 16 up (docs/manifest-format.md).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+import sys
+from collections.abc import Callable
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from takeoff.errors import UsageError, VerificationError, VerificationTimeoutError, VerifierCrashedError
 from takeoff.verdict import human_verdict, json_verdict
@@ -43,8 +44,6 @@ def main(arguments: list[str]) -> int:
         options = parse([argument for argument in arguments if argument != "--json"])
         result = _verify_in_time(options)
         return _report(as_json, options.cache, result, result.failures)
-    except TimeUp as error:
-        return _report(as_json, None, None, (VerificationTimeoutError(str(error)),))
     except VerificationError as error:
         return _report(as_json, None, None, (error,))
     except Exception as error:  # noqa: BLE001 - a crash refuses, whatever it was
@@ -108,41 +107,34 @@ _READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 
 def _verify_in_time(options: Options) -> VerificationResult:
+    """In a thread, which is left to itself when the time is up: a read that hangs hears no signal."""
+    ended: list[VerificationResult | BaseException] = []
+
+    def work() -> None:
+        try:
+            ended.append(_verify(options))
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+            ended.append(error)
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(options.timeout)
+    if not ended:
+        raise VerificationTimeoutError(f"no verdict within {options.timeout} s")
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    return ended[0]
+
+
+def _verify(options: Options) -> VerificationResult:
     import time
 
     from takeoff.host import probe
     from takeoff.policy import Expectations
     from takeoff.verify import verify_manifest
 
-    with _alarm(options.timeout):
-        expect = Expectations(options.expect_flight, options.expect_position, probe(), options.expect_sm)
-        return verify_manifest(options.cache, trust=options.trust, now=time.time, expect=expect, floor=options.floor)
-
-
-class TimeUp(BaseException):
-    """The alarm rang. Not an Exception: nothing on the way may take it for a failure of one file and go on."""
-
-
-@contextmanager
-def _alarm(seconds: float | None) -> Iterator[None]:
-    """Raise TimeUp in the main thread when the time is up, and again at the end if that was swallowed."""
-    if seconds is None:
-        yield
-        return
-    import signal
-
-    up = TimeUp(f"no verdict within {seconds} s")
-
-    def ring(*_: object) -> NoReturn:
-        raise up
-
-    signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        if signal.setitimer(signal.ITIMER_REAL, 0)[0] == 0:  # it rang
-            raise up
+    expect = Expectations(options.expect_flight, options.expect_position, probe(), options.expect_sm)
+    return verify_manifest(options.cache, trust=options.trust, now=time.time, expect=expect, floor=options.floor)
 
 
 def _report(
@@ -151,9 +143,9 @@ def _report(
     text = json_verdict(cache, result, failures) if as_json else human_verdict(cache, result, failures)
     status = min((failure.exit_status for failure in failures), default=0)
     try:
-        # Paths may hold anything, and a journal's locale may be C.
-        print(text.encode("ascii", "backslashreplace").decode("ascii"), flush=True)  # noqa: T201 - the verdict
-    except (OSError, ValueError):
-        # Nobody can read the verdict: a pass that was not said is none.
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        # Nobody can read the verdict, stdout may even be closed and None: a pass that was not said is none.
         return status or VerifierCrashedError.exit_status
     return status

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import os
 from collections.abc import Callable, Generator, Mapping
-from threading import Thread
+from threading import Lock, Thread
 from typing import TypeVar
 
 CHUNK_BYTES = 256 * 1024
@@ -19,11 +19,13 @@ Steps = Generator[int, None, _Result]
 
 def sha256_steps(descriptor: int) -> Steps[str]:
     """The SHA-256 of what a descriptor gives from its present offset to the end, 64 hex digits. Raises OSError."""
-    digest = hashlib.sha256()
-    buffer = bytearray(min(CHUNK_BYTES, os.fstat(descriptor).st_size + 1))
+    digest, left = hashlib.sha256(), os.fstat(descriptor).st_size
+    buffer = bytearray(min(CHUNK_BYTES, left + 1))
     view = memoryview(buffer)
-    while count := os.readv(descriptor, [buffer]):
+    # Of a file that grows meanwhile one read too many is hashed, and no more: it has another digest already.
+    while left >= 0 and (count := os.readv(descriptor, [buffer])):
         digest.update(view[:count])
+        left -= count
         yield count
     return digest.hexdigest()
 
@@ -36,29 +38,31 @@ def sha256_descriptor(descriptor: int) -> str:
 def largest_first(sizes: Mapping[str, int], work: Callable[[str], Steps[_Result]]) -> dict[str, _Result]:
     """`work(name)` for every name -> bytes, on two threads. What it raises is raised here.
 
-    A thread takes what has most bytes left and lays it down after 1/64 of all bytes. So it takes as long as the largest file
-    or half of all, whichever is more, and a slice; no more than 64 files are ever begun and not ended. The GIL is released
-    while hashing.
+    A thread takes what has most bytes left, and lays it down after 1/64 of all bytes where that is not its end. So all takes
+    as long as the largest file or half of the bytes, whichever is more, and a slice; and fewer than 64 files lie open besides
+    the two in hand. The GIL is released while hashing.
     """
-    # Each pop and each push is one step under the GIL. Names differ, so that two generators are never compared.
+    # Names differ, so that two generators are never compared.
     waiting: list[tuple[int, str, Steps[_Result] | None]] = [(-size, name, None) for name, size in sizes.items()]
     heapq.heapify(waiting)
     slice_bytes = sum(sizes.values()) // 64
     results: dict[str, _Result] = {}
     raised: list[BaseException] = []
+    lock = Lock()
 
     def drain() -> None:
         try:
             while not raised:
-                try:
+                with lock:
+                    if not waiting:
+                        return
                     left, name, begun = heapq.heappop(waiting)
-                except IndexError:
-                    return
                 steps, pause = begun or work(name), left + slice_bytes
                 try:
                     while left <= pause:
                         left += next(steps)
-                    heapq.heappush(waiting, (left, name, steps))
+                    with lock:
+                        heapq.heappush(waiting, (left, name, steps))
                 except StopIteration as end:
                     results[name] = end.value
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread

@@ -11,8 +11,13 @@ _CLOCK = "check the clock, then run `doit provision` again"
 _OTHER_MISSION = "this is another mission's cache: check what is expected, and copy the cache of this mission"
 
 
+def printable(text: str) -> str:
+    """In printable ASCII, anything else as Python escapes it: the name of a file must not steer a terminal."""
+    return "".join(char if " " <= char <= "~" else ascii(char)[1:-1] for char in text)
+
+
 class VerificationError(Exception):
-    """One failure. `file` is the name inside the cache, or the path outside it, or "" where there is none."""
+    """One failure. `file` is the name inside the cache, or the path outside it, or "" where there is none; both printable."""
 
     code = "refused"
     exit_status = 16
@@ -20,10 +25,9 @@ class VerificationError(Exception):
     remedy = "run `doit provision` again"
 
     def __init__(self, message: str, file: str = "") -> None:
-        self.message = message
-        self.file = file.encode("ascii", "backslashreplace").decode("ascii")
+        self.message, self.file = printable(message), printable(file)
         self.failures: tuple[VerificationError, ...] = (self,)
-        super().__init__(message)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         named = f"{self.file}: {self.message}" if self.file else self.message

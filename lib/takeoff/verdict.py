@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from takeoff.errors import VerificationError
+from takeoff.errors import VerificationError, printable
 
 if TYPE_CHECKING:
     from takeoff.verify import VerificationResult
@@ -18,12 +18,12 @@ MOST_SHOWN = 20
 def human_verdict(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
     """What a person reads: one line for a pass; for a refusal every failure, then what to do, a line each."""
     if result is None or result.manifest is None or failures:
-        return "\n".join([f"REFUSED {cache or ''}".rstrip(), *_listed(failures), *_remedies(failures)])
+        return "\n".join([f"REFUSED {printable(cache or '')}".rstrip(), *_listed(failures), *_remedies(failures)])
     from takeoff.policy import utc
 
     manifest = result.manifest
     return (
-        f"PASSED {cache}: generation {manifest.generation}, manifest {manifest.manifest_hash[:12]},"
+        f"PASSED {printable(cache or '')}: generation {manifest.generation}, manifest {manifest.manifest_hash[:12]},"
         f" {len(result.artifacts)} artifacts, signed by {(result.signer or '')[:12]} ({manifest.signing_mode}),"
         f" flight {manifest.identity.flight_id or 'none'}, valid until {utc(manifest.valid_until)}"
     )

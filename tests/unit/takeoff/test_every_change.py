@@ -220,7 +220,7 @@ def test_a_hard_link_is_as_good_as_a_copy(cache, check, tmp_path):
 @pytest.mark.parametrize("name", ["zz", ".hidden", "a b", "é", "x\ny", "core", "camera.json~", "lost+found"])
 def test_added(cache, check, folder, name):
     (cache / f"{folder}{name}").write_bytes(b"")
-    shown = f"{folder}{name}".encode("ascii", "backslashreplace").decode()
+    shown = f"{folder}{name}".encode("unicode_escape").decode()
     assert codes(check(cache)) == [("file_unlisted", shown)]
 
 

@@ -564,6 +564,22 @@ def test_a_large_file_is_read_to_its_end(tmp_path):
         assert list(digest.sha256_steps(file.fileno())) == [digest.CHUNK_BYTES] * 4  # it can be laid down after each
 
 
+@pytest.mark.parametrize("more", [1, digest.CHUNK_BYTES, 50 * 2**30])
+def test_a_file_that_grows_while_it_is_read_has_another_digest_soon(tmp_path, more):
+    data = bytes(range(256)) * 4096
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        steps = digest.sha256_steps(file.fileno())
+        read = next(steps)
+        os.truncate(path, len(data) + more)
+        with pytest.raises(StopIteration) as ended:  # noqa: PT012 - the last of them raises
+            while True:
+                read += next(steps)
+    assert len(data) < read <= len(data) + digest.CHUNK_BYTES
+    assert ended.value.value != hashlib.sha256(data).hexdigest()
+
+
 # The package's face
 
 
