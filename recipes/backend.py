@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from doit.dependency import DatabaseException, SqliteDB
+from doit.exceptions import InvalidCommand
 
 T = TypeVar("T")
 
 log = logging.getLogger("preflight")
+
+_IGNORED = "ignore:"  # what doit calls it
 
 
 class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
@@ -107,8 +110,14 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         """Is anything known of the task?"""
         return task_id in self._cache or (self._known() and self._tried(partial(super().in_, task_id), False))
 
+    def get(self, task_id: str, dependency: str) -> Any:  # noqa: ANN401 - doit's signature
+        """A value as it was set. No task is ever ignored, whatever the file says: a provision would silently do nothing."""
+        return None if dependency == _IGNORED else super().get(task_id, dependency)
+
     def set(self, task_id: str, dependency: str, value: Any) -> None:  # noqa: ANN401 - doit's signature
-        """Keep a value; the last one doit sets for a finished task commits them all."""
+        """Keep a value; the last one doit sets for a finished task commits them all. Raises InvalidCommand for `doit ignore`."""
+        if dependency == _IGNORED:
+            raise InvalidCommand("doit's ignore is not used here: a cache is built whole; no task was ignored")
         super().set(task_id, dependency, value)
         if dependency == "deps:":
             self._save(task_id)

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from getpass import getpass
 from pathlib import Path
@@ -24,7 +25,7 @@ from preflight.errors import MissionError, PreflightError
 from preflight.report.logs import log_to
 from preflight.store.layout import CacheLayout
 from recipes.outlet import end_with_the_reader
-from recipes.variables import Variables, parse
+from recipes.variables import Variables, parse, repeated
 
 if TYPE_CHECKING:
     from preflight.mission import Mission
@@ -44,10 +45,20 @@ class Context:
     """One run. `mission` and `session` raise what is wrong with them when they are asked for."""
 
     def __init__(
-        self, given: dict[str, str], environment: dict[str, str], folder: Path, *, verifies_only: bool = False
+        self,
+        given: dict[str, str],
+        environment: dict[str, str],
+        folder: Path,
+        *,
+        twice: Sequence[str] = (),
+        verifies_only: bool = False,
     ) -> None:
-        """verifies_only: nothing but the task `verify` was asked for. To verify at takeoff, nothing that builds is loaded."""
+        """twice: variables given more than once.
+
+        verifies_only: nothing but the task `verify` was asked for. To verify at takeoff, nothing that builds is loaded.
+        """
         self._given = given
+        self._twice = twice
         self._environment = environment
         self._folder = folder
         self._verifies_only = verifies_only
@@ -57,7 +68,7 @@ class Context:
     @property
     def variables(self) -> Variables:
         """Raises CommandLineError."""
-        return parse(self._given)
+        return parse(self._given, self._twice)
 
     def mission_path(self) -> Path:
         """Where the mission is, or would be."""
@@ -198,7 +209,8 @@ def context() -> Context:
     given: dict[str, str] = dict(doit_cmd._CMDLINE_VARS or {})
     # doit has moved to dodo.py's folder by now; what the operator names is relative to where the command was given.
     folder = Path(doit.get_initial_workdir() or Path.cwd())
-    return Context(given, dict(os.environ), folder, verifies_only=_only_verifies(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    return Context(given, dict(os.environ), folder, twice=repeated(arguments), verifies_only=_only_verifies(arguments))
 
 
 def stop_on_signals() -> None:

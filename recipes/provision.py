@@ -6,7 +6,7 @@ import shutil
 from typing import Any
 
 from recipes.context import context
-from recipes.tasks import LOCK, guarded, lock_task
+from recipes.tasks import LOCK, guarded, lock_task, locked_session
 
 
 def task__lock() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def task_provision() -> dict[str, Any]:
         from preflight.commands.provision import closing_text  # noqa: PLC0415 - only a build that ends needs it
 
         run = context()
-        session = run.session()
+        session = locked_session()
         report = session.finish()
         if not run.log_json:
             width = min(shutil.get_terminal_size((100, 24)).columns, 110)

@@ -15,7 +15,9 @@ from preflight.errors import CommandLineError, PreflightError
 from recipes.context import context, ignore_signals, stop_on_signals
 
 if TYPE_CHECKING:
-    from preflight.session import Stage
+    from doit.task import Task
+
+    from preflight.session import Session, Stage
 
 LOCK = "_lock"
 
@@ -27,7 +29,9 @@ def guarded(action: Callable[[], None]) -> Callable[[], TaskFailed | None]:
         try:
             action()
         except PreflightError as error:
-            context().log_failure(error)
+            run = context()
+            run.start_logging()
+            run.log_failure(error)
             return TaskFailed(str(error))
         return None
 
@@ -40,7 +44,7 @@ def lock_task() -> dict[str, Any]:
     def begin() -> None:
         run = context()
         run.start_logging()
-        if multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread():
+        if _aside():
             raise CommandLineError("doit's -n is not used here: stages share one lock and run their own threads")
         run.announce_demo()
         session = run.session()
@@ -48,6 +52,8 @@ def lock_task() -> dict[str, Any]:
         session.begin()
 
     def end() -> None:
+        if _aside():
+            return  # nothing was begun
         # It takes milliseconds; half done, it would leave the database server running.
         ignore_signals()
         try:
@@ -63,6 +69,21 @@ def lock_task() -> dict[str, Any]:
         "verbosity": 2,
         "doc": None,
     }
+
+
+def _aside() -> bool:
+    """Whether this is a process or thread that doit's -n has made."""
+    return multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread()
+
+
+def locked_session() -> Session:
+    """The run's session, under its lock. Raises CommandLineError where doit was told to leave out the task that takes it."""
+    session = context().session()
+    if not session.holds_lock:
+        raise CommandLineError(
+            "doit's -s is not used here: it leaves out the lock and the stages before; give the task without it"
+        )
+    return session
 
 
 def stage_tasks(name: str, doc: str) -> Iterator[dict[str, Any]]:
@@ -90,10 +111,11 @@ def _task(stage: Stage) -> dict[str, Any]:
     def run() -> None:
         gc.enable()
         # An engine that is asked for by name is built alone.
-        context().session().run(stage.name, alone=any(argument.startswith("engine") for argument in sys.argv[1:]))
+        locked_session().run(stage.name, alone=any(argument.startswith("engine") for argument in sys.argv[1:]))
 
-    def current() -> bool:
-        return context().session().judge(stage.name)
+    def current(task: Task) -> bool:
+        # doit's -s has taken the lock from the task: running it says so.
+        return LOCK in task.task_dep and context().session().judge(stage.name)
 
     return {
         "actions": [guarded(run)],

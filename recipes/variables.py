@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,16 @@ class Variables:
     deep: bool = False
 
 
-def parse(given: Mapping[str, str]) -> Variables:
+def repeated(arguments: Iterable[str]) -> list[str]:
+    """The variables a command line gives more than once: doit itself takes the last without a word."""
+    names = Counter(argument.partition("=")[0] for argument in arguments if "=" in argument and argument[0] != "-")
+    return [name for name, times in names.items() if times > 1]
+
+
+def parse(given: Mapping[str, str], twice: Iterable[str] = ()) -> Variables:
     """Read the variables. Raises CommandLineError with every problem at once."""
-    problems = [
+    problems = [f"{name}= is given more than once: give it once" for name in twice]
+    problems += [
         f"unknown variable {name}={given[name]}; known are {', '.join(f'{known}=' for known in KNOWN)}"
         for name in sorted(given.keys() - set(KNOWN))
     ]

@@ -194,7 +194,10 @@ class InferenceRuntime(Protocol):
         """Digits and dots only; goes into the engine's file name and action key."""
 
     def compile(self, request: CompileRequest, target: Path) -> None:
-        """Write the engine to `target` (not yet atomic: the caller hands a temporary). Raises EngineBuildError."""
+        """Write the engine to `target` (not yet atomic: the caller hands a temporary).
+
+        Raises EngineBuildError; OSError where there is no space for it.
+        """
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
         """Load the exported bytes again, at the request's precision, read back and compared. Raises EngineBuildError."""
@@ -204,7 +207,7 @@ class Compilation(Protocol):
     """An engine that is being compiled."""
 
     def wait(self) -> None:
-        """Until the engine is written. Raises EngineBuildError, as `InferenceRuntime.compile` does."""
+        """Until the engine is written. Raises as `InferenceRuntime.compile` does."""
 
     def stop(self) -> None:
         """Give it up: nothing is written from here on. Idempotent."""

@@ -136,14 +136,15 @@ class Session:
                 raise
 
     def _build(self, name: str) -> None:
-        began = self._monotonic()
+        began, engines = self._monotonic(), self.journal.counts["engines_built"]
         built = False
         for step in self.stages[name].steps:
             verdict = self._verdict(step)
             if not verdict.current:
                 self._run(step, verdict)
                 built = True
-        self._note(name, "built" if built else "reused", began)
+        compiled = self.journal.counts["engines_built"] > engines
+        self._note(name, "built" if built else "reused", began, compiled=compiled)
 
     def _run(self, step: Step, verdict: Verdict) -> None:
         log.debug(
@@ -196,11 +197,11 @@ class Session:
             # A file of work/ that was edited does not read as what was written. Its own stage comes first and writes it anew.
             return Verdict(False, (f"an input of {step.name} does not read as what was written ({error})",))
 
-    def _note(self, name: str, deed: Deed, began: float) -> None:
-        first = name not in self.journal.stages
-        self.journal.stage(name, deed, self._monotonic() - began)
-        if first and deed == "reused" and name.startswith("engine:"):
+    def _note(self, name: str, deed: Deed, began: float, *, compiled: bool = False) -> None:
+        # An engine that is only held to the gate again is reused, though its stage was built.
+        if name.startswith("engine:") and name not in self.journal.stages and not compiled:
             self.journal.counts["engines_reused"] += 1
+        self.journal.stage(name, deed, self._monotonic() - began)
 
     def finish(self) -> BuildReport:
         """Write and return the report of a run whose stages are all current or built. Raises CacheRootError."""
@@ -256,6 +257,11 @@ class Session:
     def failure_report(self, error: BaseException) -> BuildReport:
         """The report of a run that ended in `error`."""
         return self._ending.failure(error)
+
+    @property
+    def holds_lock(self) -> bool:
+        """Whether `begin` took the cache root's lock, and `close` has not freed it."""
+        return self._lock.held
 
     @property
     def last_failure(self) -> BaseException | None:

@@ -13,7 +13,7 @@ _OTHER_MISSION = "this is another mission's cache: check what is expected, and c
 
 def printable(text: str) -> str:
     """In printable ASCII, anything else as Python escapes it: the name of a file must not steer a terminal."""
-    return "".join(char if " " <= char <= "~" else ascii(char)[1:-1] for char in text)
+    return "".join(char if char.isascii() and char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class VerificationError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from datetime import datetime, timezone
 from hashlib import sha256
 
@@ -354,3 +355,55 @@ def test_a_trust_directory_that_does_not_hold_the_key(built, refuses):
     assert "Traceback" not in done.said
     assert built.current.readlink() == link
     assert not any((built.cache / "staging").iterdir())
+
+
+@pytest.mark.parametrize("task", ["publish", "_lock", "verify"])
+def test_no_task_can_be_ignored(built, task):
+    done = built.doit("ignore", task)
+    assert done.status == 3
+    assert "ignore is not used here" in done.sentences
+    assert "Traceback" not in done.said
+
+
+def test_a_database_in_which_tasks_are_ignored_keeps_nothing_from_being_built(built):
+    connection = sqlite3.connect(built.work / "doit.db")
+    with connection:
+        for task in ("_lock", "publish", "provision", "verify"):
+            connection.execute("insert or replace into doit values (?, ?)", (task, '{"ignore:": "1"}'))
+    connection.close()
+    built.edit(lambda mission: mission.update(flight_id=None))
+    assert built.provision_json().ran[-1] == "publish"
+    verified = built.doit("-v", "2", "verify")
+    assert verified.status == 0
+    assert "PASSED" in verified.out
+
+
+@pytest.mark.parametrize("task", ["tiles", "engine", "engine:weight_free_vpr", "publish", "provision"])
+def test_a_stage_is_not_run_without_the_lock(built, task):
+    def written():
+        return {path: path.stat().st_mtime_ns for path in built.work.rglob("*") if not path.name.startswith("doit.db")}
+
+    before = written()
+    for lines in ([], ["log=json"]):
+        done = built.doit("run", "-s", task, *lines)
+        assert done.status == 1
+        assert "doit's -s is not used here" in done.sentences
+        assert done.err == ""
+    assert written() == before
+
+
+@pytest.mark.parametrize("key", ["here", "gone"])
+def test_a_file_where_the_trust_directory_should_be(built, refuses, key):
+    if key == "gone":
+        shutil.rmtree(built.folder / "keys")
+    (built.folder / "other").write_text("a file")
+    built.edit(lambda mission: mission.update(trust="other"))
+    refuses(f"{built.folder / 'other'} is no directory", "move it away, or set `trust` in the mission")
+
+
+def test_a_variable_given_twice(built):
+    for task in ("verify", "provision", "status"):
+        done = built.doit(task, "mission=other.yaml")
+        assert done.status == 1
+        assert "mission= is given more than once" in done.sentences
+        assert "Traceback" not in done.said

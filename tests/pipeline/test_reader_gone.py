@@ -56,3 +56,34 @@ def test_a_provision_ends_quietly_is_no_success_and_can_go_on(built, unread, for
 def test_a_command_ends_quietly_too(built, unread, arguments):
     assert unread(built, *arguments) == ([], 141, "")
     assert built.servers() == []
+
+
+@pytest.fixture
+def redirected(python_outside):
+    """redirected(place, to, *arguments): a run whose standard output the shell redirects; its status and errors."""
+
+    def start(place, to, *arguments):
+        done = python_outside(["sh", "-c", f'exec "$0" "$@" {to}', *place.command(*arguments)])
+        return done.status, done.err
+
+    return start
+
+
+NO_SPACE = "doit: standard output cannot be written: No space left on device; give it another place, then run the command again\n"
+CLOSED = "doit: standard output is closed; send it to a file, or to /dev/null\n"
+
+
+@pytest.mark.parametrize("form", ["log=text", "log=json"])
+@pytest.mark.parametrize(("to", "said"), [(">/dev/full", NO_SPACE), (">&-", CLOSED)])
+def test_a_verdict_that_nobody_can_read_is_no_pass(built, redirected, form, to, said):
+    assert redirected(built, to, "verify", form) == (16, said)
+
+
+@pytest.mark.parametrize(("to", "said"), [(">/dev/full", NO_SPACE), (">&-", CLOSED)])
+def test_a_provision_that_cannot_say_what_it_does_is_no_success_and_can_go_on(built, redirected, to, said):
+    built.edit(lambda mission: mission.update(flight_id=OTHER_FLIGHT))
+    assert redirected(built, to, "provision") == (16, said)
+    assert built.servers() == []
+    assert not list((built.cache / "staging").glob("*"))
+    assert built.takeoff().status == 0
+    assert built.provision_json().status == 0

@@ -1,7 +1,8 @@
 """One model compiled in a process of its own: a crash there, or the kernel that kills for memory, takes nothing else along.
 
 The process is ordered by its only argument, JSON: which module compiles, and what. The last line of its standard output is
-{"done": true} or {"error": reason}; whatever native code prints is chatter, and goes to standard error.
+{"done": true} or {"error": reason}, with "errno" too where there was no space; whatever native code prints is chatter, and
+goes to standard error.
 
 It ends by `os._exit`: destroying a network whose builder has an error recorder crashes (TensorRT-RTX 1.7.1), and there is
 nothing left to clean up. Once it runs, it dies with the thread that started it.
@@ -10,6 +11,7 @@ nothing left to clean up. Once it runs, it dies with the thread that started it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -29,6 +31,7 @@ __all__ = ["CompilingProcess", "main", "request_of", "request_value", "write_eng
 _LAST_LINES, _LAST_CHARACTERS = 8, 4_000  # of what it said
 # The folder it is started in is not searched for modules, as `-m` would do.
 _PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from preflight.adapters._compiling import main; main()"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -72,6 +75,7 @@ class CompilingProcess:
 
     Raises:
         EngineBuildError: `target` cannot be written, or no process can be started.
+        OSError: there is no space for it.
     """
 
     def __init__(
@@ -109,6 +113,8 @@ class CompilingProcess:
         # Both: native code may end a process with 0 and nothing done.
         if self._process.returncode != 0 or not told.get("done"):
             self._unmake()
+            if number := told.get("errno"):
+                raise OSError(number, os.strerror(number), str(self._target))
             reason = told.get("error") or f"{self._failure}: {_ended(self._process.returncode, self.said)}"
             raise EngineBuildError(str(reason))
 
@@ -127,12 +133,14 @@ class CompilingProcess:
 
 
 def _made(target: Path) -> bool:
-    """Make the file the process writes into; False when it is there. Raises EngineBuildError."""
+    """Make the file the process writes into; False when it is there. Raises EngineBuildError; OSError for want of space."""
     try:
         target.touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError as error:
+        if error.errno in _FULL:
+            raise
         raise EngineBuildError(f"The engine {target} cannot be written: {error.strerror}.") from error
     return True
 
@@ -179,7 +187,9 @@ def main() -> None:
     try:
         import_module(told["module"]).compile_here(told["order"], Path(told["target"]))
     except EngineBuildError as error:
-        os.write(answer, b"\n" + json.dumps({"error": str(error)}).encode())
+        number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+        full = {"errno": number} if number in _FULL else {}
+        os.write(answer, b"\n" + json.dumps({"error": str(error), **full}).encode())
         os._exit(1)
     os.write(answer, b'\n{"done": true}')
     os._exit(0)

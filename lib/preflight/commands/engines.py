@@ -113,11 +113,11 @@ def _tried(assembly: Assembly, state: EngineState) -> EngineState:
         if layout.parity_sample.is_file():
             _run(tracer, [gate])
             parity = json.loads(parity_path(spec, layout).read_bytes())["cosine_min"]
-    except PreflightError as error:
-        return replace(state, tried=True, problem=str(error), seconds=time.monotonic() - began)
     except FileNotFoundError as error:
         problem = f"{error.filename} is not there: run doit tiles first"
         return replace(state, tried=True, problem=problem, seconds=time.monotonic() - began)
+    except (PreflightError, OSError) as error:
+        return replace(state, tried=True, problem=str(error), seconds=time.monotonic() - began)
     return replace(state, tried=True, parity=parity, seconds=time.monotonic() - began)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from preflight.batcher import DescriptorBatcher
 from preflight.cards import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
+from preflight.errors import TrustDirectoryError
 from preflight.job import Job
 from preflight.journal import Journal
 from preflight.mission import Mission
@@ -247,8 +248,17 @@ class Assembly:
             metadata.record_manifest(row)
 
     def prepare_keys(self) -> None:
-        """In dev mode, where neither is there: a key and a trust directory. Raises SigningKeyError."""
+        """In dev mode, where neither is there: a key and a trust directory.
+
+        Raises:
+            TrustDirectoryError: something else lies where the trust directory should.
+            SigningKeyError: the key cannot be made or read.
+        """
         job = self.job
+        if job.trust.exists() and not job.trust.is_dir():
+            raise TrustDirectoryError(
+                f"{job.trust} is no directory, so that no key can be trusted there: move it away, or set `trust` in the mission"
+            )
         section = job.config.manifest
         here = section.signing_mode == "dev" and section.signing == "here"
         if not here or job.trust.exists() or job.signing_key.exists():

@@ -37,6 +37,7 @@ class Line:
         self.prepare = lambda: None
         self.fail = None
         self.sessions = []
+        self.journal = Journal()
 
     def step(self, name, source, target, digests):
         def build():
@@ -44,6 +45,8 @@ class Line:
             if self.fail is not None:
                 raise self.fail
             atomic.atomic_write(target, source.read_bytes().upper())
+            if name == "compile":
+                self.journal.counts["engines_built"] += 1
             return ()
 
         return Step(name, 1, (source,), lambda: {"source": digests.sha256(source)}, (target,), build)
@@ -55,6 +58,7 @@ class Line:
             self.closed += 1
 
         ticks = iter(range(10_000))
+        self.journal = Journal()
         session = Session(
             layout=self.layout,
             stages=(
@@ -64,7 +68,7 @@ class Line:
             tracer=Tracer(digests, atomic.atomic_write),
             generations=Generations(self.layout, digests),
             lock=BuildLock(self.layout.lock, pid=os.getpid(), host="h"),
-            journal=Journal(),
+            journal=self.journal,
             clock=lambda: NOW,
             hooks=Hooks(self.prepare, close, lambda: HASH),
             repair=repair,
@@ -107,7 +111,7 @@ def events():
 def test_a_build_runs_its_stages_in_order_and_reports_success(line):
     report = line.open().build()
     assert line.ran == ["compile", "index"]
-    assert report == BuildReport(0, 0, 0, HASH, "success")
+    assert report == BuildReport(1, 0, 0, HASH, "success")
     assert line.report()["outcome"] == "success"
     assert line.b.read_bytes() == b"ONE"
 
@@ -130,6 +134,22 @@ def test_an_engine_judged_twice_counts_once(line):
     assert session.finish().engines_reused == 1
 
 
+def test_an_engine_that_is_only_held_to_the_gate_again_is_reused(line):
+    def opened():
+        session = line.open()
+        stage = session.stages["engine:m"]
+        gate = line.step("parity", line.a, line.layout.work / "parity", session.digests)
+        session.stages["engine:m"] = replace(stage, steps=(*stage.steps, gate))
+        return session
+
+    opened().build()
+    (line.layout.work / "parity").unlink()
+    line.ran.clear()
+    report = opened().build()
+    assert line.ran == ["parity"]
+    assert (report.engines_built, report.engines_reused, report.outcome) == (0, 1, "success")
+
+
 def test_a_stage_is_built_where_its_inputs_changed_alone(line):
     line.open().build()
     line.ran.clear()
@@ -150,7 +170,7 @@ def test_log_events_and_levels_of_a_success(line, events):
     assert events[0][2] == {"cache_root": str(line.layout.root)}
     assert events[1][2] == {"step": "compile", "why": ["never built here"]}
     assert events[-1][2] == {
-        "engines_built": 0,
+        "engines_built": 1,
         "engines_reused": 0,
         "descriptors_generated": 0,
         "manifest_hash": HASH,
@@ -400,6 +420,7 @@ def corpus(line, monkeypatch):
                 if name in broken:
                     raise PreflightError(f"{name} is broken")
                 atomic.atomic_write(line.layout.work / name, b"engine")
+                line.journal.counts["engines_built"] += name != "after"
                 return ()
 
             digests = session.digests

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from doit.dependency import JSONCodec
+from doit.exceptions import InvalidCommand
 
 from recipes.backend import DurableSqlite
 
@@ -207,3 +208,21 @@ def test_memory_is_a_place_too(opened):
     assert base.get("index", "deps:") == ["a"]
     base.dump()
     assert not Path(":memory:").exists()
+
+
+def test_no_task_is_ever_ignored(opened, name):
+    """doit skips a task that is, with all that needs it, and calls that a success."""
+    base = opened()
+    with pytest.raises(InvalidCommand, match=r"ignore is not used here: .*; no task was ignored"):
+        base.set("publish", "ignore:", "1")
+    base.dump()
+    assert not opened().in_("publish")
+    finish(base, "publish")
+    base.dump()
+    connection = sqlite3.connect(name)
+    with connection:
+        connection.execute("""update doit set task_data = '{"ignore:": "1", "result:": "r"}'""")
+    connection.close()
+    base = opened()
+    assert base.get("publish", "ignore:") is None
+    assert base.get("publish", "result:") == "r"

@@ -1,4 +1,4 @@
-"""A reader of standard output that goes away, with real pipes."""
+"""A standard output whose reader goes away, that takes nothing, or is closed: with real pipes and devices."""
 
 from __future__ import annotations
 
@@ -66,3 +66,35 @@ def test_doits_own_help_ends_without_a_word_too(arguments):
     assert run(program, read=False, begin="import sys\n") == (141, "", "")
     status, said, errors = run(program, read=True, begin="import sys\n")
     assert (status, bool(said), errors) == (0, True, "")
+
+
+FULL = "doit: standard output cannot be written: No space left on device; give it another place, then run the command again\n"
+CLOSED = "doit: standard output is closed; send it to a file, or to /dev/null\n"
+
+
+def run_in_shell(redirected, told):
+    """A program with its output redirected by the shell; its status and errors."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {redirected}', sys.executable, BEGIN + told],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'lib'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_an_output_that_takes_nothing_ends_the_run_with_a_sentence(told):
+    assert run_in_shell(">/dev/full", f"{told}\nsys.exit(0)") == (16, FULL)
+
+
+@pytest.mark.parametrize("told", ["print('one')", "pass"])
+def test_an_output_that_is_closed_ends_the_run_at_once(told):
+    assert run_in_shell(">&-", f"{told}\nsys.exit(0)") == (16, CLOSED)
+
+
+@pytest.mark.parametrize("redirected", [">&- 2>&-", ">/dev/full 2>&-", ">/dev/full 2>/dev/full"])
+def test_also_where_nobody_can_be_told(redirected):
+    assert run_in_shell(redirected, "print('one')") == (16, "")

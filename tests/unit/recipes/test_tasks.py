@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ class Run:
     """A context over stages, or one whose mission is refused."""
 
     def __init__(self, stages=(), error=None):
-        self._stages, self.error = stages, error
+        self._stages, self.error, self.holds_lock = stages, error, True
         self.said, self.logged = [], []
 
     def stages(self):
@@ -27,6 +28,7 @@ class Run:
         if self.error is not None:
             raise self.error
         return SimpleNamespace(
+            holds_lock=self.holds_lock,
             run=lambda name, *, alone: self.said.append(f"run {name}" + " alone" * alone),
             judge=lambda name: self.said.append(f"judge {name}") or True,
             begin=lambda: self.said.append("begin"),
@@ -68,7 +70,7 @@ def test_a_stage_is_a_task_with_its_files(use):
     assert task["task_dep"] == [LOCK, "descriptors"]
     assert task["doc"] == "build the index"
     (current,) = task["uptodate"]
-    assert current() is True
+    assert current(SimpleNamespace(task_dep=task["task_dep"])) is True
     (action,) = task["actions"]
     assert action() is None
     assert run.said == ["judge index", "run index"]
@@ -139,3 +141,26 @@ def test_the_lock_is_taken_first_and_everything_given_back_at_the_end(use):
 def test_the_end_of_a_run_that_never_opened_a_session_is_quiet(use):
     use(error=MissionError("m.yaml", ("x",)))
     lock_task()["teardown"][0]()
+
+
+def test_a_stage_without_its_lock_is_neither_judged_nor_run(use):
+    """As doit's -s has it, which takes what a task depends on from it."""
+    run = use(Stage("index", ("descriptors",), (step("index", ["/d"], ["/i"]),)))
+    run.holds_lock = False
+    (task,) = stage_tasks("index", "")
+    assert task["uptodate"][0](SimpleNamespace(task_dep=[])) is False
+    failed = task["actions"][0]()
+    assert isinstance(failed, TaskFailed)
+    assert "doit's -s is not used here" in failed.get_msg()
+    assert run.said == ["logging"]
+
+
+def test_in_a_thread_of_doits_the_lock_is_neither_taken_nor_given_back(use):
+    run = use()
+    task = lock_task()
+    answers = []
+    thread = Thread(target=lambda: answers.extend([task["actions"][0](), task["teardown"][0]()]))
+    thread.start()
+    thread.join()
+    assert "doit's -n is not used here" in answers[0].get_msg()
+    assert set(run.said) == {"logging"}

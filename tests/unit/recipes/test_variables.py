@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from preflight.errors import CommandLineError
-from recipes.variables import KNOWN, Variables, parse
+from recipes.variables import KNOWN, Variables, parse, repeated
 
 
 def test_nothing_given_is_the_usual_run():
@@ -58,3 +58,11 @@ def test_every_problem_is_told_at_once():
     for part in ("unknown variable a=2", "unknown variable b=1", "repair=x", "mode=y", "log=z"):
         assert part in text
     assert "\n" not in text
+
+
+def test_a_variable_that_is_given_twice_is_refused():
+    """doit takes the last."""
+    arguments = ["provision", "mission=a", "repair=1", "mission=b", "--zoom=1", "--zoom=2", ""]
+    assert repeated(arguments) == ["mission"]
+    with pytest.raises(CommandLineError, match="mission= is given more than once"):
+        parse({"mission": "b"}, repeated(arguments))

@@ -323,7 +323,10 @@ def test_a_name_does_not_steer_the_terminal(fresh, trust, capsys):
     for name in [name for name in moved.iterdir() if not name.name.isprintable()]:
         name.unlink()
     assert command_line.main([str(moved), "--trust", str(trust)]) == 0
-    assert capsys.readouterr().out.count("\n") == 1
+    said = capsys.readouterr().out
+    assert said.startswith("PASSED /")
+    assert r"/cache\nPASSED: generation " in said
+    assert said.count("\n") == 1
 
 
 def test_a_closed_stdout_is_no_pass(fresh, trust):

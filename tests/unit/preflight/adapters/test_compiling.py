@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -157,6 +158,32 @@ def test_a_file_that_was_there_is_kept(compiling, tmp_path):
 def test_a_target_that_cannot_be_made_is_an_error(tmp_path):
     with pytest.raises(EngineBuildError, match="cannot be written: No such file"):
         CompilingProcess("none", {}, tmp_path / "absent" / "engine", failure="")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_for_want_of_space_it_is_an_error_of_the_file_system(compiling, tmp_path, number):
+    source = f"try:\n    raise OSError({number}, 'full')\nexcept OSError as error:\n    raise EngineBuildError('no') from error"
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        compiling(source).wait()
+    assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "engine"))
+    assert not (tmp_path / "engine").exists()
+
+
+def test_another_error_of_the_file_system_is_the_engines(compiling):
+    source = (
+        "try:\n    raise OSError(5, 'broken')\nexcept OSError as error:\n    raise EngineBuildError('no') from error"
+    )
+    with pytest.raises(EngineBuildError, match=r"^no$"):
+        compiling(source).wait()
+
+
+def test_a_target_for_which_there_is_no_space_is_an_error_of_the_file_system(monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        CompilingProcess("none", {}, tmp_path / "engine", failure="")
 
 
 def test_one_whose_parent_is_gone_does_not_start(tmp_path):
