@@ -337,7 +337,7 @@ ONNX files and engines, in the command with nothing changed / with the file writ
 def kinds(asked: str | None) -> list[Kind]:
     """What this machine can run, or which of it was asked for."""
     program = (
-        f"import sys; sys.path[:0] = [{str(ROOT / 'lib')!r}]; from preflight.adapters._openvino_library import library\n"
+        f"import sys; sys.path[:0] = [{str(ROOT / 'lib')!r}]; from preflight.adapters.openvino.library import library\n"
         "print('BF16' in library().Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))"
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -28,8 +28,8 @@ import engines_sides as sides  # noqa: E402 - after the path
 import numpy as np  # noqa: E402 - after the path
 
 from preflight import wiring  # noqa: E402 - after the path
-from preflight.adapters import landscape  # noqa: E402 - after the path
-from preflight.batcher import DescriptorBatcher  # noqa: E402 - after the path
+from preflight.adapters.demo import landscape  # noqa: E402 - after the path
+from preflight.descriptors.batcher import DescriptorBatcher  # noqa: E402 - after the path
 from preflight.records import Preprocessing  # noqa: E402 - after the path
 
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -160,7 +160,7 @@ def _benchmark_app(ask: dict[str, Any]) -> float:
         shapes = ["-shape", f"{sides.INPUT}[?,{shape}]", "-data_shape", f"{sides.INPUT}[{batch},{shape}]"]
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'lib')!r})\n"
-        "from preflight.adapters._openvino_library import library; library()\n"
+        "from preflight.adapters.openvino.library import library; library()\n"
         "from openvino.tools.benchmark.main import main; sys.argv[0] = 'benchmark_app'; main()"
     )
     options = ["-hint", "throughput" if ask["queue"] else "latency", "-infer_precision", sides.HINTS[ask["precision"]]]

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preflight.adapters import _openvino_library
-from preflight.adapters import onnxruntime as port_onnxruntime
-from preflight.adapters import openvino as port_openvino
+from preflight.adapters.onnxruntime import runtime as port_onnxruntime
+from preflight.adapters.openvino import library as openvino_library
+from preflight.adapters.openvino import runtime as port_openvino
 from preflight.ports import CompileRequest, Engine, InferenceRuntime, QueueingEngine
 from preflight.wiring import runtime_choice
 
@@ -43,10 +43,10 @@ def request(model: Path, precision: str, batch: int) -> CompileRequest:
 def library(name: str) -> Any:
     """The vendor's package, imported as the adapter imports it: without its reporter."""
     if name == "openvino":
-        return _openvino_library.library()
+        return openvino_library.library()
     if name == "onnxruntime":
         return port_onnxruntime._library()
-    from preflight.adapters.torch import _library
+    from preflight.adapters.pytorch.runtime import _library
 
     return _library()
 
@@ -154,7 +154,7 @@ def bare_pytorch(module: Callable[[Any], Any]) -> Burst:
 
 def exported_module(engine: Path) -> Callable[[Any], Any]:
     """The program that the adapter keeps, without the adapter."""
-    from preflight.adapters._torch_archive import unpack
+    from preflight.adapters.pytorch.archive import unpack
 
     return unpack(engine.read_bytes(), str(engine))[0].module()
 

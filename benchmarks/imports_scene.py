@@ -43,7 +43,7 @@ def lay(place: Path, tiles: int, side: int) -> Sources:
 
 def _tiles(count: int) -> Iterator[tuple[int, int, bytes]]:
     """(x, y, JPEG), column by column as archives mostly are. Each its own: a comment in the file counts them."""
-    from preflight.adapters.landscape import generate  # noqa: PLC0415 - heavy
+    from preflight.adapters.demo.landscape import generate  # noqa: PLC0415 - heavy
 
     painted = [tile.content for tile in generate(1, PAINTED, PAINTED) if tile.zoom == ZOOM]
     columns = columns_of(count)
@@ -81,8 +81,8 @@ def _write_geotiff(path: Path, side: int) -> None:
     from affine import Affine  # noqa: PLC0415 - heavy, as above
     from rasterio.warp import transform  # noqa: PLC0415 - heavy, as above
 
-    from preflight.adapters._landscape_paint import paint  # noqa: PLC0415 - heavy, as above
-    from preflight.geometry import tile_bounds  # noqa: PLC0415 - as above
+    from preflight.adapters.demo.landscape_paint import paint  # noqa: PLC0415 - heavy, as above
+    from preflight.area.web_mercator import tile_bounds  # noqa: PLC0415 - as above
 
     corner = tile_bounds(ZOOM, X0, Y0)
     (east,), (north,) = transform("EPSG:4326", UTM, [corner.lon_min], [corner.lat_max])

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT / "lib"))
 import yaml  # noqa: E402 - after the path
 
 from preflight import wiring  # noqa: E402 - after the path
-from preflight.adapters.embedded_postgres import EmbeddedPostgres  # noqa: E402 - after the path
-from preflight.geometry import tile_bounds, tile_center  # noqa: E402 - after the path
+from preflight.adapters.postgres.embedded import EmbeddedPostgres  # noqa: E402 - after the path
+from preflight.area.web_mercator import tile_bounds, tile_center  # noqa: E402 - after the path
 from preflight.records import TileRow  # noqa: E402 - after the path
 
 ZOOM, X0, Y0 = 18, 109_056, 93_184  # in the Atlantic; the corner of a 256 x 256 block

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from preflight.geometry import tile_center
+from preflight.area.web_mercator import tile_center
 from preflight.records import TileRow
-from preflight.sealing import seal
+from preflight.tileset.sealing import seal
 from takeoff import envelope, keys, layout, manifest, names
 
 ARCH = platform.machine()

@@ -20,16 +20,16 @@ import doit
 from doit import doit_cmd
 
 from preflight import wiring
-from preflight.cache_place import CachePlace, read_place
 from preflight.errors import MissionError, PreflightError
+from preflight.mission.cache_place import CachePlace, read_place
 from preflight.report.logs import log_to
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from recipes.outlet import end_with_the_reader
 from recipes.variables import Variables, parse, repeated
 
 if TYPE_CHECKING:
-    from preflight.mission import Mission
-    from preflight.session import Session, Stage
+    from preflight.mission.loading import Mission
+    from preflight.run.session import Session, Stage
     from preflight.signing import Ask
     from preflight.trace.digests import DigestCache
 
@@ -87,7 +87,7 @@ class Context:
     @lru_cache(maxsize=1)  # noqa: B019 - one Context a process
     def mission(self) -> Mission:
         """Raises CommandLineError, MissionError."""
-        from preflight.mission import load_mission  # noqa: PLC0415 - a verification does without
+        from preflight.mission.loading import load_mission  # noqa: PLC0415 - a verification does without
 
         return load_mission(self._existing(), self._environment)
 

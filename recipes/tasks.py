@@ -17,7 +17,7 @@ from recipes.context import context, ignore_signals, stop_on_signals
 if TYPE_CHECKING:
     from doit.task import Task
 
-    from preflight.session import Session, Stage
+    from preflight.run.session import Session, Stage
 
 LOCK = "_lock"
 

@@ -11,7 +11,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
-from takeoff import coverage, digest, envelope, errors, keys, layout, manifest, names, policy
+from takeoff import digest, envelope, errors, keys, layout, manifest, names, policy
+from takeoff import tiles_coverage as coverage
 from takeoff.errors import ManifestNotFoundError, VerificationError
 from takeoff.filesystem import Directory
 from takeoff.floor import read_floor, write_floor

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from takeoff_report.config import Arm
 from takeoff_report.errors import ReportError
 from takeoff_report.mavlink import ACCEPTED, DENIED, NO_REASON, TIMED_OUT, Link, Request, severity
-from takeoff_report.verdict import Verdict
+from takeoff_report.verifier_run import Verdict
 
 HEARTBEAT_S = 1.0
 _CRITICAL = 2

@@ -26,7 +26,7 @@ from takeoff_report.config import Config, load
 from takeoff_report.errors import ReportError
 from takeoff_report.mavlink import ACCEPTED, Link, Request
 from takeoff_report.sinks import complain, deliver, record, verdict_sinks
-from takeoff_report.verdict import run_verifier
+from takeoff_report.verifier_run import run_verifier
 
 USAGE = (
     "usage: python -I -m takeoff_report verify [--config FILE] -- CACHE --trust DIR ..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from takeoff_report.verdict import Verdict
+from takeoff_report.verifier_run import Verdict
 
 MOST_REASONS = 16
 """A cache may have 100,000 failures; all are counted, so many are written down."""

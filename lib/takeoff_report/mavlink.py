@@ -14,7 +14,7 @@ from takeoff_report.config import Mavlink
 from takeoff_report.errors import ReportError
 from takeoff_report.events import INFO
 from takeoff_report.transport import Transport, connect
-from takeoff_report.verdict import MAX_STATUSTEXT, Verdict
+from takeoff_report.verifier_run import MAX_STATUSTEXT, Verdict
 
 ARM_AUTHORIZATION_REQUEST = 3001
 ACCEPTED, DENIED = 0, 2

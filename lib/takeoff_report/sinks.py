@@ -12,7 +12,7 @@ from functools import partial
 from takeoff_report import events, flight_log, journal
 from takeoff_report.config import Config, FlightLog, Mavlink
 from takeoff_report.mavlink import Link, severity
-from takeoff_report.verdict import Verdict
+from takeoff_report.verifier_run import Verdict
 
 Sink = Callable[[], None]
 

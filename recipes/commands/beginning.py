@@ -10,8 +10,8 @@ from preflight import wiring
 from preflight.commands import imports
 from preflight.commands.new import new_mission, templates
 from preflight.errors import CommandLineError
-from preflight.import_records import ImportProgress, ImportRequest
-from preflight.tile_offers import plain_text
+from preflight.tile_import.request import ImportProgress, ImportRequest
+from preflight.tile_import.source import plain_text
 from recipes.commands.base import OperatorCommand, option
 from recipes.context import HERE, TEMPLATES, Context, stop_on_signals
 

@@ -12,9 +12,9 @@ from preflight.commands.collect import collect
 from preflight.commands.reproduce import reproduce, reproduce_json, reproduce_text
 from preflight.commands.rollback import previous, roll_back
 from preflight.errors import CacheRootError, CommandLineError, ManifestCoverageError
-from preflight.estimate import bytes_below
 from preflight.report.table import size_text
-from preflight.store.layout import CacheLayout
+from preflight.run.estimate import bytes_below
+from preflight.store.cache_layout import CacheLayout
 from recipes.commands.base import OperatorCommand, option, path_of, say_rolled_back
 from recipes.context import Context, stop_on_signals
 

@@ -13,7 +13,7 @@ from preflight.commands.missing import write_missing
 from preflight.commands.sign import awaited
 from preflight.commands.status import read_status, status_json, status_text
 from preflight.errors import CommandLineError, EngineBuildError
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from recipes.commands.base import OperatorCommand, option, width
 from recipes.context import Context, stop_on_signals
 

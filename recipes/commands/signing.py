@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from preflight import wiring
 from preflight.commands import sign
-from preflight.commands.keys import keygen, trust
+from preflight.commands.key_management import keygen, trust
 from preflight.commands.provision import closing_text
 from preflight.errors import CommandLineError
 from preflight.signing import PASSPHRASE_VARIABLE, SigningKey, given_passphrase, load_signing_key

@@ -163,7 +163,7 @@ def test_to_verify_nothing_that_builds_is_loaded(doit, mission, monkeypatch):
     assert {name for name in loaded if name.startswith("preflight.wiring.")} == {"preflight.wiring.verifying"}
     building = ("mission", "records", "ports", "session", "job", "area", "stages", "trace", "adapters", "signing")
     assert [name for name in loaded if name.startswith(tuple(f"preflight.{part}" for part in building))] == [
-        "preflight.mission_reader"
+        "preflight.mission.reader"
     ]
     assert "msgspec" not in loaded
 

@@ -16,10 +16,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from preflight.adapters.embedded_postgres import EmbeddedPostgres
-from preflight.adapters.postgres import PostgresTileStore
+from preflight.adapters.postgres.embedded import EmbeddedPostgres
+from preflight.adapters.postgres.tile_store import PostgresTileStore
 from preflight.adapters.tile_files import TileFiles
-from preflight.area import area_from_bbox, cover
+from preflight.area.area import area_from_bbox, cover
 from preflight.errors import ImportSourceError, TileContentError
 from preflight.records import StoreRevision, TileBboxRecord, TileHashRecord
 

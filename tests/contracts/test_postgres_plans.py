@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from preflight.adapters.postgres import PostgresTileStore
-from preflight.geometry import tile_bounds
+from preflight.adapters.postgres.tile_store import PostgresTileStore
+from preflight.area.web_mercator import tile_bounds
 from preflight.records import BoundingBox
 
 X0, Y0 = 109_056, 93_184  # the north-western tile at zoom 18

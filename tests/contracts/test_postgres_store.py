@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from preflight.adapters.postgres import PostgresTileStore
+from preflight.adapters.postgres.tile_store import PostgresTileStore
 from preflight.errors import DatabaseError, ImportSourceError
 
 

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from preflight.area.web_mercator import tile_bounds, tile_center
 from preflight.errors import ImportSourceError
-from preflight.geometry import tile_bounds, tile_center
 from preflight.ports import ManifestRow
 from preflight.records import SourceRecord, TileBboxRecord, TileHashRecord, TileRow
 

@@ -9,7 +9,7 @@ import pytest
 
 from preflight.adapters.tile_files import TileFiles
 from preflight.errors import TileContentError
-from preflight.tile_offers import MAX_TILE_BYTES
+from preflight.tile_import.source import MAX_TILE_BYTES
 
 CONTENT = b"pixels"
 SHA = hashlib.sha256(CONTENT).hexdigest()

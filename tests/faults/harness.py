@@ -165,7 +165,7 @@ def edit_model(path):
 
 def edit_while_compiling(path):
     """The model is edited in the middle of its compilation."""
-    from preflight.stages.engine_compiler import EngineCompiler
+    from preflight.engine.compiler import EngineCompiler
 
     real = EngineCompiler.compile
 
@@ -206,12 +206,14 @@ def serve():
     from doit.doit_cmd import DoitMain
 
     import preflight.wiring
-    from preflight.adapters import _openvino_library, onnxruntime
-    from recipes.commands import beginning, generations, keys, looking  # noqa: F401
+    from preflight.adapters.onnxruntime import runtime as onnxruntime
+    from preflight.adapters.openvino import library as openvino_library
+    from recipes.commands import beginning, generations, looking  # noqa: F401
+    from recipes.commands import signing as keys  # noqa: F401
 
     # As the adapters import them: by themselves both libraries report to a server.
     onnxruntime._library()
-    _openvino_library.library()
+    openvino_library.library()
 
     preflight.wiring.index_factory().identity()  # loads FAISS at the level it is held to
     os.chdir(ROOT)
@@ -464,7 +466,7 @@ def lock_is_free(place):
 
 def rows(address, place):
     """Generation -> status, as the `manifests` table says."""
-    from preflight.adapters.postgres import PostgresTileStore
+    from preflight.adapters.postgres.tile_store import PostgresTileStore
 
     with PostgresTileStore(address) as store:
         return {row.generation: row.status for row in store.manifests(str(place.cache))}
@@ -472,7 +474,7 @@ def rows(address, place):
 
 def check_rows_of(place):
     """The same for a place with a server of its own, which is started for it."""
-    from preflight.adapters.embedded_postgres import EmbeddedPostgres
+    from preflight.adapters.postgres.embedded import EmbeddedPostgres
 
     with EmbeddedPostgres(place.folder / "tiles") as address:
         check_rows(address, place)
@@ -517,10 +519,10 @@ def change_flight(place, flight_id):
 def ground(folder):
     """Builds a Ground in a folder that the embedded server's user can enter."""
     from preflight import wiring
-    from preflight.adapters import landscape
-    from preflight.adapters.embedded_postgres import EmbeddedPostgres
-    from preflight.importing import import_tiles
-    from preflight.tile_offers import OfferedTile
+    from preflight.adapters.demo import landscape
+    from preflight.adapters.postgres.embedded import EmbeddedPostgres
+    from preflight.tile_import.importing import import_tiles
+    from preflight.tile_import.source import OfferedTile
 
     parts = pipeline()
     with ExitStack() as stack:

@@ -17,8 +17,8 @@ import atomicwrites
 
 from preflight.errors import CacheRootError
 from preflight.store import atomic
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 
 OLD = {"engines/same.engine": b"same", "engines/changed.engine": b"old", "index.faiss": b"old index"}

@@ -137,7 +137,7 @@ def test_a_run_killed_at_the_flip_is_registered_by_the_next(harness, scene):
 @pytest.fixture
 def with_model_file(scene):
     """A copy whose backbone is a file of the operator's."""
-    from preflight.adapters import weight_free_vpr
+    from preflight.adapters.demo import weight_free_vpr
 
     place = scene.copy()
     weight_free_vpr.write(place.folder / "model.onnx")

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
 from preflight.ports import CompileRequest, InferenceRuntime
 
 SHAPES = {

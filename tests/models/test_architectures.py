@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from preflight.adapters.onnx_models import inspect
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters.onnx.models import inspect
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
+from preflight.engine.parity import THRESHOLDS, check_parity, synthetic_inputs
 from preflight.errors import EngineBuildError
-from preflight.parity import THRESHOLDS, check_parity, synthetic_inputs
 from preflight.records import BackboneSpec
 
 OPSETS = range(13, 21)

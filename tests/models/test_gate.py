@@ -11,17 +11,18 @@ import numpy as np
 import onnx
 import pytest
 
-from preflight.adapters import images, onnxruntime
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters import images
+from preflight.adapters.onnxruntime import runtime as onnxruntime
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
+from preflight.engine.compiler import EngineCompiler, RuntimeChoice
+from preflight.engine.parity import check_parity, cosines
 from preflight.errors import ParityError
-from preflight.journal import Journal
-from preflight.parity import check_parity, cosines
 from preflight.records import BackboneSpec, HostCapabilities, Preprocessing
-from preflight.stages.engine_compiler import EngineCompiler, RuntimeChoice
+from preflight.report.run_log import Journal
 from preflight.stages.engines import compile_step, inspect_step
-from preflight.stages.parity import parity_path, parity_step
-from preflight.store.layout import CacheLayout
+from preflight.stages.parity_gate import parity_path, parity_step
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.wiring.parts import onnx_models
 

@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 
 from preflight.adapters import images
-from preflight.adapters.onnx_precision import OnnxPrecision
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.openvino import OpenVinoRuntime
-from preflight.adapters.tensorrt import TENSORRT_RTX, TensorRtRuntime
-from preflight.calibration import CalibrationTable, merged
-from preflight.journal import Journal
-from preflight.parity import cosines, synthetic_inputs
+from preflight.adapters.onnx.precision import OnnxPrecision
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
+from preflight.adapters.tensorrt.runtime import TENSORRT_RTX, TensorRtRuntime
+from preflight.engine.calibration_table import CalibrationTable, merged
+from preflight.engine.compiler import EngineCompiler, RuntimeChoice
+from preflight.engine.parity import cosines, synthetic_inputs
 from preflight.ports import CompileRequest
-from preflight.provisioner import CacheProvisioner
 from preflight.records import BackboneSpec, HostCapabilities
-from preflight.stages.calibration import Preparation, prepare_without_tiles, table_path
-from preflight.stages.engine_compiler import EngineCompiler, RuntimeChoice
+from preflight.report.run_log import Journal
 from preflight.stages.engines import compile_step, inspect_step, prepared_path
+from preflight.stages.precision import Preparation, prepare_without_tiles, table_path
 from preflight.store.atomic import atomic_write
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Tracer
 from preflight.wiring.parts import onnx_models, precision_tools
+from preflight.wiring.provisioner import CacheProvisioner
 
 SHAPES = {
     "vit": {"image": (1, 3, 56, 56)},

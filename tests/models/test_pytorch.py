@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.torch import TorchRuntime
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.pytorch.runtime import TorchRuntime
+from preflight.engine.parity import check_parity
 from preflight.errors import EngineBuildError
-from preflight.parity import check_parity
 
 pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[cpu,torch]'")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
 from preflight.errors import EngineBuildError
 
 

@@ -10,18 +10,18 @@ import numpy as np
 import onnx
 import pytest
 
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.openvino import OpenVinoRuntime
-from preflight.adapters.tensorrt import TENSORRT_RTX, TensorRtRuntime
-from preflight.adapters.torch import TorchRuntime
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
+from preflight.adapters.pytorch.runtime import TorchRuntime
+from preflight.adapters.tensorrt.runtime import TENSORRT_RTX, TensorRtRuntime
+from preflight.engine.compiler import EngineCompiler, RuntimeChoice
 from preflight.errors import EngineBuildError
-from preflight.journal import Journal
 from preflight.ports import ConcurrentRuntime
 from preflight.records import BackboneSpec, HostCapabilities
-from preflight.stages.engine_compiler import EngineCompiler, RuntimeChoice
+from preflight.report.run_log import Journal
 from preflight.stages.engines import compile_step, inspect_step
 from preflight.store.atomic import atomic_write
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.rule import Tracer
 from preflight.wiring.parts import onnx_models

@@ -6,9 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from preflight.adapters.onnx_models import inspect
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters.onnx.models import inspect
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
 from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest
 

@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from preflight import wiring
-from preflight.adapters import landscape
-from preflight.geometry import tile_bounds
-from preflight.importing import import_tiles
-from preflight.tile_offers import OfferedTile
+from preflight.adapters.demo import landscape
+from preflight.area.web_mercator import tile_bounds
+from preflight.tile_import.importing import import_tiles
+from preflight.tile_import.source import OfferedTile
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"

@@ -10,8 +10,8 @@ from hashlib import sha256
 
 import pytest
 
-from preflight.adapters import weight_free_vpr
-from preflight.geometry import tile_center
+from preflight.adapters.demo import weight_free_vpr
+from preflight.area.web_mercator import tile_center
 from preflight.records import TileRow
 
 

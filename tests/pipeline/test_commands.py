@@ -17,11 +17,11 @@ import pytest
 import yaml
 
 from preflight import wiring
-from preflight.adapters import _openvino_library
+from preflight.adapters.openvino import library as openvino_library
 from preflight.commands.explain import explain
 from preflight.commands.rollback import roll_back
 from preflight.errors import CacheRootError, ManifestCoverageError
-from preflight.mission import load_mission
+from preflight.mission.loading import load_mission
 from preflight.trace.digests import hash_file
 
 DEMO = Path(__file__).resolve().parents[2] / "cache_templates" / "demo.yaml"
@@ -218,7 +218,7 @@ def test_why_before_anything_is_built(fresh):
 
 
 def test_why_an_engine_of_another_precision(built):
-    if "BF16" not in _openvino_library.library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino_library.library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16")
     built.edit(lambda mission: section(mission)["backbones"][0].update(precision="bf16"))
     said = why(built, "engine:weight_free_vpr")

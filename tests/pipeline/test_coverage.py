@@ -11,9 +11,9 @@ import pytest
 
 from preflight import wiring
 from preflight.errors import CoverageError
-from preflight.importing import import_tiles
-from preflight.mission import load_mission
-from preflight.tile_offers import OfferedTile
+from preflight.mission.loading import load_mission
+from preflight.tile_import.importing import import_tiles
+from preflight.tile_import.source import OfferedTile
 
 
 def bring(place, tiles, source, change=lambda content: content, *, update=False):

@@ -166,7 +166,7 @@ def compiling(place):
     for process in Path("/proc").iterdir():
         try:
             said = (process / "cmdline").read_text() if process.name.isdigit() else ""
-            if "preflight.adapters._compiling" in said and str(place.folder) in said:
+            if "preflight.engine.compile_process" in said and str(place.folder) in said:
                 found.append(int(process.name))
         except OSError:
             continue  # it ended meanwhile

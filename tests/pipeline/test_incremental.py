@@ -17,28 +17,28 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from preflight import wiring
-from preflight.adapters import landscape
-from preflight.adapters.faiss import FaissIndexFactory
-from preflight.cache_place import read_place
+from preflight.adapters.demo import landscape
+from preflight.adapters.faiss.index import FaissIndexFactory
+from preflight.area.web_mercator import tile_bounds
 from preflight.commands.verify import verify
+from preflight.engine import compiler as engine_compiler
 from preflight.errors import CoverageError, InputChangedError
-from preflight.geometry import tile_bounds
-from preflight.mission import load_mission
+from preflight.mission.cache_place import read_place
+from preflight.mission.loading import load_mission
 from preflight.records import BuildReport
 from preflight.stages import (
     corpus,
     descriptors,
-    engine_compiler,
     engines,
     index,
     manifest,
-    parity,
     provenance,
     publish,
     samples,
     selftest,
     tiles,
 )
+from preflight.stages import parity_gate as parity
 from preflight.trace import digests
 from preflight.trace.digests import hash_file
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from preflight.adapters import landscape
-from preflight.store.layout import CacheLayout
+from preflight.adapters.demo import landscape
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import hash_file
 
 TILES = 80

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from preflight import wiring
-from preflight.adapters import landscape
-from preflight.calibration import CalibrationTable
+from preflight.adapters.demo import landscape
+from preflight.engine.calibration_table import CalibrationTable
 from preflight.errors import BackboneError, CalibrationCacheError, ParityError
-from preflight.mission import load_mission
+from preflight.mission.loading import load_mission
 from preflight.records import BuildReport
 
 MODEL = "weight_free_vpr"

@@ -11,16 +11,16 @@ from uuid import UUID
 import pytest
 
 from preflight import wiring
-from preflight.batcher import DescriptorBatcher
+from preflight.descriptors.batcher import DescriptorBatcher
+from preflight.engine.compiler import EngineCompiler
 from preflight.errors import BuildLockHeldError, EngineBuildError, TileContentError
-from preflight.mission import load_mission
-from preflight.provisioner import CacheProvisioner
+from preflight.mission.loading import load_mission
 from preflight.records import BoundingBox, BuildRequest, HostCapabilities
-from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.manifest import ManifestBuilder
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file
+from preflight.wiring.provisioner import CacheProvisioner
 from takeoff.errors import ContentHashMismatchError, ManifestNotFoundError
 from takeoff.verify import ManifestVerifier
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from preflight.area import area_from_geojson, cover
-from preflight.geometry import tile_bounds
-from preflight.mission import load_mission
+from preflight.area.area import area_from_geojson, cover
+from preflight.area.web_mercator import tile_bounds
+from preflight.mission.loading import load_mission
 
 HOME_ALT = 118.5
 

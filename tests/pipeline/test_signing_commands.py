@@ -18,7 +18,7 @@ import pytest
 from preflight import wiring
 from preflight.commands import sign
 from preflight.errors import EngineBuildError, OfflineSigningError
-from preflight.mission import load_mission
+from preflight.mission.loading import load_mission
 from preflight.signing import summary
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from preflight import wiring
-from preflight.adapters.faiss import FaissIndexFactory
+from preflight.adapters.faiss.index import FaissIndexFactory
 from preflight.adapters.images import decode_rgb, resize
-from preflight.geometry import tile_center
-from preflight.importing import import_tiles
-from preflight.mission import load_mission
+from preflight.area.web_mercator import tile_center
+from preflight.mission.loading import load_mission
 from preflight.stages import descriptors
-from preflight.tile_offers import OfferedTile
-from preflight.tileset import Inventory, tile_id
-from preflight.windows import Windows
+from preflight.tile_import.importing import import_tiles
+from preflight.tile_import.source import OfferedTile
+from preflight.tileset.inventory import Inventory, tile_id
+from preflight.tileset.windows import Windows
 
 # 8 x 8 tiles of one zoom and 4 x 4 of the one before it.
 HALF, QUARTER = 15 * 15 + 7 * 7, 29 * 29 + 13 * 13

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from preflight.area import area_from_bbox, area_from_geojson, cover
+from preflight.area.area import area_from_bbox, area_from_geojson, cover
+from preflight.area.web_mercator import MAX_LATITUDE
 from preflight.errors import MissionError
-from preflight.geometry import MAX_LATITUDE
 from preflight.records import BoundingBox
 
 ZOOMS = (3, 5)

@@ -8,8 +8,8 @@ import shapely
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from preflight.corridor import corridor
-from preflight.routes import Route, Waypoint
+from preflight.area.corridor import corridor
+from preflight.area.routes import Route, Waypoint
 
 GEOD = pyproj.Geod(ellps="WGS84")
 

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preflight.descriptor_segment import Block
-from preflight.descriptor_store import DescriptorStore
+from preflight.descriptors.descriptor_store import DescriptorStore
+from preflight.descriptors.segment import Block
 
 _DIM = 3
 

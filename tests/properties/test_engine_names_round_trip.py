@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preflight.engine_names import EngineName, model_name_problem
+from preflight.engine.file_names import EngineName, model_name_problem
 from preflight.errors import EngineBuildError
 
 _MODELS = st.from_regex(r"[a-z0-9]{1,8}(_[a-z0-9]{1,8}){0,4}", fullmatch=True)

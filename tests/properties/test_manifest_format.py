@@ -10,7 +10,8 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from takeoff import canonical, coverage, envelope, layout, manifest, names
+from takeoff import canonical, envelope, layout, manifest, names
+from takeoff import tiles_coverage as coverage
 from takeoff.errors import VerificationError
 
 PLAIN = "".join(chr(code) for code in range(32, 127) if chr(code) not in '"\\')

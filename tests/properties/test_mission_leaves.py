@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preflight.errors import MissionError
-from preflight.mission import load_mission
+from preflight.mission.loading import load_mission
 
 MISSION = {
     "version": 1,

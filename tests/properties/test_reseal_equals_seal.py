@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preflight import mapped
-from preflight import reseal as reseal_module
+from preflight.area.web_mercator import tile_center
 from preflight.errors import TileContentError
-from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.reseal import SealedFiles, reseal
-from preflight.sealing import Companions, seal
+from preflight.tileset import mapped
+from preflight.tileset import resealing as reseal_module
+from preflight.tileset.resealing import SealedFiles, reseal
+from preflight.tileset.sealing import Companions, seal
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 # Few places, so that changes meet what is there.

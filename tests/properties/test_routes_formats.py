@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from preflight.area.routes import Route, parse_route
 from preflight.errors import MissionError
-from preflight.routes import Route, parse_route
 
 # Zero stands for `here` in a mission; MAVLink holds 1e-7 degrees.
 degrees = st.integers(-850_000_000, 850_000_000).filter(bool).map(lambda value: value / 1e7)

@@ -8,11 +8,11 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preflight.geometry import MAX_ZOOM, tile_center
+from preflight.area.web_mercator import MAX_ZOOM, tile_center
 from preflight.records import TileRow
-from preflight.sealing import seal
-from preflight.tile_choice import choose_sources
-from preflight.tileset import Inventory, read_header, tile_id
+from preflight.tileset.inventory import Inventory, read_header, tile_id
+from preflight.tileset.sealing import seal
+from preflight.tileset.source_choice import choose_sources
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 

@@ -1,1 +1,1 @@
-"""One module a foreign library, each the only importer of it."""
+"""Adapters behind the ports: one package or module for each foreign library, and its only importer."""

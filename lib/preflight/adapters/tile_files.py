@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from preflight.errors import ImportSourceError, TileContentError
 from preflight.store import atomic
-from preflight.tile_offers import MAX_TILE_BYTES
+from preflight.tile_import.source import MAX_TILE_BYTES
 
 __all__ = ["TileFiles"]
 

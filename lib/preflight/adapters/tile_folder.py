@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from preflight.area.web_mercator import MAX_ZOOM
 from preflight.errors import ImportSourceError
-from preflight.geometry import MAX_ZOOM
-from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile, Zooms
+from preflight.tile_import.source import MAX_TILE_BYTES, BadTile, OfferedTile, Zooms
 
 __all__ = ["TileFolder"]
 

@@ -1,7 +1,7 @@
 """The area a mission asks for, and the exact tiles that cover it.
 
 An area is one box, the polygons of a GeoJSON file (RFC 7946: coordinates are longitude, latitude; edges are straight
-in degrees), or the polygons around a route (preflight.corridor). A tile belongs to an area when their interiors share a
+in degrees), or the polygons around a route (preflight.area.corridor). A tile belongs to an area when their interiors share a
 point; a tile that only touches the border does not.
 """
 
@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-from preflight.errors import MissionError
-from preflight.geometry import MAX_LATITUDE, MAX_ZOOM
-from preflight.records import BoundingBox
-from preflight.spans import (
+from preflight.area.tile_ranges import (
     Cover,
     Ring,
     Span,
@@ -30,6 +27,9 @@ from preflight.spans import (
     polygon_spans,
     ring_box,
 )
+from preflight.area.web_mercator import MAX_LATITUDE, MAX_ZOOM
+from preflight.errors import MissionError
+from preflight.records import BoundingBox
 
 if TYPE_CHECKING:
     from shapely import Polygon

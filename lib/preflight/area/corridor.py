@@ -19,10 +19,10 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from preflight.area import Area, area_from_shapes
+from preflight.area.area import Area, area_from_shapes
+from preflight.area.routes import Position, Route
+from preflight.area.web_mercator import MAX_LATITUDE
 from preflight.errors import MissionError
-from preflight.geometry import MAX_LATITUDE
-from preflight.routes import Position, Route
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from preflight.geometry import MAX_ZOOM, tile_at, tile_bounds, tile_east, tile_south
+from preflight.area.web_mercator import MAX_ZOOM, tile_at, tile_bounds, tile_east, tile_south
 from preflight.records import BoundingBox
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from preflight.commands.keys import Said
+from preflight.commands.key_management import Said
 from preflight.errors import BundleError
 from preflight.report.table import size_text
 from preflight.store import carry
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from takeoff import manifest as format_
 from takeoff.errors import HostMismatchError, VerificationError

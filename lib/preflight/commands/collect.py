@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight.estimate import bytes_below
-from preflight.session import Session
+from preflight.run.estimate import bytes_below
+from preflight.run.session import Session
 from preflight.store import atomic
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.record import read_record, record_path
 from preflight.trace.rule import Step
 from preflight.wiring import Assembly

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preflight.errors import EngineBuildError, PreflightError
-from preflight.mission import Mission
-from preflight.rates import read_rates
+from preflight.mission.loading import Mission
 from preflight.report.table import plain_text
-from preflight.session import Explanation, Session
-from preflight.stages.parity import parity_path
+from preflight.run.rates import read_rates
+from preflight.run.session import Explanation, Session
+from preflight.stages.parity_gate import parity_path
 from preflight.store import atomic
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step, Tracer
 from preflight.wiring import Assembly, Options, Surroundings, tile_access

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 
 from preflight.errors import CommandLineError
-from preflight.planning import Plan
 from preflight.report.table import plain_text, size_text
-from preflight.session import Explanation, Session
+from preflight.run.planning import Plan
+from preflight.run.session import Explanation, Session
 
 
 def plan_json(plan: Plan) -> str:

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from preflight.errors import CacheRootError, CommandLineError
-from preflight.import_records import ImportProgress, ImportReport
 from preflight.store.atomic import atomic_write
-from preflight.tile_offers import Zooms
+from preflight.tile_import.request import ImportProgress, ImportReport
+from preflight.tile_import.source import Zooms
 
 __all__ = ["fields", "progress_text", "read_zooms", "report_json", "report_text", "write_report"]
 

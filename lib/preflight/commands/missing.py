@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preflight.area import cover
-from preflight.coverage import CoverageReport, CoverageWalk, lacks_geojson
+from preflight.area.area import cover
 from preflight.errors import CommandLineError
-from preflight.mission import Job
+from preflight.mission.job import Job
 from preflight.ports import Clock
+from preflight.run.tile_access import TileAccess
 from preflight.stages.reading import intact
 from preflight.store.atomic import atomic_write
-from preflight.tile_access import TileAccess
-from preflight.tile_choice import choose_sources, rows_of_cover
+from preflight.tileset.coverage import CoverageReport, CoverageWalk, lacks_geojson
+from preflight.tileset.source_choice import choose_sources, rows_of_cover
 
 
 def write_missing(job: Job, tiles: TileAccess, clock: Clock, path: Path) -> CoverageReport:

@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 
 from preflight.records import BuildReport
 from preflight.report.table import CacheFacts, closing_table
-from preflight.session import Session
+from preflight.run.session import Session
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from takeoff import manifest as format_
 from takeoff.names import MANIFEST

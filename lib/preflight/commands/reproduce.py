@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preflight.errors import CacheRootError, OfflineSigningError, SignatureAwaitedError
-from preflight.mission import Job, Mission
+from preflight.mission.job import Job
+from preflight.mission.loading import Mission
 from preflight.ports import Signer
-from preflight.session import Session
+from preflight.run.session import Session
 from preflight.signing import Ask, OfflineSigner
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.wiring import Assembly, Options, Surroundings, tile_access
 from takeoff import envelope

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight.commands.keys import Said
+from preflight.commands.key_management import Said
 from preflight.commands.rollback import roll_back
 from preflight.errors import OfflineSigningError, PreflightError, SignatureAwaitedError
-from preflight.job import Job
+from preflight.mission.job import Job
 from preflight.ports import Signer
 from preflight.records import BuildReport
-from preflight.session import Session
+from preflight.run.session import Session
 from preflight.signing import (
     Desk,
     OfflineSigner,
@@ -26,8 +26,8 @@ from preflight.signing import (
     summary,
 )
 from preflight.store import atomic
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation
-from preflight.store.layout import CacheLayout
 from preflight.wiring import Assembly
 from takeoff import keys
 from takeoff import manifest as format_

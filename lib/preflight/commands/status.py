@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 
 from preflight.commands.sign import Awaited
 from preflight.report.table import plain_text, size_text
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from takeoff import envelope
 from takeoff import manifest as format_

@@ -17,7 +17,7 @@ from takeoff.errors import TileDriftError, TileFileError, VerificationError
 from takeoff.verify import VerificationResult, VerifiedCache
 
 if TYPE_CHECKING:
-    from preflight.tileset import Inventory
+    from preflight.tileset.inventory import Inventory
 
 _BLOCK = 1 << 10  # the paths and digests of two fit in a pipe of 1 MiB
 
@@ -52,7 +52,7 @@ def with_tiles_checked(
     if INVENTORY_NAME not in result.artifacts:
         lacking = TileFileError(f"the cache holds no {INVENTORY_NAME}: which tiles it was made of cannot be told")
         return _with(result, [lacking])
-    from preflight.tileset import Inventory, read_header  # noqa: PLC0415 - a cache that is not asked for its tiles has no need
+    from preflight.tileset.inventory import Inventory, read_header  # noqa: PLC0415 - a cache that is not asked for its tiles has no need
 
     with VerifiedCache(result.root, result.manifest.subjects).open(INVENTORY_NAME) as file:
         place = Path(f"/proc/self/fd/{file.fileno()}")

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preflight import wiring
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from takeoff.errors import KeyUnknownError, SidecarMismatchError, TileDriftError, VerificationError
 from takeoff.verdict import human_verdict, json_verdict
 
 if TYPE_CHECKING:
-    from preflight.cache_place import CachePlace
-    from preflight.mission import Mission
+    from preflight.mission.cache_place import CachePlace
+    from preflight.mission.loading import Mission
     from preflight.ports import Clock
     from preflight.records import TileHashRecord, TileRow
-    from preflight.tile_access import TileAccess
+    from preflight.run.tile_access import TileAccess
     from takeoff.verify import ManifestVerifier, VerificationResult
 
 log = logging.getLogger("preflight.verify")
@@ -133,8 +133,8 @@ def sealed_hashes(mission: Mission, tiles: TileAccess) -> Iterator[TileHashRecor
 
 def rows_of_mission(mission: Mission, tiles: TileAccess) -> Iterator[TileRow]:
     """The tile rows of the mission's area as they are now, one source a tile."""
-    from preflight.area import cover  # noqa: PLC0415 - the operator mode's alone
-    from preflight.tile_choice import choose_sources, rows_of_cover  # noqa: PLC0415
+    from preflight.area.area import cover  # noqa: PLC0415 - the operator mode's alone
+    from preflight.tileset.source_choice import choose_sources, rows_of_cover  # noqa: PLC0415
 
     job = mission.job
     rows = rows_of_cover(tiles.metadata(), cover(job.area, job.zoom_levels))

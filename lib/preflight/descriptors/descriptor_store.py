@@ -4,7 +4,7 @@ A *space* is everything that decides a descriptor beside the tile's bytes (engin
 dimension), as the SHA-256 of its canonical JSON. Inside a space a row is keyed by the tile's SHA-256. Rows live in
 immutable segment files, grouped by block: 256 x 256 tiles of one zoom. A segment is the unit of commit and resume.
 
-    <root>/<space, 16 hex>/<segment>        see `preflight.descriptor_segment`
+    <root>/<space, 16 hex>/<segment>        see `preflight.descriptors.segment`
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from preflight.descriptor_segment import (
+from preflight.descriptors.segment import (
     KEY,
     THUMB,
     Block,

@@ -8,7 +8,7 @@
     vectors    count x dim float32, little endian
     trailer    SHA-256 of all before it; its first 16 hex digits are in the file name
 
-What a block and a space are says `preflight.descriptor_store`, which reads the rows.
+What a block and a space are says `preflight.descriptors.descriptor_store`, which reads the rows.
 """
 
 from __future__ import annotations

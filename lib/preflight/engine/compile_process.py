@@ -30,7 +30,7 @@ __all__ = ["CompilingProcess", "main", "request_of", "request_value", "write_eng
 
 _LAST_LINES, _LAST_CHARACTERS = 8, 4_000  # of what it said
 # The folder it is started in is not searched for modules, as `-m` would do.
-_PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from preflight.adapters._compiling import main; main()"
+_PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from preflight.engine.compile_process import main; main()"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
-from preflight.engine_names import EngineName
+from preflight.engine.file_names import EngineName
+from preflight.engine.precisions import written_in_onnx
 from preflight.ports import Compilation, CompileRequest, ConcurrentRuntime, Engine, InferenceRuntime, OnnxModels
-from preflight.precisions import written_in_onnx
 from preflight.records import BackboneSpec, HostCapabilities, ModelSummary
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.trace.digests import hash_file

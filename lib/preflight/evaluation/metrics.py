@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preflight.evaluation.places import Places
+from preflight.area.web_mercator import haversine_m
 from preflight.evaluation.queries import POSITION_ZOOM, TileTable
 from preflight.evaluation.result import RANKS, Figures
-from preflight.geometry import haversine_m
+from preflight.tileset.tile_lookup import Places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

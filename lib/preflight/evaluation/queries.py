@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from preflight.evaluation.places import Places
-from preflight.geometry import tile_center
+from preflight.area.web_mercator import tile_center
+from preflight.tileset.tile_lookup import Places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,7 @@ from preflight.evaluation.result import RANKS, Figures, HeadingResult, SelftestR
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from preflight.cards import BackboneCard
+    from preflight.evaluation.backbone_card import BackboneCard
 
 __all__ = ["Embed", "Search", "Thumbnail", "evaluate"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight.mission_reader import Problems, check_keys, expanded, parse_yaml, placed
+from preflight.mission.reader import Problems, check_keys, expanded, parse_yaml, placed
 
 __all__ = ["KEYS", "CachePlace", "read_place", "trust_problem"]
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from preflight.mission_reader import Problems, check_keys, join
+from preflight.mission.reader import Problems, check_keys, join
 
 __all__ = ["convert"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import get_args
 from uuid import UUID
 
-from preflight.area import Area
-from preflight.cache_place import trust_problem
-from preflight.engine_names import model_name_problem
-from preflight.geometry import haversine_m
-from preflight.mission_schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
-from preflight.precisions import ACCEPTED, override_problem
+from preflight.area.area import Area
+from preflight.area.web_mercator import haversine_m
+from preflight.engine.file_names import model_name_problem
+from preflight.engine.precisions import ACCEPTED, override_problem
+from preflight.mission.cache_place import trust_problem
+from preflight.mission.schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
 from preflight.records import STEPS, BackboneSpec, BoundingBox, IndexParameters, Origin, SectorClass
 
 __all__ = ["BUILTIN", "Job", "check_job"]

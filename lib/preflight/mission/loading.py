@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight.area import Area, area_from_bbox, area_from_geojson
-from preflight.corridor import corridor
+from preflight.area.area import Area, area_from_bbox, area_from_geojson
+from preflight.area.corridor import corridor
+from preflight.area.routes import Route, parse_route
 from preflight.errors import MissionError
-from preflight.job import BUILTIN, Job, check_job
-from preflight.mission_fields import convert
-from preflight.mission_reader import Problems, placed, read_yaml
-from preflight.mission_schema import AreaSection, BackboneSection, MissionFile
+from preflight.mission.fields import convert
+from preflight.mission.job import BUILTIN, Job, check_job
+from preflight.mission.reader import Problems, placed, read_yaml
+from preflight.mission.schema import AreaSection, BackboneSection, MissionFile
 from preflight.records import BackboneSpec, BoundingBox, Origin, Preprocessing
-from preflight.routes import Route, parse_route
 
-__all__ = ["BUILTIN", "Job", "Mission", "load_mission"]
+__all__ = ["Mission", "load_mission"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from datetime import datetime
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from preflight.journal import StageNote
 from preflight.records import BuildReport
+from preflight.report.run_log import StageNote
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from preflight.errors import CacheRootError, PreflightError
-from preflight.journal import Journal
 from preflight.records import BuildReport
 from preflight.report.build_report import encode_report, report_fields
+from preflight.report.run_log import Journal
 from preflight.store import atomic
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.lock import BuildLock
 
 log = logging.getLogger("preflight")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from preflight.errors import DescriptorBatchError
-from preflight.estimate import expected_sizes
-from preflight.rates import read_rates
-from preflight.session import Session
+from preflight.run.estimate import expected_sizes
+from preflight.run.rates import read_rates
+from preflight.run.session import Session
 from preflight.stages.descriptors import DescriptorSet, Forecast
 from preflight.stages.tiles import Preview
 

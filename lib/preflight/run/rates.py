@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from preflight.journal import Journal
+from preflight.report.run_log import Journal
 from preflight.store import atomic
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.record import canonical_json
 
 # As many units (tiles) as give a rate that is not mostly starting up.

@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from preflight.errors import CacheRootError, PreflightError
-from preflight.journal import Deed, Journal
 from preflight.ports import Clock
-from preflight.rates import keep_rates
 from preflight.records import BuildReport
 from preflight.report.build_report import report_fields
-from preflight.report.ending import Ending
+from preflight.report.run_log import Deed, Journal
+from preflight.run.ending import Ending
+from preflight.run.rates import keep_rates
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.store.lock import BuildLock
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import LastBuild, Step, Tracer, Verdict

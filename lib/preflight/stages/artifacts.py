@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preflight.mission import Job
-from preflight.stages.engine_compiler import EngineCompiler
+from preflight.engine.compiler import EngineCompiler
+from preflight.mission.job import Job
 from preflight.stages.units import steps_of
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 
 INDEX_NAME = "descriptors.faiss"
 INVENTORY_NAME = "tiles.inventory"

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from preflight.mission import Job
+from preflight.engine.compiler import EngineCompiler
+from preflight.mission.job import Job
 from preflight.records import BackboneSpec
 from preflight.stages.artifacts import INDEX_NAME, INVENTORY_NAME, WINDOWS_NAME
-from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.units import steps_of
 from preflight.store.atomic import atomic_write
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step
 

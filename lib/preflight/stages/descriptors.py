@@ -10,22 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from preflight.batcher import DescriptorBatcher
-from preflight.descriptor_segment import Block, block_of
-from preflight.descriptor_store import DescriptorStore
-from preflight.journal import Journal
-from preflight.mapped import columns_of
-from preflight.mission import Job
+from preflight.descriptors.batcher import DescriptorBatcher
+from preflight.descriptors.descriptor_store import DescriptorStore
+from preflight.descriptors.segment import Block, block_of
+from preflight.engine.compiler import EngineCompiler
+from preflight.engine.model_input import image_size, preprocessing_text
+from preflight.mission.job import Job
 from preflight.ports import Engine, ImageCodec, TilePixelStore
-from preflight.stages.engine_compiler import EngineCompiler
+from preflight.report.run_log import Journal
 from preflight.stages.engines import descriptor_dim
-from preflight.stages.model_input import image_size, preprocessing_text
 from preflight.stages.reading import read_tile
 from preflight.stages.tiles import Preview
 from preflight.stages.units import Units, open_units, steps_of, units_file
 from preflight.store.atomic import atomic_write, remove_file
-from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, read_header
+from preflight.store.cache_layout import CacheLayout
+from preflight.tileset.inventory import Inventory, read_header
+from preflight.tileset.mapped import columns_of
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json, read_record, record_of, record_path
 from preflight.trace.rule import Step
@@ -151,7 +151,7 @@ class DescriptorStage:
 
     def _forecast_units(self, preview: Preview, store: DescriptorStore | None, *, whole: bool) -> Forecast:
         """whole: look up every unit, not only those that changed tiles touch."""
-        from preflight.windows import SealedTiles, count_windows, cut  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.windows import SealedTiles, count_windows, cut  # noqa: PLC0415 - loads numpy
 
         steps, tiles = steps_of(self._job), SealedTiles.of_rows(preview.rows)
         if preview.changed is not None:
@@ -225,8 +225,8 @@ class DescriptorStage:
         images, pixels, size = self._images(), self._pixels(), image_size(self._spec)
         if units.steps == 1:
             return missing, lambda place: read_tile(inventory, int(missing[place]), pixels, images, size)
-        from preflight.mosaic import Mosaic  # noqa: PLC0415 - loads numpy
-        from preflight.windows import SealedTiles, parts_of  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.mosaic import Mosaic  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.windows import SealedTiles, parts_of  # noqa: PLC0415 - loads numpy
 
         # Row by row of tiles over the whole map: each is decoded once, and one row of them is held.
         steps, rows = units.steps, units.rows[missing]

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from preflight.engine.compiler import EngineCompiler
 from preflight.errors import BackboneError
-from preflight.journal import Journal
 from preflight.records import BackboneSpec
-from preflight.stages.engine_compiler import EngineCompiler
+from preflight.report.run_log import Journal
 from preflight.store.atomic import atomic_path, atomic_write
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache, signature
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preflight.descriptor_store import DescriptorStore
+from preflight.descriptors.descriptor_store import DescriptorStore
 from preflight.errors import IndexBuildError
-from preflight.journal import Journal
-from preflight.mapped import columns_of
-from preflight.mission import Job
+from preflight.mission.job import Job
 from preflight.ports import DescriptorIndexFactory
+from preflight.report.run_log import Journal
 from preflight.stages.descriptors import DescriptorSet
 from preflight.stages.units import open_units, units_file
 from preflight.store.atomic import atomic_path, atomic_write
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
+from preflight.tileset.mapped import columns_of
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.record import read_record, record_path
 from preflight.trace.rule import Step

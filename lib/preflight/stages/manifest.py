@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from preflight.engine.compiler import EngineCompiler
 from preflight.errors import ManifestWriteError, QualityGateError, SigningKeyError
-from preflight.mission import Job
+from preflight.mission.job import Job
 from preflight.ports import Clock, Signer
 from preflight.stages.artifacts import artifact_paths
-from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.statement import Facts
 from preflight.store.atomic import atomic_write
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step
 from takeoff import keys

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preflight.parity import THRESHOLDS, check_parity, synthetic_inputs
+from preflight.engine.compiler import EngineCompiler
+from preflight.engine.model_input import image_size, preprocessing_text
+from preflight.engine.parity import THRESHOLDS, check_parity, synthetic_inputs
 from preflight.ports import ImageCodec
 from preflight.records import BackboneSpec
-from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.engines import model_digests, model_path
-from preflight.stages.model_input import image_size, preprocessing_text
 from preflight.store.atomic import atomic_write
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step

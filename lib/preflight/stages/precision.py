@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preflight.calibration import METHOD, CalibrationKey, CalibrationTable, merged
+from preflight.engine.calibration_table import METHOD, CalibrationKey, CalibrationTable, merged
+from preflight.engine.compiler import EngineCompiler
+from preflight.engine.model_input import image_size, preprocessing_text
+from preflight.engine.parity import synthetic_inputs
+from preflight.engine.precisions import symmetric
 from preflight.errors import EngineBuildError
-from preflight.parity import synthetic_inputs
 from preflight.ports import ImageCodec, PrecisionTools
-from preflight.precisions import symmetric
 from preflight.records import BackboneSpec
-from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.engines import model_digests, model_path, prepared_path
-from preflight.stages.model_input import image_size, preprocessing_text
 from preflight.store.atomic import atomic_path
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json, read_record, record_path
 from preflight.trace.rule import Step

@@ -14,7 +14,7 @@ from typing import Any
 from preflight.ports import TileMetadataStore
 from preflight.records import SourceRecord
 from preflight.store.atomic import atomic_write
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step
 

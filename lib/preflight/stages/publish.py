@@ -11,12 +11,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from preflight.errors import ManifestCoverageError
-from preflight.mission import Job
+from preflight.mission.job import Job
 from preflight.ports import ManifestRow, TileMetadataStore
 from preflight.stages.manifest import ManifestBuilder
 from preflight.store import atomic
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations, coverage_walk
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step

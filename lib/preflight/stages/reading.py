@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from preflight.errors import TileContentError
 from preflight.ports import ImageCodec, TilePixelStore
-from preflight.tileset import Inventory
+from preflight.tileset.inventory import Inventory
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from preflight.ports import ImageCodec, TilePixelStore
 from preflight.stages.reading import read_tile
 from preflight.stages.tiles import hash_heads
 from preflight.store.atomic import atomic_path
-from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory
+from preflight.store.cache_layout import CacheLayout
+from preflight.tileset.inventory import Inventory
 from preflight.trace.rule import Step
 
 SAMPLE_VERSION = 1

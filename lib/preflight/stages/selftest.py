@@ -7,18 +7,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preflight.cards import BackboneCard
-from preflight.descriptor_store import DescriptorStore
-from preflight.mapped import columns_of
-from preflight.mission import Job
+from preflight.descriptors.descriptor_store import DescriptorStore
+from preflight.engine.compiler import EngineCompiler
+from preflight.engine.model_input import image_size, preprocessing_text
+from preflight.evaluation.backbone_card import BackboneCard
+from preflight.mission.job import Job
 from preflight.ports import DescriptorIndex, DescriptorIndexFactory, ImageCodec, TilePixelStore
-from preflight.stages.engine_compiler import EngineCompiler
-from preflight.stages.model_input import image_size, preprocessing_text
 from preflight.stages.reading import read_tile
 from preflight.stages.units import Units, open_units, units_file
 from preflight.store.atomic import atomic_write
-from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, read_header
+from preflight.store.cache_layout import CacheLayout
+from preflight.tileset.inventory import Inventory, read_header
+from preflight.tileset.mapped import columns_of
 from preflight.trace.record import record_of
 from preflight.trace.rule import Step
 
@@ -82,8 +82,8 @@ class SelftestStage:
 
     def build(self) -> Iterable[Path]:
         """Measure and write selftest.json."""
-        from preflight.evaluation.places import Places  # noqa: PLC0415 - loads numpy
-        from preflight.selftest import evaluate  # noqa: PLC0415 - loads numpy
+        from preflight.evaluation.retrieval_quality import evaluate  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.tile_lookup import Places  # noqa: PLC0415 - loads numpy
 
         inventory = Inventory.open(self._layout.inventory, vouched=True)
         images = self._images()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from preflight.mission import Job
+from preflight.engine.compiler import EngineCompiler
+from preflight.mission.job import Job
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.stages.artifacts import artifact_paths
-from preflight.stages.engine_compiler import EngineCompiler
-from preflight.stages.parity import parity_path
-from preflight.store.layout import CacheLayout
-from preflight.tileset import read_header
+from preflight.stages.parity_gate import parity_path
+from preflight.store.cache_layout import CacheLayout
+from preflight.tileset.inventory import read_header
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json, record_of
 from takeoff import manifest as format_

@@ -12,21 +12,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from preflight.area import Cover, cover
-from preflight.coverage import CoverageWalk, check
+from preflight.area.area import Cover, cover
 from preflight.errors import CoverageError, InputChangedError
-from preflight.journal import Journal
-from preflight.mapped import columns_of, row_blocks
-from preflight.mission import Job
+from preflight.mission.job import Job
 from preflight.ports import Clock, TileMetadataStore, TilePixelStore
 from preflight.records import MOST_AHEAD, TileRow
-from preflight.remarks import Kind, Remarks, RemarkTaker
-from preflight.sealing import Companions, seal
+from preflight.report.run_log import Journal
 from preflight.stages.reading import intact
 from preflight.store.atomic import atomic_path, atomic_write
-from preflight.store.layout import CacheLayout
-from preflight.tile_choice import choose_sources, rows_of_cover
-from preflight.tileset import Inventory, SealedHeader
+from preflight.store.cache_layout import CacheLayout
+from preflight.tileset.coverage import CoverageWalk, check
+from preflight.tileset.findings import Kind, Remarks, RemarkTaker
+from preflight.tileset.inventory import Inventory, SealedHeader
+from preflight.tileset.mapped import columns_of, row_blocks
+from preflight.tileset.sealing import Companions, seal
+from preflight.tileset.source_choice import choose_sources, rows_of_cover
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import BuildRecord, canonical_json, read_record, record_path
 from preflight.trace.rule import Step
@@ -139,7 +139,7 @@ class SealStage:
 
     def preview(self) -> Preview:
         """What sealing now would find; nothing is written. Where only a few tiles changed, only they are read."""
-        from preflight.reseal import places_of  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.resealing import places_of  # noqa: PLC0415 - loads numpy
 
         metadata = self._store()
         tiles = cover(self._job.area, self._job.zoom_levels)
@@ -173,7 +173,7 @@ class SealStage:
         """
         import numpy as np  # noqa: PLC0415 - heavy
 
-        from preflight.reseal import places_of  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.resealing import places_of  # noqa: PLC0415 - loads numpy
 
         fresh = np.ones(len(inventory), bool)
         record = read_record(record_path(self._layout.inventory))
@@ -221,7 +221,7 @@ class SealStage:
         self, metadata: TileMetadataStore, tiles: Cover, changed: Iterable[tuple[int, int, int]]
     ) -> tuple[SealedHeader, Remarks] | None:
         """The last seal with the changed tiles in it; None where the set would be refused: the walk then says why."""
-        from preflight.reseal import SealedFiles, reseal  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.resealing import SealedFiles, reseal  # noqa: PLC0415 - loads numpy
 
         job, layout = self._job, self._layout
         inside = [tile for tile in changed if tile in tiles]

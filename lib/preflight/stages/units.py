@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from preflight.descriptor_segment import Block
-from preflight.mapped import columns_of, row_blocks
-from preflight.mission import Job
+from preflight.descriptors.segment import Block
+from preflight.mission.job import Job
 from preflight.records import STEPS
 from preflight.store.atomic import atomic_path
-from preflight.store.layout import CacheLayout
-from preflight.tileset import Inventory, read_header
+from preflight.store.cache_layout import CacheLayout
+from preflight.tileset.inventory import Inventory, read_header
+from preflight.tileset.mapped import columns_of, row_blocks
 from preflight.trace.rule import Step
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def open_units(job: Job, layout: CacheLayout) -> Units:
     steps = steps_of(job)
     if steps == 1:
         return Units(Inventory.open(layout.inventory, vouched=True).rows, 1)
-    from preflight.windows import Windows  # noqa: PLC0415 - loads numpy
+    from preflight.tileset.windows import Windows  # noqa: PLC0415 - loads numpy
 
     return Units(Windows.open(layout.windows, vouched=True).rows, steps)
 
@@ -87,7 +87,7 @@ def units_step(job: Job, layout: CacheLayout) -> Step:
         return {"overlap": str(job.config.descriptors.overlap), "tiles": read_header(layout.inventory).aggregate}
 
     def build() -> Iterable[Path]:
-        from preflight.windows import SealedTiles, cut, write_windows  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.windows import SealedTiles, cut, write_windows  # noqa: PLC0415 - loads numpy
 
         inventory = Inventory.open(layout.inventory, vouched=True)
         rows = cut(SealedTiles.of_inventory(inventory), steps)

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from preflight.errors import BundleError
 from preflight.store import atomic
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import FILE_MODE
-from preflight.store.layout import CacheLayout
 from takeoff.names import ENVELOPE, MANIFEST, sidecar_name
 
 # Written last: without them nothing is taken for a cache.

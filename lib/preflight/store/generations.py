@@ -10,7 +10,7 @@ from pathlib import Path
 
 from preflight.errors import CacheRootError, ManifestCoverageError, ManifestWriteError
 from preflight.store import atomic
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 
 _NAME = re.compile(r"(\d{6,})-([0-9a-f]{12})")

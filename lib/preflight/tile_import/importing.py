@@ -13,11 +13,11 @@ from contextlib import closing
 from datetime import datetime
 
 from preflight.errors import ImportSourceError
-from preflight.import_records import ImportProgress, ImportReport
 from preflight.ports import Clock, TileMetadataStore, TilePixelStore
 from preflight.records import MOST_AHEAD, SourceRecord
-from preflight.tile_keeping import Keeper, TileImage
-from preflight.tile_offers import BadTile, OfferedTile
+from preflight.tile_import.request import ImportProgress, ImportReport
+from preflight.tile_import.source import BadTile, OfferedTile
+from preflight.tile_import.storing import Keeper, TileImage
 
 __all__ = ["import_tiles"]
 

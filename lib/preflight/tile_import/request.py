@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from preflight.tile_offers import BadTile, Zooms
+from preflight.tile_import.source import BadTile, Zooms
 
 __all__ = ["ImportProgress", "ImportReport", "ImportRequest"]
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+from preflight.area.web_mercator import MAX_ZOOM, tile_center
 from preflight.errors import ImportSourceError, TileContentError
-from preflight.geometry import MAX_ZOOM, tile_center
-from preflight.import_records import ImportReport
 from preflight.ports import TileMetadataStore, TilePixelStore
 from preflight.records import TileRow
-from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile
+from preflight.tile_import.request import ImportReport
+from preflight.tile_import.source import MAX_TILE_BYTES, BadTile, OfferedTile
 
 __all__ = ["Keeper", "Tally", "TileImage"]
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from preflight.area import Area, Cover
+from preflight.area.area import Area, Cover
+from preflight.area.web_mercator import tile_bounds
 from preflight.errors import CoverageError
-from preflight.geometry import tile_bounds
 from preflight.records import MOST_AHEAD, BoundingBox, TileRow
-from preflight.remarks import Remarks, RemarkTaker
+from preflight.tileset.findings import Remarks, RemarkTaker
 
 __all__ = ["CoverageReport", "CoverageWalk", "Lack", "check", "lacks_geojson"]
 

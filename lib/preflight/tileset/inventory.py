@@ -121,7 +121,7 @@ def read_header(path: Path) -> SealedHeader:
 class Inventory:
     """An opened, memory-mapped inventory. `rows` is a structured array with the fields named above, read-only.
 
-    Looking at all rows maps all of the file, which counts as this process's memory: see `preflight.mapped`.
+    Looking at all rows maps all of the file, which counts as this process's memory: see `preflight.tileset.mapped`.
     """
 
     def __init__(self, header: SealedHeader, mapped: mmap.mmap, start: int) -> None:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 
 from preflight.errors import TileContentError
-from preflight.mapped import row_blocks
 from preflight.records import TileRow
-from preflight.sealing import (
+from preflight.tileset.inventory import Inventory, SealedHeader, row_order, row_type
+from preflight.tileset.mapped import row_blocks
+from preflight.tileset.sealing import (
     Buffer,
     Companions,
     aggregate_line,
@@ -28,7 +29,6 @@ from preflight.sealing import (
     pack_row,
     write_inventory,
 )
-from preflight.tileset import Inventory, SealedHeader, row_order, row_type
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

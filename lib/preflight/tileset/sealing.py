@@ -1,4 +1,4 @@
-"""Writing `tiles.inventory`: from sorted rows, or from parts that are packed already. Its format: `preflight.tileset`."""
+"""Writing `tiles.inventory`: from sorted rows, or from parts that are packed already. Its format: `tileset.inventory`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from preflight.area.web_mercator import tile_bounds
 from preflight.errors import TileContentError
-from preflight.geometry import tile_bounds
 from preflight.records import TileRow
-from preflight.tileset import (
+from preflight.tileset.inventory import (
     FEWER_SOURCES,
     MOST_SOURCES,
     ROW,

@@ -8,10 +8,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from preflight.records import TileRow
-from preflight.tileset import row_order
+from preflight.tileset.inventory import row_order
 
 if TYPE_CHECKING:
-    from preflight.area import Cover
+    from preflight.area.area import Cover
     from preflight.ports import TileMetadataStore
 
 __all__ = ["choose_sources", "rows_of_cover"]

@@ -35,12 +35,12 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from preflight.area.web_mercator import grid_center
 from preflight.errors import TileContentError
-from preflight.evaluation.places import Places
-from preflight.geometry import grid_center
-from preflight.mapped import columns_of
 from preflight.records import STEPS, TileRow
-from preflight.tileset import Inventory, tile_id
+from preflight.tileset.inventory import Inventory, tile_id
+from preflight.tileset.mapped import columns_of
+from preflight.tileset.tile_lookup import Places
 
 __all__ = ["WINDOW_ROW", "SealedTiles", "Windows", "count_windows", "cut", "parts_of", "write_windows"]
 

@@ -8,12 +8,11 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from preflight.batcher import DescriptorBatcher
-from preflight.cards import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
+from preflight.descriptors.batcher import DescriptorBatcher
 from preflight.errors import TrustDirectoryError
-from preflight.job import Job
-from preflight.journal import Journal
-from preflight.mission import Mission
+from preflight.evaluation.backbone_card import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
+from preflight.mission.job import Job
+from preflight.mission.loading import Mission
 from preflight.ports import (
     Engine,
     Signer,
@@ -22,9 +21,10 @@ from preflight.records import (
     PREPROCESSING_VERSION,
     BackboneSpec,
 )
-from preflight.session import Hooks, Session, Stage
+from preflight.report.run_log import Journal
+from preflight.run.session import Hooks, Session, Stage
+from preflight.run.tile_access import TileAccess
 from preflight.signing import make_dev_key
-from preflight.stages.calibration import Preparation
 from preflight.stages.corpus import corpus_step
 from preflight.stages.descriptors import DescriptorStage
 from preflight.stages.engines import (
@@ -35,7 +35,8 @@ from preflight.stages.engines import (
 )
 from preflight.stages.index import index_step
 from preflight.stages.manifest import manifest_step
-from preflight.stages.parity import parity_step
+from preflight.stages.parity_gate import parity_step
+from preflight.stages.precision import Preparation
 from preflight.stages.provenance import provenance_step
 from preflight.stages.publish import Publisher, reconcile
 from preflight.stages.samples import calibration_sample_step, sample_step
@@ -43,10 +44,9 @@ from preflight.stages.selftest import SelftestStage
 from preflight.stages.tiles import SealStage
 from preflight.stages.units import steps_of, units_step
 from preflight.store.atomic import atomic_write
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.store.lock import BuildLock
-from preflight.tile_access import TileAccess
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step, Tracer
 from preflight.wiring import parts
@@ -280,6 +280,6 @@ class Assembly:
 
 
 def _write_weight_free_vpr(path: Path) -> None:
-    from preflight.adapters import weight_free_vpr
+    from preflight.adapters.demo import weight_free_vpr
 
     weight_free_vpr.write(path)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from preflight import __version__
-from preflight.batcher import DescriptorBatcher
-from preflight.job import BUILTIN, Job
-from preflight.mission_schema import ProvisioningConfig
+from preflight.descriptors.batcher import DescriptorBatcher
+from preflight.engine.compiler import EngineCompiler
+from preflight.mission.job import BUILTIN, Job
+from preflight.mission.schema import ProvisioningConfig
 from preflight.ports import (
     Clock,
     Engine,
@@ -21,10 +22,9 @@ from preflight.records import (
     HostCapabilities,
 )
 from preflight.stages.descriptors import Progress
-from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.manifest import ManifestBuilder
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.wiring import parts
 

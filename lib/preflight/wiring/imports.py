@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from preflight.errors import ImportSourceError
-from preflight.import_records import ImportProgress, ImportReport, ImportRequest
-from preflight.importing import import_tiles
 from preflight.ports import Clock
-from preflight.tile_access import TileAccess
-from preflight.tile_keeping import TileImage
-from preflight.tile_offers import BadTile, OfferedTile, TileSource
+from preflight.run.tile_access import TileAccess
+from preflight.tile_import.importing import import_tiles
+from preflight.tile_import.request import ImportProgress, ImportReport, ImportRequest
+from preflight.tile_import.source import BadTile, OfferedTile, TileSource
+from preflight.tile_import.storing import TileImage
 from preflight.wiring.parts import image_codec
 
 DEMO_SEED = 1
@@ -26,7 +26,7 @@ def import_demo(
     tiles: TileAccess, clock: Clock, progress: Callable[[ImportProgress], None] | None = None
 ) -> ImportReport:
     """Draw the demo landscape, as old as its import, into the tile store. Raises ImportSourceError, DatabaseError."""
-    from preflight.adapters import landscape
+    from preflight.adapters.demo import landscape
 
     offered = (OfferedTile(tile.zoom, tile.x, tile.y, tile.content, ".jpg") for tile in landscape.generate(DEMO_SEED))
     request = ImportRequest(
@@ -89,21 +89,21 @@ def _open_source(request: ImportRequest) -> TileSource:
     except OSError as error:
         raise ImportSourceError(f"{path} cannot be read: {error}. Make it readable") from error
     if head.startswith(b"SQLite format 3\0"):
-        from preflight.adapters.mbtiles import MbTiles
+        from preflight.adapters.archives.mbtiles import MbTiles
 
         return MbTiles(path, request.zooms, request.scheme)
     if request.scheme is not None:
         raise ImportSourceError(f"--scheme is for folders and MBTiles files; {path} states its own")
     if head.startswith(b"PMTiles"):
-        from preflight.adapters.pmtiles import PmTiles
+        from preflight.adapters.archives.pmtiles import PmTiles
 
         return PmTiles(path, request.zooms)
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        from preflight.adapters.geotiff import GeoTiff
+        from preflight.adapters.rasters.geotiff import GeoTiff
 
         return GeoTiff(path, request.zooms)
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        from preflight.adapters.corners import CornerImage
+        from preflight.adapters.rasters.corners import CornerImage
 
         return CornerImage(path, request.zooms)
     raise ImportSourceError(

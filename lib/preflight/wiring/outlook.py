@@ -8,20 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight.area import area_from_bbox, cover
-from preflight.cards import BackboneCard
+from preflight.area.area import area_from_bbox, cover
+from preflight.engine.compiler import EngineCompiler
 from preflight.errors import BackboneError
-from preflight.estimate import WINDOW_ROW, bytes_below, check_space, expected_sizes, still_needed
-from preflight.job import Job
-from preflight.planning import Planner
+from preflight.evaluation.backbone_card import BackboneCard
+from preflight.mission.job import Job
 from preflight.records import BackboneSpec
-from preflight.session import Session
+from preflight.run.estimate import WINDOW_ROW, bytes_below, check_space, expected_sizes, still_needed
+from preflight.run.planning import Planner
+from preflight.run.session import Session
+from preflight.run.tile_access import TileAccess
 from preflight.stages.descriptors import DescriptorStage
-from preflight.stages.engine_compiler import EngineCompiler
 from preflight.stages.tiles import Preview, SealStage
 from preflight.stages.units import steps_of
-from preflight.store.layout import CacheLayout
-from preflight.tile_access import TileAccess
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.record import read_record, record_path
 
 
@@ -70,7 +70,7 @@ class Outlook:
         # Opening an embedded tile store that is not there would make one.
         if not self.demo or (self.tiles.root.is_dir() and self.tiles.metadata().count() > 0):
             return 0, 0
-        from preflight.adapters import landscape  # noqa: PLC0415 - for the demonstration alone
+        from preflight.adapters.demo import landscape  # noqa: PLC0415 - for the demonstration alone
 
         area = cover(self.job.area, self.job.zoom_levels)
         drawn = cover(area_from_bbox(landscape.DEMO_BBOX), landscape.DEMO_ZOOMS)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from preflight.engine.compiler import RuntimeChoice
 from preflight.errors import EngineBuildError
-from preflight.job import Job
-from preflight.journal import Journal
+from preflight.mission.job import Job
 from preflight.ports import (
     Clock,
     DescriptorIndexFactory,
@@ -27,6 +27,7 @@ from preflight.records import (
     HostCapabilities,
     ModelSummary,
 )
+from preflight.report.run_log import Journal
 from preflight.signing import (
     PASSPHRASE_VARIABLE,
     Ask,
@@ -39,10 +40,9 @@ from preflight.signing import (
     sign_statement,
 )
 from preflight.stages.descriptors import Progress
-from preflight.stages.engine_compiler import RuntimeChoice
 from preflight.wiring.verifying import wall_clock
 
-# The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss enforces it).
+# The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss.index enforces it).
 _SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}
 # C7: the variable that allows (1, or unset) or forbids (0) a runtime.
 _GATES = {"tensorrt": "BUILD_TENSORRT_RUNTIME", "pytorch_fp16": "BUILD_PYTORCH_FP16_RUNTIME"}
@@ -137,7 +137,7 @@ def _tensorrt(host: HostCapabilities | None, timings: Path | None) -> RuntimeCho
             "the runtime tensorrt builds for this machine's GPU, and none was found: check the driver with nvidia-smi, "
             "and that nvidia-ml-py is installed (pip install -e '.[gpu,tensorrt]')"
         )
-    from preflight.adapters.tensorrt import TENSORRT, TensorRtRuntime, release
+    from preflight.adapters.tensorrt.runtime import TENSORRT, TensorRtRuntime, release
 
     sm, version = host.sm, release(found[0])
     return RuntimeChoice(
@@ -146,10 +146,10 @@ def _tensorrt(host: HostCapabilities | None, timings: Path | None) -> RuntimeCho
 
 
 def _pytorch_fp16(host: HostCapabilities | None) -> RuntimeChoice:
-    from preflight.adapters.torch import TorchRuntime, release
+    from preflight.adapters.pytorch.runtime import TorchRuntime, release
 
     version = release(installed_version("torch", "cpu,torch"))
-    # As the engine's name says it (preflight.engine_names): with a GPU on the GPU, and never on the CPU instead.
+    # As the engine's name says it (preflight.engine.file_names): with a GPU on the GPU, and never on the CPU instead.
     device = "cpu" if host is None or host.sm is None else "cuda"
 
     return RuntimeChoice("pytorch_fp16", version, lambda: TorchRuntime(device), aside=device == "cpu")
@@ -164,7 +164,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _openvino() -> InferenceRuntime:
-    from preflight.adapters.openvino import OpenVinoRuntime
+    from preflight.adapters.openvino.runtime import OpenVinoRuntime
 
     return OpenVinoRuntime()
 
@@ -182,7 +182,7 @@ def _onnxruntime(host: HostCapabilities | None, *, cuda: bool) -> RuntimeChoice:
         )
 
     def make() -> InferenceRuntime:
-        from preflight.adapters.onnxruntime import OnnxRuntime
+        from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 
         return OnnxRuntime(threads=os.cpu_count() or 1, cuda=cuda)
 
@@ -208,19 +208,19 @@ class _OnnxModels:
     """OnnxModels by the onnx package and ONNX Runtime."""
 
     def inspect(self, spec: BackboneSpec) -> ModelSummary:
-        from preflight.adapters.onnx_models import inspect
+        from preflight.adapters.onnx.models import inspect
 
         model = inspect(spec.onnx_path)
         model.check_against(spec)
         return ModelSummary(model.outputs, model.external_data, model.opset, model.types)
 
     def join(self, onnx: Path, target: Path) -> None:
-        from preflight.adapters.onnx_models import join
+        from preflight.adapters.onnx.models import join
 
         join(onnx, target)
 
     def reference(self, onnx: Path) -> Engine:
-        from preflight.adapters.onnxruntime import OnnxRuntime
+        from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 
         return OnnxRuntime(threads=os.cpu_count() or 1).reference(onnx)
 
@@ -232,8 +232,8 @@ def onnx_models() -> OnnxModels:
 
 def precision_tools() -> PrecisionTools:
     """What writes a precision into ONNX files."""
-    from preflight.adapters.onnx_precision import OnnxPrecision
-    from preflight.adapters.onnxruntime import OnnxRuntime
+    from preflight.adapters.onnx.precision import OnnxPrecision
+    from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 
     # Its adapter imports ONNX Runtime without its reporter.
     return OnnxPrecision(lambda: OnnxRuntime().version)
@@ -247,7 +247,7 @@ def precision_versions() -> tuple[str, str]:
 
 def index_factory() -> DescriptorIndexFactory:
     """FAISS."""
-    from preflight.adapters.faiss import FaissIndexFactory
+    from preflight.adapters.faiss.index import FaissIndexFactory
 
     return FaissIndexFactory()
 

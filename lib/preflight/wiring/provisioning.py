@@ -6,20 +6,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from preflight.area import Area, area_from_bbox
+from preflight.area.area import Area, area_from_bbox
 from preflight.errors import MissionError
-from preflight.job import Job, check_job
-from preflight.mission_schema import ProvisioningConfig
-from preflight.provisioner import CacheProvisioner
+from preflight.mission.job import Job, check_job
+from preflight.mission.schema import ProvisioningConfig
 from preflight.records import (
     BackboneSpec,
     BuildRequest,
 )
-from preflight.stages.calibration import prepare_without_tiles
-from preflight.tile_access import TileAccess
+from preflight.run.tile_access import TileAccess
+from preflight.stages.precision import prepare_without_tiles
 from preflight.wiring.assembly import open_session
 from preflight.wiring.factories import build_engine_compiler
 from preflight.wiring.parts import Options, Surroundings, precision_tools
+from preflight.wiring.provisioner import CacheProvisioner
 
 
 def build_cache_provisioner(

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preflight.tile_access import EMBEDDED, TileAccess
+from preflight.run.tile_access import EMBEDDED, TileAccess
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -32,11 +32,11 @@ def tile_access(root: Path, database: str) -> TileAccess:
     """The tile store at `root`: rows in an embedded Postgres or behind a URL, pixels in files."""
 
     def open_metadata(stack: ExitStack) -> TileMetadataStore:
-        from preflight.adapters.postgres import PostgresTileStore
+        from preflight.adapters.postgres.tile_store import PostgresTileStore
 
         address = database
         if database == EMBEDDED:
-            from preflight.adapters.embedded_postgres import EmbeddedPostgres
+            from preflight.adapters.postgres.embedded import EmbeddedPostgres
 
             address = stack.enter_context(EmbeddedPostgres(root))
         return stack.enter_context(PostgresTileStore(address))

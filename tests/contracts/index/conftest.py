@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from preflight.adapters.faiss import FaissIndexFactory
+from preflight.adapters.faiss.index import FaissIndexFactory
 from preflight.ports import DescriptorIndexFactory
 from preflight.records import IndexParameters
 

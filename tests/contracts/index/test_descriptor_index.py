@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preflight.adapters.faiss import FaissIndexFactory
+from preflight.adapters.faiss.index import FaissIndexFactory
 from preflight.errors import IndexBuildError
 from preflight.records import IndexParameters
 
@@ -23,7 +23,7 @@ _BUILD_ELSEWHERE = """
 import sys
 from pathlib import Path
 import numpy
-from preflight.adapters.faiss import FaissIndexFactory
+from preflight.adapters.faiss.index import FaissIndexFactory
 from preflight.records import IndexParameters
 factory = FaissIndexFactory()
 factory.identity()
@@ -34,7 +34,7 @@ factory.build(numpy.load(sys.argv[2]), [numpy.load(sys.argv[3])], 32, IndexParam
 
 _WRONG_LEVEL = """
 import faiss
-from preflight.adapters.faiss import FaissIndexFactory
+from preflight.adapters.faiss.index import FaissIndexFactory
 from preflight.errors import IndexBuildError
 try:
     FaissIndexFactory().identity()
@@ -257,7 +257,7 @@ def test_another_simd_level_is_refused():
 
 def test_an_environment_that_asks_for_another_level_is_overruled(factory):
     said = _python(
-        "from preflight.adapters.faiss import FaissIndexFactory as F; print(F().identity()['simd'])",
+        "from preflight.adapters.faiss.index import FaissIndexFactory as F; print(F().identity()['simd'])",
         FAISS_SIMD_LEVEL="NONE",
     )
     assert said.strip() == factory.identity()["simd"]

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.openvino import OpenVinoRuntime
-from preflight.adapters.tensorrt import TENSORRT_RTX, TensorRtRuntime
-from preflight.adapters.torch import TorchRuntime
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
+from preflight.adapters.pytorch.runtime import TorchRuntime
+from preflight.adapters.tensorrt.runtime import TENSORRT_RTX, TensorRtRuntime
 from preflight.ports import CompileRequest, InferenceRuntime
 
 _SIDE, _DIM = 32, 24

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.openvino import OpenVinoRuntime
-from preflight.adapters.weight_free_vpr import build_model
+from preflight.adapters.demo.weight_free_vpr import build_model
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
+from preflight.engine.parity import check_parity
 from preflight.errors import EngineBuildError
-from preflight.parity import check_parity
 from preflight.ports import OutOfDeviceMemory, QueueingEngine
 
 _CLASSES = {

@@ -8,7 +8,7 @@ import pytest
 from doit.exceptions import TaskFailed
 
 from preflight.errors import CommandLineError, MissionError
-from preflight.session import Stage
+from preflight.run.session import Stage
 from preflight.trace.rule import Step
 from recipes import tasks as module
 from recipes.tasks import LOCK, guarded, lock_task, stage_tasks

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from takeoff import canonical, coverage, envelope, keys, layout, manifest, names, verify
+from takeoff import canonical, envelope, keys, layout, manifest, names, verify
+from takeoff import tiles_coverage as coverage
 
 NOW = 1_800_000_000
 DAY = 86_400

@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from takeoff import canonical, coverage, layout, manifest, names
+from takeoff import canonical, layout, manifest, names
+from takeoff import tiles_coverage as coverage
 from takeoff.errors import ManifestFormatError, SchemaVersionError, VerificationError
 
 

@@ -20,7 +20,7 @@ from takeoff_report.arm import Answer, Held, answer
 from takeoff_report.config import Arm, Mavlink, endpoint
 from takeoff_report.errors import ReportError
 from takeoff_report.mavlink import ACCEPTED, DENIED, NO_REASON, TIMED_OUT, Link
-from takeoff_report.verdict import judge
+from takeoff_report.verifier_run import judge
 
 SETTINGS = Arm(max_age_s=60, valid_for_s=10)
 SEEN = (("/cache/a", 1),)

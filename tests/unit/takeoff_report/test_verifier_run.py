@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from takeoff import errors
 from takeoff_report import events, journal
-from takeoff_report.verdict import judge, run_verifier, statustext
+from takeoff_report.verifier_run import judge, run_verifier, statustext
 
 PASS = {"outcome": "pass", "exit_status": 0, "manifest_hash": "ab" * 32, "generation": 7, "statustext": None}
 FAIL = {"outcome": "fail", "exit_status": 30, "statustext": "CACHE REFUSED: unlisted file", "fail_reasons": []}

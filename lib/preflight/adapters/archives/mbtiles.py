@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from preflight.area.web_mercator import MAX_ZOOM
 from preflight.errors import ImportSourceError
-from preflight.geometry import MAX_ZOOM
-from preflight.tile_offers import (
+from preflight.tile_import.source import (
     MAX_TILE_BYTES,
     BadTile,
     OfferedTile,

@@ -14,7 +14,15 @@ from typing import Any
 from pmtiles import tile as codec
 
 from preflight.errors import ImportSourceError
-from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile, Zooms, offered_tile, plain_text, read_date
+from preflight.tile_import.source import (
+    MAX_TILE_BYTES,
+    BadTile,
+    OfferedTile,
+    Zooms,
+    offered_tile,
+    plain_text,
+    read_date,
+)
 
 __all__ = ["SIGNATURE", "PmTiles"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from preflight.adapters._landscape_paint import paint
+from preflight.adapters.demo.landscape_paint import paint
 from preflight.records import BoundingBox, Origin
 
 if TYPE_CHECKING:

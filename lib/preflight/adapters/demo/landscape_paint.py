@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from preflight.adapters._landscape_plan import Dice, Line, Plan, Village, fractal, make_plan
+from preflight.adapters.demo.landscape_plan import Dice, Line, Plan, Village, fractal, make_plan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

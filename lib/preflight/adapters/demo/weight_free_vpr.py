@@ -16,8 +16,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from preflight.adapters import _polar_shift as filters
-from preflight.cards import WEIGHT_FREE_VPR
+from preflight.adapters.demo import polar_filters as filters
+from preflight.evaluation.backbone_card import WEIGHT_FREE_VPR
 
 __all__ = ["CARD", "INPUT_NAME", "INPUT_SIZE", "OUTPUT_NAME", "build_model", "write"]
 

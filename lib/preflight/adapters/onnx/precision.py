@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from preflight.adapters import _onnx_cast as casts
+from preflight.adapters.onnx import fp16_cast as casts
+from preflight.engine.precisions import QUANTISED, chosen_precision
 from preflight.errors import BackboneError, CalibrationCacheError, EngineBuildError
-from preflight.precisions import QUANTISED, chosen_precision
 from preflight.records import BackboneSpec
 
 if TYPE_CHECKING:

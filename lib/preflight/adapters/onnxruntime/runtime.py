@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preflight.adapters._compiling import CompilingProcess, request_of, request_value
+from preflight.engine.compile_process import CompilingProcess, request_of, request_value
+from preflight.engine.static_batch import run_in_slices
 from preflight.errors import EngineBuildError
 from preflight.ports import Compilation, CompileRequest, Engine, OutOfDeviceMemory
-from preflight.static_batch import run_in_slices
 
 if TYPE_CHECKING:
     import numpy as np

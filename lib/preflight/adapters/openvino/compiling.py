@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preflight.adapters._compiling import request_of, write_engine
-from preflight.adapters._openvino_library import FIXED, HINTS, compare_inputs, compare_precision, library, reason
+from preflight.adapters.openvino.library import FIXED, HINTS, compare_inputs, compare_precision, library, reason
+from preflight.engine.compile_process import request_of, write_engine
 from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from preflight.adapters._openvino_library import reason
+from preflight.adapters.openvino.library import reason
+from preflight.engine.static_batch import run_in_slices
 from preflight.errors import EngineBuildError
 from preflight.ports import Engine, OutOfDeviceMemory
-from preflight.static_batch import run_in_slices
 
 if TYPE_CHECKING:
     import numpy as np

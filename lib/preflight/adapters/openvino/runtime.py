@@ -16,10 +16,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from preflight.adapters import _openvino_compile as compiling
-from preflight.adapters._compiling import CompilingProcess, request_value
-from preflight.adapters._openvino_engine import OpenVinoEngine
-from preflight.adapters._openvino_library import (
+from preflight.adapters.openvino import compiling
+from preflight.adapters.openvino.engine import OpenVinoEngine
+from preflight.adapters.openvino.library import (
     FIXED,
     checked_hint,
     compare_inputs,
@@ -28,7 +27,8 @@ from preflight.adapters._openvino_library import (
     reason,
     release,
 )
-from preflight.adapters._signal_stack import kept_signal_stack
+from preflight.adapters.openvino.signal_stack import kept_signal_stack
+from preflight.engine.compile_process import CompilingProcess, request_value
 from preflight.errors import EngineBuildError
 from preflight.ports import Compilation, CompileRequest, Engine
 

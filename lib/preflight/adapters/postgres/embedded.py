@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from preflight.adapters._postgres_place import MAJOR, ServerUser, find_binaries, find_home, server_user
-from preflight.adapters._postgres_process import (
+from preflight.adapters.postgres.embedded_location import MAJOR, ServerUser, find_binaries, find_home, server_user
+from preflight.adapters.postgres.embedded_process import (
     ROLE,
     alive,
     is_ready,

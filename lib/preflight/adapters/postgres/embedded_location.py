@@ -55,6 +55,7 @@ class ServerUser:
 
 
 def server_user() -> ServerUser:
+    """The user that the server runs as: this one, or an unprivileged one where this one is root. Raises DatabaseError."""
     if os.geteuid() != 0:
         try:
             name = pwd.getpwuid(os.geteuid()).pw_name

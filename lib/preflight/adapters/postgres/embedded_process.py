@@ -12,7 +12,7 @@ import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from preflight.adapters._postgres_place import ServerUser, run_as
+from preflight.adapters.postgres.embedded_location import ServerUser, run_as
 from preflight.errors import DatabaseError
 
 __all__ = [

@@ -15,21 +15,25 @@ TILE_COLUMNS = "zoom, x, y, lat, lon, source, content_sha256, path, captured_at,
 
 
 def tile_values(row: TileRow) -> tuple[object, ...]:
+    """A tile as the values of its row, in the order of the columns."""
     return row.zoom, row.x, row.y, row.lat, row.lon, row.source, row.sha256, row.path, row.captured_at, row.texture
 
 
 def tile_row(row: tuple[Any, ...]) -> TileRow:
+    """A row of `tiles` as a record; times in UTC."""
     zoom, x, y, lat, lon, source, sha256, path, captured_at, texture = row
     return TileRow(zoom, x, y, lat, lon, source, sha256, path, captured_at.astimezone(timezone.utc), texture)
 
 
 def source_record(row: tuple[Any, ...]) -> SourceRecord:
+    """A row of `sources` as a record; times in UTC."""
     name, origin, terms, captured_at, imported_at = row
     captured = None if captured_at is None else captured_at.astimezone(timezone.utc)
     return SourceRecord(name, origin, terms, captured, imported_at.astimezone(timezone.utc))
 
 
 def manifest_row(row: tuple[Any, ...]) -> ManifestRow:
+    """A row of `manifests` as a record; times in UTC."""
     cache_root, generation, manifest_hash, manifest_sha256, flight_id, signer, issued_at, valid_until, status = row
     times = issued_at.astimezone(timezone.utc), valid_until.astimezone(timezone.utc)
     return ManifestRow(cache_root, generation, manifest_hash, manifest_sha256, flight_id, signer, *times, status)

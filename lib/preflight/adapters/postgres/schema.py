@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from preflight.adapters._postgres_connection import Connection, Database
+from preflight.adapters.postgres.connection import Connection, Database
 from preflight.errors import DatabaseError
 
 __all__ = ["migrate"]
@@ -63,6 +63,6 @@ def _applied(database: Database, connection: Connection) -> list[int] | None:
 
 def _migrations() -> list[tuple[int, bytes]]:
     """(number, script) of each file in sql/, ascending."""
-    folder = resources.files("preflight.adapters").joinpath("sql")
+    folder = resources.files("preflight.adapters.postgres").joinpath("sql")
     files = (file for file in folder.iterdir() if file.name.endswith(".sql"))
     return sorted((int(file.name.split("_")[0]), file.read_bytes()) for file in files)

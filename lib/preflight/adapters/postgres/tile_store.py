@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import IsolationLevel
 
-from preflight.adapters._postgres_connection import Database
-from preflight.adapters._postgres_rows import TILE_COLUMNS, manifest_row, source_record, tile_row
-from preflight.adapters._postgres_schema import migrate
-from preflight.adapters._postgres_upsert import take_in
-from preflight.area import TileRange, area_from_bbox, cover
+from preflight.adapters.postgres.connection import Database
+from preflight.adapters.postgres.rows import TILE_COLUMNS, manifest_row, source_record, tile_row
+from preflight.adapters.postgres.schema import migrate
+from preflight.adapters.postgres.upsert import take_in
+from preflight.area.area import TileRange, area_from_bbox, cover
 from preflight.ports import ManifestRow
 from preflight.records import (
     BoundingBox,

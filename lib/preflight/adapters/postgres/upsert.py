@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from preflight.adapters._postgres_rows import TILE_COLUMNS, tile_values
+from preflight.adapters.postgres.rows import TILE_COLUMNS, tile_values
 from preflight.errors import ImportSourceError
 from preflight.records import TileRow
 

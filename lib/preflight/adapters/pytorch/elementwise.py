@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 
-from preflight.adapters._torch_table import Node, Refused, Value, is_known, operator, tensor, whole
+from preflight.adapters.pytorch.operator_table import Node, Refused, Value, is_known, operator, tensor, whole
 
 # One input, element by element.
 

@@ -18,7 +18,7 @@ import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # onnx's; ships no types
 from onnx import numpy_helper
 
-from preflight.adapters._torch_ops import OPERATORS, Node, Refused, Value, whole
+from preflight.adapters.pytorch.operators import OPERATORS, Node, Refused, Value, whole
 from preflight.errors import EngineBuildError
 
 __all__ = ["GraphModule", "Port", "read_graph"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 
-from preflight.adapters._torch_table import Node, Refused, Value, ints, only, operator, product
+from preflight.adapters.pytorch.operator_table import Node, Refused, Value, ints, only, operator, product
 
 
 def _channels(like: Any, *values: Value) -> list[Value]:  # noqa: ANN401

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from preflight.adapters import _torch_elementwise, _torch_layers, _torch_shapes
-from preflight.adapters._torch_table import OPERATORS, Node, Refused, Value, whole
+from preflight.adapters.pytorch import elementwise, layers, shapes
+from preflight.adapters.pytorch.operator_table import OPERATORS, Node, Refused, Value, whole
 
 __all__ = ["MODULES", "OPERATORS", "Node", "Refused", "Value", "whole"]
 
-MODULES = (_torch_elementwise, _torch_layers, _torch_shapes)
+MODULES = (elementwise, layers, shapes)
 """Where the operators are."""

@@ -17,16 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preflight.adapters._compiling import CompilingProcess, request_of, request_value, write_engine
+from preflight.engine.compile_process import CompilingProcess, request_of, request_value, write_engine
+from preflight.engine.static_batch import run_in_slices
 from preflight.errors import EngineBuildError
 from preflight.ports import Compilation, CompileRequest, Engine, OutOfDeviceMemory
-from preflight.static_batch import run_in_slices
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from preflight.adapters._torch_graph import GraphModule
+    from preflight.adapters.pytorch.graph import GraphModule
 
 __all__ = ["TorchRuntime", "release"]
 
@@ -91,8 +91,8 @@ class TorchRuntime:
     def export(self, request: CompileRequest, target: Path) -> None:
         """What `start` orders, in this process. Raises EngineBuildError."""
         self._check(request)
-        from preflight.adapters._torch_archive import pack  # noqa: PLC0415 - imports PyTorch
-        from preflight.adapters._torch_graph import read_graph  # noqa: PLC0415 - imports PyTorch
+        from preflight.adapters.pytorch.archive import pack  # noqa: PLC0415 - imports PyTorch
+        from preflight.adapters.pytorch.graph import read_graph  # noqa: PLC0415 - imports PyTorch
 
         module = read_graph(request.onnx_path, _library().float16)
         _compare_inputs(module, request)
@@ -112,7 +112,7 @@ class TorchRuntime:
                 a program that computes in another precision or on another device.
         """
         self._check(request)
-        from preflight.adapters._torch_archive import unpack  # noqa: PLC0415 - imports PyTorch
+        from preflight.adapters.pytorch.archive import unpack  # noqa: PLC0415 - imports PyTorch
 
         try:
             content = engine.read_bytes()

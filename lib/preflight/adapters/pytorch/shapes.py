@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from preflight.adapters._torch_table import Node, Refused, Value, ints, is_known, operator, tensor, whole
+from preflight.adapters.pytorch.operator_table import Node, Refused, Value, ints, is_known, operator, tensor, whole
 
 # Shapes.
 

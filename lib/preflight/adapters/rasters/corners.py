@@ -24,7 +24,8 @@ from typing import Any
 
 from affine import Affine
 
-from preflight.adapters._raster_tiles import (
+from preflight.adapters.rasters.rendering import MIN_COVERAGE, render
+from preflight.adapters.rasters.tile_grid import (
     WORLD_M,
     Placement,
     check_picture,
@@ -33,10 +34,9 @@ from preflight.adapters._raster_tiles import (
     open_raster,
     terms_of,
 )
-from preflight.adapters._rendering import MIN_COVERAGE, render
+from preflight.area.web_mercator import MAX_LATITUDE
 from preflight.errors import ImportSourceError
-from preflight.geometry import MAX_LATITUDE
-from preflight.tile_offers import OfferedTile, Zooms
+from preflight.tile_import.source import OfferedTile, Zooms
 
 __all__ = ["CORNERS", "SIGNATURES", "CornerImage", "corner_transform", "read_corners"]
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from preflight.adapters._raster_tiles import (
+from preflight.adapters.rasters.rendering import MIN_COVERAGE, render
+from preflight.adapters.rasters.tile_grid import (
     Placement,
     check_picture,
     date_of,
@@ -14,9 +15,8 @@ from preflight.adapters._raster_tiles import (
     open_raster,
     terms_of,
 )
-from preflight.adapters._rendering import MIN_COVERAGE, render
 from preflight.errors import ImportSourceError
-from preflight.tile_offers import OfferedTile, Zooms
+from preflight.tile_import.source import OfferedTile, Zooms
 
 __all__ = ["SIGNATURES", "GeoTiff"]
 

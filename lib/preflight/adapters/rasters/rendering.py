@@ -25,8 +25,8 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from preflight.adapters._raster_tiles import MERCATOR, TILE, WORLD_M, Grid, Placement, raster_errors
-from preflight.tile_offers import OfferedTile
+from preflight.adapters.rasters.tile_grid import MERCATOR, TILE, WORLD_M, Grid, Placement, raster_errors
+from preflight.tile_import.source import OfferedTile
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -20,9 +20,9 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform, transform_bounds
 
+from preflight.area.web_mercator import MAX_ZOOM
 from preflight.errors import ImportSourceError
-from preflight.geometry import MAX_ZOOM
-from preflight.tile_offers import Zooms, plain_text, read_date
+from preflight.tile_import.source import Zooms, plain_text, read_date
 
 TILE = 256
 WORLD_M = 2 * math.pi * 6378137.0  # EPSG:3857: WGS84's equatorial radius

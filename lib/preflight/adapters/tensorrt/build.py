@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preflight.adapters._compiling import write_engine
-from preflight.adapters._cuda import Device, NoDeviceError, open_device
-from preflight.adapters._tensorrt_library import Words, capturing_logger, error_recorder, release
-from preflight.adapters._tensorrt_network import (
+from preflight.adapters.tensorrt.build_request import Order
+from preflight.adapters.tensorrt.cuda import Device, NoDeviceError, open_device
+from preflight.adapters.tensorrt.library import Words, capturing_logger, error_recorder, release
+from preflight.adapters.tensorrt.network import (
     Profile,
     check_precision,
     engine_label,
     profiles,
     timing_cache_name,
 )
-from preflight.adapters._tensorrt_order import Order
+from preflight.engine.compile_process import write_engine
 from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest
 from preflight.store.atomic import atomic_write

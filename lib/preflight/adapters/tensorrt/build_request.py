@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preflight.adapters._compiling import request_of, request_value
-from preflight.adapters._tensorrt_library import TensorRtLibrary
+from preflight.adapters.tensorrt.library import TensorRtLibrary
+from preflight.engine.compile_process import request_of, request_value
 from preflight.ports import CompileRequest
 
 __all__ = ["Order"]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from preflight.adapters._cuda import CudaError, CudaSession
-from preflight.adapters._tensorrt_library import Words
-from preflight.adapters._tensorrt_network import engine_label
+from preflight.adapters.tensorrt.cuda import CudaError, CudaSession
+from preflight.adapters.tensorrt.library import Words
+from preflight.adapters.tensorrt.network import engine_label
+from preflight.engine.static_batch import run_in_slices
 from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest, Engine, OutOfDeviceMemory
-from preflight.static_batch import run_in_slices
 
 if TYPE_CHECKING:
     import numpy as np

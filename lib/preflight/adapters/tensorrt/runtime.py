@@ -13,12 +13,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from preflight.adapters import _tensorrt_build
-from preflight.adapters._compiling import CompilingProcess
-from preflight.adapters._cuda import LIBRARY, CudaError, CudaSession, Device, NoDeviceError, open_device
-from preflight.adapters._tensorrt_engine import Interface, TensorRtEngine, check_engine
-from preflight.adapters._tensorrt_library import TENSORRT, TENSORRT_RTX, TensorRtLibrary, process_logger, release
-from preflight.adapters._tensorrt_order import Order
+from preflight.adapters.tensorrt import build as build_process
+from preflight.adapters.tensorrt.build_request import Order
+from preflight.adapters.tensorrt.cuda import LIBRARY, CudaError, CudaSession, Device, NoDeviceError, open_device
+from preflight.adapters.tensorrt.engine import Interface, TensorRtEngine, check_engine
+from preflight.adapters.tensorrt.library import TENSORRT, TENSORRT_RTX, TensorRtLibrary, process_logger, release
+from preflight.engine.compile_process import CompilingProcess
 from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest, Engine
 
@@ -69,7 +69,7 @@ class TensorRtRuntime:
             self._device(f"cannot build {request.onnx_path}")
         order = Order(self._library, request, self._promised, self._timings, self._cuda)
         # On every core: tactics are chosen by timing them.
-        building = CompilingProcess(_tensorrt_build.__name__, order.value(), target, failure=order.failure())
+        building = CompilingProcess(build_process.__name__, order.value(), target, failure=order.failure())
         building.wait()
         if building.said:
             log.debug(f"{self._library.title} on {request.onnx_path.name}: {building.said}")

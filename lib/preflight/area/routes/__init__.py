@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable
 from pathlib import PurePath
 
+from preflight.area.routes import geojson, kml, plan, waypoints
+from preflight.area.routes.value import Datum, Position, Route, Waypoint
 from preflight.errors import MissionError
-from preflight.routes import geojson, kml, plan, waypoints
-from preflight.routes.value import Datum, Position, Route, Waypoint
 
 __all__ = ["MAX_BYTES", "Datum", "Position", "Route", "Waypoint", "parse_route"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from preflight.routes.value import Route, Waypoint, json_object, route_of, waypoint
+from preflight.area.routes.value import Route, Waypoint, json_object, route_of, waypoint
 
 # Tuples: what the file holds in their place need not be hashable.
 _MARKS = ("Point", "MultiPoint")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from preflight.routes.value import Datum, Route, Waypoint, route_of, waypoint
+from preflight.area.routes.value import Datum, Route, Waypoint, route_of, waypoint
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from preflight.routes.value import Datum, Route, Waypoint, number, route_of, waypoint
+from preflight.area.routes.value import Datum, Route, Waypoint, number, route_of, waypoint
 
 WAYPOINT, LAND = 16, 21
 RETURN_TO_LAUNCH = 20

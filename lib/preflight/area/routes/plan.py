@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from preflight.routes.mavlink import GLOBAL, LAND, RELATIVE, WAYPOINT, Item, fly
-from preflight.routes.value import Route, Waypoint, json_object, number, waypoint
+from preflight.area.routes.mavlink import GLOBAL, LAND, RELATIVE, WAYPOINT, Item, fly
+from preflight.area.routes.value import Route, Waypoint, json_object, number, waypoint
 
 # Tuples: what the file holds in their place need not be hashable.
 _TRANSECTS = ("survey", "CorridorScan")

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from preflight.area import point_problems
+from preflight.area.area import point_problems
 
 Position = tuple[float, float]
 """(latitude, longitude), WGS84 degrees."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from preflight.routes.mavlink import GLOBAL, WAYPOINT, Item, fly, position
-from preflight.routes.value import Route
+from preflight.area.routes.mavlink import GLOBAL, WAYPOINT, Item, fly, position
+from preflight.area.routes.value import Route
 
 _COLUMNS = 12
 _WHOLE = re.compile(r"[0-9]{1,9}")

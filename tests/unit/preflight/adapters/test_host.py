@@ -6,7 +6,7 @@ import platform
 import pytest
 
 from preflight.adapters.host import Gpu, describe_host, probe_gpus, probe_host
-from preflight.engine_names import EngineName
+from preflight.engine.file_names import EngineName
 
 _ORIN = (
     "# R36 (release), REVISION: {}, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025\n"

@@ -9,7 +9,7 @@ import pytest
 from preflight.adapters.tile_files import TileFiles
 from preflight.adapters.tile_folder import TileFolder
 from preflight.errors import ImportSourceError, TileContentError
-from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile
+from preflight.tile_import.source import MAX_TILE_BYTES, BadTile, OfferedTile
 
 
 def lay(folder, *paths):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from preflight.area import area_from_bbox, area_from_geojson, bbox_problems, cover
+from preflight.area.area import area_from_bbox, area_from_geojson, bbox_problems, cover
+from preflight.area.web_mercator import tile_bounds
 from preflight.errors import MissionError
-from preflight.geometry import tile_bounds
 from preflight.records import BoundingBox
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
+DATA = Path(__file__).parents[5] / "shared" / "data"
 SQUARE = [[10.0, 50.0], [10.1, 50.0], [10.1, 50.1], [10.0, 50.1], [10.0, 50.0]]
 
 
@@ -161,7 +161,7 @@ def test_zooms_out_of_range_are_a_callers_error(zoom):
 
 def test_a_box_needs_neither_shapely_nor_numpy():
     code = (
-        "import sys; from preflight.area import area_from_bbox, cover; from preflight.records import BoundingBox;"
+        "import sys; from preflight.area.area import area_from_bbox, cover; from preflight.records import BoundingBox;"
         "cover(area_from_bbox(BoundingBox(0, 0, 1, 1)), [9]); sys.exit(bool({'shapely', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,12 +9,12 @@ import pyproj
 import pytest
 import shapely
 
-from preflight.area import area_from_bbox, cover
-from preflight.corridor import LONGEST_M, WIDEST_M, corridor
+from preflight.area.area import area_from_bbox, cover
+from preflight.area.corridor import LONGEST_M, WIDEST_M, corridor
+from preflight.area.routes import Route, Waypoint
+from preflight.area.web_mercator import tile_center
 from preflight.errors import MissionError
-from preflight.geometry import tile_center
 from preflight.records import BoundingBox
-from preflight.routes import Route, Waypoint
 
 GEOD = pyproj.Geod(ellps="WGS84")
 
@@ -150,7 +150,7 @@ def test_the_tiles_of_a_straight_route_are_those_near_it():
 
 def test_nothing_heavy_is_loaded_before_a_route_is_covered():
     code = (
-        "import sys, preflight.mission, preflight.corridor, preflight.routes;"
+        "import sys, preflight.mission.loading, preflight.area.corridor, preflight.area.routes;"
         "sys.exit(bool({'shapely', 'numpy', 'pyproj', 'zipfile', 'xml.etree'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

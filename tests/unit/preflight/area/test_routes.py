@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
+from preflight.area.routes import MAX_BYTES, Route, Waypoint, parse_route
 from preflight.errors import MissionError
-from preflight.routes import MAX_BYTES, Route, Waypoint, parse_route
 
 HOME = [47.3977419, 8.545594, 487.989]
 HOME_AT = (47.3977419, 8.545594)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preflight.geometry import MAX_LATITUDE, MAX_ZOOM, haversine_m, tile_at, tile_bounds, tile_center
+from preflight.area.web_mercator import MAX_LATITUDE, MAX_ZOOM, haversine_m, tile_at, tile_bounds, tile_center
 
 
 @st.composite

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from preflight.commands.collect import Garbage, choose, find_garbage, remove
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import BuildRecord, action_key, record_path
 from preflight.trace.rule import Step

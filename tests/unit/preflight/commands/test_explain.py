@@ -7,8 +7,8 @@ import pytest
 
 from preflight.commands.explain import explain, plan_json, plan_text, waiting_for, why_json, why_text
 from preflight.errors import CommandLineError
-from preflight.planning import Plan, StagePlan
-from preflight.session import Explanation, Stage
+from preflight.run.planning import Plan, StagePlan
+from preflight.run.session import Explanation, Stage
 from preflight.trace.record import BuildRecord
 from preflight.trace.rule import Change, LastBuild, Step, Verdict
 

@@ -7,7 +7,7 @@ import pytest
 from preflight.commands.new import new_mission, templates
 from preflight.errors import CommandLineError
 
-TEMPLATES = Path(__file__).parents[3] / "cache_templates"
+TEMPLATES = Path(__file__).parents[4] / "cache_templates"
 
 
 def test_the_templates_are_the_mission_files_but_for_the_demo():

@@ -8,8 +8,8 @@ import pytest
 
 from preflight.commands.rollback import republish_previous
 from preflight.errors import CacheRootError, ManifestCoverageError, ManifestWriteError
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from takeoff import manifest as format_
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from preflight.adapters.tile_files import TileFiles
+from preflight.area.web_mercator import tile_center
 from preflight.commands import tile_check, tile_hashing
 from preflight.commands.tile_check import drift, file_failures, sealed_tiles, with_tiles_checked
 from preflight.commands.tile_hashing import TwoProcesses
 from preflight.errors import TileContentError
-from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.sealing import seal
-from preflight.tileset import Inventory
+from preflight.tileset.inventory import Inventory
+from preflight.tileset.sealing import seal
 from takeoff import errors
 from takeoff.verify import VerificationResult
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from preflight.batcher import DescriptorBatcher, thumbnail
+from preflight.descriptors.batcher import DescriptorBatcher, thumbnail
 from preflight.errors import DescriptorBatchError, TileContentError
 from preflight.ports import OutOfDeviceMemory
 

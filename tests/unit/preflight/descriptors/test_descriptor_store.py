@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preflight.descriptor_segment import Block
-from preflight.descriptor_store import DescriptorStore
+from preflight.descriptors.descriptor_store import DescriptorStore
+from preflight.descriptors.segment import Block
 from preflight.errors import DescriptorBatchError
 
 _SPACE = "ab" * 32
@@ -98,7 +98,7 @@ def test_rows_come_in_the_order_asked_across_blocks_and_segments(open_store):
 
 
 def test_more_segments_than_maps_are_kept_open(open_store, monkeypatch):
-    monkeypatch.setattr("preflight.descriptor_store._OPEN_MAPS", 3)
+    monkeypatch.setattr("preflight.descriptors.descriptor_store._OPEN_MAPS", 3)
     store = open_store()
     keys, thumbs, vectors = _rows(12)
     for row in range(12):
@@ -264,8 +264,8 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy
-from preflight.descriptor_segment import Block
-from preflight.descriptor_store import DescriptorStore
+from preflight.descriptors.segment import Block
+from preflight.descriptors.descriptor_store import DescriptorStore
 def write(path, chunks):
     with path.with_name(path.name + ".tmp").open("wb", buffering=0) as file:
         for number, chunk in enumerate(chunks):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from preflight.descriptor_segment import (
+from preflight.descriptors.segment import (
     Block,
     Segment,
     Space,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preflight.calibration import METHOD, CalibrationKey, CalibrationTable, merged
+from preflight.engine.calibration_table import METHOD, CalibrationKey, CalibrationTable, merged
 from preflight.errors import CalibrationCacheError
 
 KEY = CalibrationKey("a" * 64, "b" * 64, "{}", METHOD, "onnxruntime 1.31.1")
@@ -53,7 +53,7 @@ def test_other_json_is_refused(content):
 @pytest.mark.parametrize("change", [{"extra": 1}, {"schema": 2}, {"samples": 0}, {"samples": True}, {"ranges": {}}])
 def test_a_table_that_is_none_though_its_digest_holds(change):
     value = json.loads(CalibrationTable(KEY, 8, {"x": (0.0, 1.0)}).encode())
-    from preflight.calibration import _digest
+    from preflight.engine.calibration_table import _digest
 
     value |= change
     value["sha256"] = _digest({name: value[name] for name in ("schema", "key", "samples", "ranges")})

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preflight.adapters._compiling import CompilingProcess, request_of, request_value
+from preflight.engine.compile_process import CompilingProcess, request_of, request_value
 from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest
 
@@ -32,7 +32,7 @@ def compiling(tmp_path, monkeypatch):
         lines = "".join(f"    {line}\n" for line in source.splitlines())
         (folder / "made_up_compiler.py").write_text(
             "import json, os, signal, sys\nfrom preflight.errors import EngineBuildError\n"
-            "from preflight.adapters._compiling import write_engine\n"
+            "from preflight.engine.compile_process import write_engine\n"
             f"def compile_here(order, target):\n{lines}"
         )
         monkeypatch.syspath_prepend(str(folder))
@@ -190,7 +190,7 @@ def test_one_whose_parent_is_gone_does_not_start(tmp_path):
     (tmp_path / "engine").touch()
     told = {"module": "none", "order": {}, "target": str(tmp_path / "engine"), "slot": None, "parent": -1}
     done = subprocess.run(
-        [sys.executable, "-c", "from preflight.adapters._compiling import main; main()", json.dumps(told)],
+        [sys.executable, "-c", "from preflight.engine.compile_process import main; main()", json.dumps(told)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
         capture_output=True,
         text=True,

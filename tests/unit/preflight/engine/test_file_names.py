@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from preflight.engine_names import EngineName, model_name_problem
+from preflight.engine.file_names import EngineName, model_name_problem
 from preflight.errors import EngineBuildError
 from preflight.records import HostCapabilities
 

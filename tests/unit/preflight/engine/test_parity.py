@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from preflight.engine.parity import THRESHOLDS, check_parity, cosines, synthetic_inputs
 from preflight.errors import ParityError
-from preflight.parity import THRESHOLDS, check_parity, cosines, synthetic_inputs
 
 _SAMPLES = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from preflight.precisions import ACCEPTED, chosen_precision, override_problem, symmetric, written_in_onnx
+from preflight.engine.precisions import ACCEPTED, chosen_precision, override_problem, symmetric, written_in_onnx
 from preflight.records import BackboneSpec
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from preflight.engine.static_batch import run_in_slices
 from preflight.errors import EngineBuildError
-from preflight.static_batch import run_in_slices
 
 
 def _run(inputs):

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preflight.adapters import landscape
+from preflight.adapters.demo import landscape
+from preflight.adapters.demo.weight_free_vpr import CARD, write
 from preflight.adapters.images import decode_rgb, thumbnail16, to_batch
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.weight_free_vpr import CARD, write
-from preflight.cards import card_without_shifts
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.area.web_mercator import tile_at, tile_bounds, tile_center
+from preflight.evaluation.backbone_card import card_without_shifts
 from preflight.evaluation.baselines import best_per_id, chance_recall, nearest_thumbnails
 from preflight.evaluation.metrics import Truth, figures, units_holding
 from preflight.evaluation.queries import POSITION_ZOOM, TileTable, draw_queries
 from preflight.evaluation.result import Figures, HeadingResult, SelftestResult
-from preflight.geometry import tile_at, tile_bounds, tile_center
+from preflight.evaluation.retrieval_quality import evaluate
 from preflight.records import Preprocessing
-from preflight.selftest import evaluate
 
 QUERIES = 48
 

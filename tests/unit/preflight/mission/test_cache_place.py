@@ -10,12 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preflight.cache_place import KEYS, CachePlace, read_place, trust_problem
 from preflight.errors import MissionError
-from preflight.mission import load_mission
-from preflight.mission_schema import MissionFile
+from preflight.mission.cache_place import KEYS, CachePlace, read_place, trust_problem
+from preflight.mission.loading import load_mission
+from preflight.mission.schema import MissionFile
 
-TEMPLATES = Path(__file__).parents[3] / "cache_templates"
+TEMPLATES = Path(__file__).parents[4] / "cache_templates"
 PLACES = {"version": 1, "cache_root": "cache", "trust": "trust"}
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from preflight import job as job_module
 from preflight import wiring
-from preflight.area import Area, area_from_bbox
+from preflight.area.area import Area, area_from_bbox
 from preflight.errors import MissionError
-from preflight.job import Job, check_job
-from preflight.mission_schema import BackboneSection, ManifestSection, ProvisioningConfig
+from preflight.mission import job as job_module
+from preflight.mission.job import Job, check_job
+from preflight.mission.schema import BackboneSection, ManifestSection, ProvisioningConfig
 from preflight.records import BackboneSpec, BoundingBox, BuildRequest, HostCapabilities, Origin, Preprocessing
-from preflight.tile_access import TileAccess
+from preflight.run.tile_access import TileAccess
 
 BOX = BoundingBox(0.346, 32.588, 0.352, 32.6)
 SPEC = BackboneSpec("vpr", "descriptor", Path("builtin:weight_free_vpr"), {"image": (1, 3, 8, 8)}, "fp32")

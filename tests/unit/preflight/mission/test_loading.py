@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 
 from preflight.errors import MissionError
-from preflight.mission import load_mission
+from preflight.mission.loading import load_mission
 from preflight.records import BoundingBox, IndexParameters, Origin
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 AT = "components.c10_provisioning"
 BACKBONE = {
     "model_name": "weight_free_vpr",

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from preflight.errors import EngineBuildError
-from preflight.mission import load_mission
+from preflight.mission.loading import load_mission
 from preflight.records import HostCapabilities
 from preflight.wiring import build_engine_compiler
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "cache_templates"
+TEMPLATES = Path(__file__).resolve().parents[4] / "cache_templates"
 ORIN = HostCapabilities("aarch64", "neon", "87", "6.2")
 DESK = HostCapabilities("x86_64", "avx2")
 

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from preflight.errors import MissionError
-from preflight.mission_fields import convert
-from preflight.mission_reader import MAX_BYTES, Problems, read_yaml
+from preflight.mission.fields import convert
+from preflight.mission.reader import MAX_BYTES, Problems, read_yaml
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 
-from preflight.journal import Journal, StageNote
+from preflight.report.run_log import Journal, StageNote
 
 
 def test_a_stage_that_was_built_stays_built_when_it_is_judged_again():

@@ -7,10 +7,10 @@ import pytest
 
 from preflight.commands.sign import Awaited
 from preflight.commands.status import GenerationStatus, status_json, status_text
-from preflight.journal import StageNote
 from preflight.records import BuildReport
+from preflight.report.run_log import StageNote
 from preflight.report.table import CacheFacts, closing_table, size_text
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 
 HASH = "0123456789abcdef" * 4
 STAGES = {

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preflight.errors import CacheRootError
-from preflight.estimate import RESERVE, bytes_below, check_space, expected_sizes, still_needed
+from preflight.run.estimate import RESERVE, bytes_below, check_space, expected_sizes, still_needed
 
 
 def test_sizes_of_a_map():

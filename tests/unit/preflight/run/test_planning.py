@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from preflight.estimate import expected_sizes
-from preflight.planning import Planner
-from preflight.session import Explanation, Stage
+from preflight.run.estimate import expected_sizes
+from preflight.run.planning import Planner
+from preflight.run.session import Explanation, Stage
 from preflight.stages.descriptors import DescriptorSet, Forecast
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Verdict
 

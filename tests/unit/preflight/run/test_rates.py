@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from preflight.journal import Journal
-from preflight.rates import RATE_UNITS, keep_rates, read_rates
+from preflight.report.run_log import Journal
+from preflight.run.rates import RATE_UNITS, keep_rates, read_rates
 from preflight.store import atomic
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 
 
 @pytest.fixture

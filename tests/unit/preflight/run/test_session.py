@@ -11,12 +11,12 @@ from datetime import datetime, timezone
 import pytest
 
 from preflight.errors import BuildLockHeldError, CacheRootError, CoverageError, InputChangedError, PreflightError
-from preflight.journal import Journal
 from preflight.records import BuildReport
-from preflight.session import Hooks, Session, Stage
+from preflight.report.run_log import Journal
+from preflight.run.session import Hooks, Session, Stage
 from preflight.store import atomic
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.layout import CacheLayout
 from preflight.store.lock import BuildLock
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step, Tracer

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from preflight.errors import DatabaseError
-from preflight.tile_access import TileAccess
+from preflight.run.tile_access import TileAccess
 
 
 class Store:

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import preflight
 from preflight import signing
-from preflight.commands.keys import trust
+from preflight.commands.key_management import trust
 from preflight.errors import CommandLineError, SigningKeyError, TrustDirectoryError
 from takeoff import keys
 
-LIB = Path(preflight.__file__).parents[1]
+LIB = Path(preflight.__file__).parents[2]
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
 
 

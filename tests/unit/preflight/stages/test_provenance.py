@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from preflight.records import SourceRecord
 from preflight.stages.provenance import provenance_step
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import action_key, canonical_json
 from preflight.trace.rule import Tracer

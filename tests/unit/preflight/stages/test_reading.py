@@ -9,12 +9,12 @@ import pytest
 
 from preflight.adapters import images
 from preflight.adapters.tile_files import TileFiles
+from preflight.area.web_mercator import tile_center
 from preflight.errors import TileContentError
-from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.sealing import seal
 from preflight.stages.reading import intact, read_tile
-from preflight.tileset import Inventory
+from preflight.tileset.inventory import Inventory
+from preflight.tileset.sealing import seal
 
 
 def picture():

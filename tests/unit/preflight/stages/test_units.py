@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from preflight.geometry import tile_center
+from preflight.area.web_mercator import tile_center
 from preflight.records import TileRow
 from preflight.stages.units import Units
-from preflight.windows import SealedTiles, cut
+from preflight.tileset.windows import SealedTiles, cut
 
 TILES = [(12, x, y) for x in (255, 256, 257) for y in (511, 512)] + [(11, 255, 511)]
 

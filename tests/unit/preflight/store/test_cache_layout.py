@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 
 
 def paths(layout):

@@ -11,8 +11,8 @@ import pytest
 
 from preflight.errors import CacheRootError, ManifestCoverageError, ManifestWriteError
 from preflight.store import atomic
+from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations, coverage_walk
-from preflight.store.layout import CacheLayout
 from preflight.trace.digests import DigestCache
 
 HASH = "0123456789ab" + "c" * 52

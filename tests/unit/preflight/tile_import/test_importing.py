@@ -15,22 +15,22 @@ import rasterio
 from PIL import Image
 
 from preflight import wiring
-from preflight.adapters.embedded_postgres import EmbeddedPostgres
-from preflight.adapters.postgres import PostgresTileStore
+from preflight.adapters.postgres.embedded import EmbeddedPostgres
+from preflight.adapters.postgres.tile_store import PostgresTileStore
 from preflight.adapters.tile_files import TileFiles
 from preflight.adapters.tile_folder import TileFolder
-from preflight.area import area_from_geojson, cover
+from preflight.area.area import area_from_geojson, cover
+from preflight.area.web_mercator import tile_center
 from preflight.errors import ImportSourceError, TileContentError
-from preflight.geometry import tile_center
-from preflight.import_records import ImportReport, ImportRequest
-from preflight.importing import import_tiles
 from preflight.records import SourceRecord
-from preflight.tile_access import TileAccess
-from preflight.tile_choice import rows_of_cover
-from preflight.tile_keeping import TileImage
-from preflight.tile_offers import BadTile, OfferedTile
+from preflight.run.tile_access import TileAccess
+from preflight.tile_import.importing import import_tiles
+from preflight.tile_import.request import ImportReport, ImportRequest
+from preflight.tile_import.source import BadTile, OfferedTile
+from preflight.tile_import.storing import TileImage
+from preflight.tileset.source_choice import rows_of_cover
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
+DATA = Path(__file__).parents[5] / "shared" / "data"
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 NOW = datetime(2025, 7, 1, 9, 30, tzinfo=timezone.utc)
 
@@ -105,7 +105,7 @@ def test_a_row_says_where_and_what_the_tile_is(bring, metadata, tmp_path):
 
 
 def test_progress_is_told_chunk_by_chunk(bring, monkeypatch):
-    monkeypatch.setattr("preflight.importing._CHUNK", 4)
+    monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 4)
     seen = []
     assert bring((tile(x) for x in range(10)), progress=seen.append).added == 10
     assert [one.done for one in seen] == [4, 8, 10]
@@ -113,10 +113,10 @@ def test_progress_is_told_chunk_by_chunk(bring, monkeypatch):
 
 
 def test_rate_and_time_to_go_are_told_with_the_total(bring, monkeypatch, caplog):
-    monkeypatch.setattr("preflight.importing._CHUNK", 4)
+    monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 4)
     times = iter(NOW + timedelta(seconds=second) for second in range(100))
     seen = []
-    with caplog.at_level(logging.DEBUG, "preflight.importing"):
+    with caplog.at_level(logging.DEBUG, "preflight.tile_import.importing"):
         bring((tile(x) for x in range(8)), progress=seen.append, total=12, clock=lambda: next(times))
     assert [(one.done, one.tiles_per_s > 0, one.eta_s > 0) for one in seen] == [(4, True, True), (8, True, True)]
     assert seen[1].eta_s == pytest.approx(4 / seen[1].tiles_per_s)
@@ -316,7 +316,7 @@ def test_a_file_that_no_row_names_repairs_nothing(bring, foreign, tmp_path):
 
 
 def test_an_import_that_breaks_off_is_continued(bring, metadata, monkeypatch):
-    monkeypatch.setattr("preflight.importing._CHUNK", 4)
+    monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 4)
 
     def breaking():
         yield from (tile(x) for x in range(6))
@@ -332,7 +332,7 @@ def test_an_import_that_breaks_off_is_continued(bring, metadata, monkeypatch):
 
 def test_a_source_is_left_when_its_tile_is_refused(bring, monkeypatch):
     """While the error is still held, as whoever tells of it does."""
-    monkeypatch.setattr("preflight.importing._CHUNK", 1)
+    monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 1)
     left = []
 
     class Source:
@@ -349,14 +349,14 @@ def test_a_source_is_left_when_its_tile_is_refused(bring, monkeypatch):
 
 
 def test_a_chunk_is_bounded_in_bytes_too(bring, monkeypatch):
-    monkeypatch.setattr("preflight.importing._CHUNK_BYTES", 30)
+    monkeypatch.setattr("preflight.tile_import.importing._CHUNK_BYTES", 30)
     seen = []
     bring((tile(x, b"tile" + bytes(12)) for x in range(5)), progress=seen.append)
     assert [one.done for one in seen] == [2, 4, 5]
 
 
 def test_a_tile_too_large_is_bad(bring, monkeypatch):
-    monkeypatch.setattr("preflight.tile_keeping.MAX_TILE_BYTES", 3)
+    monkeypatch.setattr("preflight.tile_import.storing.MAX_TILE_BYTES", 3)
     with pytest.raises(ImportSourceError, match="10/1/5 of field has 4 bytes"):
         bring([tile(1)])
 

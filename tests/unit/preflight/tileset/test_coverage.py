@@ -6,12 +6,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 import shapely
 
-from preflight.area import area_from_bbox, area_from_geojson, cover
-from preflight.coverage import CoverageWalk, check, lacks_geojson
+from preflight.area.area import area_from_bbox, area_from_geojson, cover
+from preflight.area.web_mercator import tile_center
 from preflight.errors import CoverageError
-from preflight.geometry import tile_center
 from preflight.records import BoundingBox, TileRow
-from preflight.remarks import Kind
+from preflight.tileset.coverage import CoverageWalk, check, lacks_geojson
+from preflight.tileset.findings import Kind
 
 NOW = datetime(2025, 6, 30, tzinfo=timezone.utc)
 AREA = area_from_bbox(BoundingBox(50.0, 10.0, 50.1, 10.1))

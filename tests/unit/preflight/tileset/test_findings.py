@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from preflight.errors import TileContentError
 from preflight.records import TileRow
-from preflight.remarks import LEAST_TEXTURE, Kind, Remarks, RemarkTaker
-from preflight.tile_choice import choose_sources
+from preflight.tileset.findings import LEAST_TEXTURE, Kind, Remarks, RemarkTaker
+from preflight.tileset.source_choice import choose_sources
 
 TILES = st.tuples(st.integers(22, 24), st.integers(0, 3), st.integers(0, 3).map(lambda y: (1 << 22) - 1 - y))
 TEXTURES = st.none() | st.sampled_from([0.0, LEAST_TEXTURE - 0.001, LEAST_TEXTURE, 40.0])

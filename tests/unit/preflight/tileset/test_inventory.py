@@ -7,11 +7,11 @@ from datetime import datetime, timezone
 
 import pytest
 
+from preflight.area.web_mercator import tile_center
 from preflight.errors import TileContentError
-from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.sealing import seal
-from preflight.tileset import Inventory, read_header, tile_id
+from preflight.tileset.inventory import Inventory, read_header, tile_id
+from preflight.tileset.sealing import seal
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 
@@ -126,7 +126,7 @@ def test_an_empty_set_can_be_sealed(tmp_path):
 def test_a_header_is_read_without_numpy(sealed):
     path, _, _ = sealed
     code = (
-        "import sys; from pathlib import Path; from preflight.tileset import read_header;"
+        "import sys; from pathlib import Path; from preflight.tileset.inventory import read_header;"
         "read_header(Path(sys.argv[1])); sys.exit('numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0

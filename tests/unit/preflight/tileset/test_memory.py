@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preflight import mapped, reseal, sealing, tileset
-from preflight.adapters.faiss import FaissIndexFactory
-from preflight.descriptor_segment import Block
-from preflight.descriptor_store import DescriptorStore
-from preflight.evaluation import places
-from preflight.geometry import tile_center
+from preflight.adapters.faiss.index import FaissIndexFactory
+from preflight.area.web_mercator import tile_center
+from preflight.descriptors.descriptor_store import DescriptorStore
+from preflight.descriptors.segment import Block
 from preflight.records import IndexParameters, TileRow
 from preflight.stages.units import Units
 from preflight.store.atomic import atomic_write
+from preflight.tileset import inventory as tileset
+from preflight.tileset import mapped, sealing
+from preflight.tileset import resealing as reseal
+from preflight.tileset import tile_lookup as places
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 ZOOM, SIDE = 18, 100

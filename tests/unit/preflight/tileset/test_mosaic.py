@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from preflight.adapters.images import resize
-from preflight.geometry import tile_center
-from preflight.mosaic import Mosaic
+from preflight.area.web_mercator import tile_center
 from preflight.records import TileRow
-from preflight.windows import SealedTiles, cut, parts_of
+from preflight.tileset.mosaic import Mosaic
+from preflight.tileset.windows import SealedTiles, cut, parts_of
 
 ZOOM, X, Y = 18, 154804, 130807
 

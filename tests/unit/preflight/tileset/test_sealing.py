@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 
 import pytest
 
+from preflight.area.web_mercator import tile_center
 from preflight.errors import TileContentError
-from preflight.geometry import tile_center
 from preflight.records import TileRow
-from preflight.sealing import pack_row, seal
+from preflight.tileset.sealing import pack_row, seal
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 
@@ -52,7 +52,7 @@ def test_a_tile_twice_with_other_centres_is_refused():
 
 
 def test_the_id_that_means_none_is_refused(monkeypatch):
-    monkeypatch.setattr("preflight.sealing.tile_id", lambda *_: -1)
+    monkeypatch.setattr("preflight.tileset.sealing.tile_id", lambda *_: -1)
     with pytest.raises(TileContentError, match="-1"):
         seal([row(12, 2000, 1500)], io.BytesIO())
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from preflight.geometry import tile_center
+from preflight.area.web_mercator import tile_center
 from preflight.records import TileRow
-from preflight.tile_choice import choose_sources
+from preflight.tileset.source_choice import choose_sources
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
 

@@ -6,11 +6,11 @@ import hashlib
 
 import pytest
 
+from preflight.area.web_mercator import tile_bounds, tile_center
 from preflight.errors import TileContentError
-from preflight.geometry import tile_bounds, tile_center
 from preflight.records import STEPS, TileRow
-from preflight.tileset import tile_id
-from preflight.windows import SealedTiles, Windows, count_windows, cut, parts_of, write_windows
+from preflight.tileset.inventory import tile_id
+from preflight.tileset.windows import SealedTiles, Windows, count_windows, cut, parts_of, write_windows
 
 ZOOM, X, Y = 18, 154804, 130807
 
@@ -132,10 +132,10 @@ def test_no_window_hangs_over_the_southern_edge():
 
 def test_colliding_ids_are_refused(monkeypatch):
     tiles = block(2, 1)
-    monkeypatch.setattr("preflight.windows.tile_id", lambda *_: 7)
+    monkeypatch.setattr("preflight.tileset.windows.tile_id", lambda *_: 7)
     with pytest.raises(TileContentError, match="have the same id 7"):
         cut(tiles, 4)
-    monkeypatch.setattr("preflight.windows.tile_id", lambda *_: -1)
+    monkeypatch.setattr("preflight.tileset.windows.tile_id", lambda *_: -1)
     with pytest.raises(TileContentError, match="the id -1, which the index reads as none"):
         cut(tiles, 2)
 

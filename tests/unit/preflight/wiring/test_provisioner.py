@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from preflight.errors import BackboneError, BuildLockHeldError, CoverageError
-from preflight.provisioner import CacheProvisioner
 from preflight.records import BackboneSpec, BoundingBox, BuildReport, BuildRequest
+from preflight.wiring.provisioner import CacheProvisioner
 
 REQUEST = BuildRequest(BoundingBox(0.0, 0.0, 1.0, 1.0), (17,), "stable_rear", Path("camera.json"), Path("cache"))
 DONE = BuildReport(1, 0, 5, "ab" * 32, "success")

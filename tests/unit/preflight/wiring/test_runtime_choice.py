@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from preflight.adapters.onnxruntime import compare_providers
-from preflight.engine_names import EngineName
+from preflight.adapters.onnxruntime.runtime import compare_providers
+from preflight.engine.compiler import EngineCompiler, RuntimeChoice
+from preflight.engine.file_names import EngineName
 from preflight.errors import EngineBuildError
 from preflight.records import BackboneSpec, HostCapabilities
-from preflight.stages.engine_compiler import EngineCompiler, RuntimeChoice
 from preflight.wiring import runtime_choice
 
 CPU = HostCapabilities("x86_64", "avx2")

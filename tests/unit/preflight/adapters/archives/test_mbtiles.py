@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preflight.adapters.mbtiles import MbTiles
+from preflight.adapters.archives.mbtiles import MbTiles
 from preflight.errors import ImportSourceError
-from preflight.tile_offers import MAX_TILE_BYTES, BadTile, OfferedTile
+from preflight.tile_import.source import MAX_TILE_BYTES, BadTile, OfferedTile
 
-CONTAINERS = Path(__file__).parents[4] / "shared" / "data" / "containers"
+CONTAINERS = Path(__file__).parents[6] / "shared" / "data" / "containers"
 PNG = b"\x89PNG\r\n\x1a\n and more"
 JPG = b"\xff\xd8\xff and more"
 WEBP = b"RIFF\0\0\0\0WEBPVP8 "
@@ -143,7 +143,7 @@ def test_a_file_is_read_while_another_program_has_it_open(file):
 
 def test_a_file_that_is_being_written_is_not_read_halfway(file, monkeypatch):
     lay(file, [(0, 0, 0, PNG)])
-    monkeypatch.setattr("preflight.adapters.mbtiles._LOCK_TIMEOUT_S", 0)
+    monkeypatch.setattr("preflight.adapters.archives.mbtiles._LOCK_TIMEOUT_S", 0)
     with closing(sqlite3.connect(file)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(ImportSourceError, match="database is locked"):

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from pmtiles import tile as codec
 from pmtiles.writer import Writer
 
-from preflight.adapters import pmtiles as adapter
-from preflight.adapters.pmtiles import PmTiles
+from preflight.adapters.archives import pmtiles as adapter
+from preflight.adapters.archives.pmtiles import PmTiles
 from preflight.errors import ImportSourceError
-from preflight.tile_offers import BadTile, OfferedTile
+from preflight.tile_import.source import BadTile, OfferedTile
 
-REAL = Path(__file__).parents[4] / "shared" / "data" / "containers" / "usgs-mt-whitney-8-15-webp-512.pmtiles"
+REAL = Path(__file__).parents[6] / "shared" / "data" / "containers" / "usgs-mt-whitney-8-15-webp-512.pmtiles"
 PNG = b"\x89PNG\r\n\x1a\n and more"
 WEBP = b"RIFF\0\0\0\0WEBPVP8 "
 

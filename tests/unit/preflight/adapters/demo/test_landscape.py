@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preflight.adapters import landscape
+from preflight.adapters.demo import landscape
 from preflight.adapters.images import decode_rgb, thumbnail16
-from preflight.area import area_from_bbox, cover
-from preflight.geometry import tile_bounds
+from preflight.area.area import area_from_bbox, cover
+from preflight.area.web_mercator import tile_bounds
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_parent_is_its_children_averaged(pixels):
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(small):
     program = (
-        "import hashlib; from preflight.adapters.landscape import generate; "
+        "import hashlib; from preflight.adapters.demo.landscape import generate; "
         "print(hashlib.sha256(b''.join(t.content for t in generate(7, columns=6, rows=4))).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.weight_free_vpr import CARD, build_model, write
-from preflight.cards import BackboneCard, card_without_shifts
+from preflight.adapters.demo.weight_free_vpr import CARD, build_model, write
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.evaluation.backbone_card import BackboneCard, card_without_shifts
 
-VECTORS = Path(__file__).parents[2] / "vectors" / "backbone"
+VECTORS = Path(__file__).parents[4] / "vectors" / "backbone"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_bytes_are_the_same_at_each_call_and_in_another_process(tmp_path):
     assert build_model() == content
     assert (tmp_path / "model.onnx").read_bytes() == content
     program = (
-        "import hashlib; from preflight.adapters.weight_free_vpr import build_model; "
+        "import hashlib; from preflight.adapters.demo.weight_free_vpr import build_model; "
         "print(hashlib.sha256(build_model()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
@@ -117,5 +117,7 @@ def test_a_card_refuses_what_does_not_fit():
 
 
 def test_the_card_type_loads_no_numpy():
-    program = "import sys, preflight.cards; sys.exit(any(m in sys.modules for m in ('numpy', 'onnx')))"
+    program = (
+        "import sys, preflight.evaluation.backbone_card; sys.exit(any(m in sys.modules for m in ('numpy', 'onnx')))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from preflight.adapters.onnx_models import content_digest, inspect
-from preflight.adapters.weight_free_vpr import build_model
+from preflight.adapters.demo.weight_free_vpr import build_model
+from preflight.adapters.onnx.models import content_digest, inspect
 from preflight.errors import BackboneError
 from preflight.records import BackboneSpec
 

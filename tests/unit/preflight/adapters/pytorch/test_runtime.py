@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from preflight.adapters.torch import TorchRuntime, release
-from preflight.engine_names import EngineName
+from preflight.adapters.pytorch.runtime import TorchRuntime, release
+from preflight.engine.file_names import EngineName
 from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest
 from preflight.records import HostCapabilities
@@ -26,7 +26,7 @@ from preflight.wiring import runtime_choice
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[cpu,torch]'")
 
-from preflight.adapters._torch_archive import pack, unpack  # noqa: E402 - imports PyTorch
+from preflight.adapters.pytorch.archive import pack, unpack  # noqa: E402 - imports PyTorch
 
 CPU = HostCapabilities("x86_64", "avx2")
 MODEL = "models/model.json"
@@ -108,7 +108,7 @@ def _refused(content, request, tmp_path, match):
 def test_an_engine_is_small_and_names_nothing_of_the_machine_that_built_it(built):
     model = _member(built, MODEL).decode()
     assert "stack_trace" not in model
-    assert str(Path(__file__).parents[4]) not in model
+    assert str(Path(__file__).parents[5]) not in model
     assert _member(built, "data/sample_inputs/model.pt") == b""
     assert json.loads(_member(built, "extra/preflight.json")) == {
         "device": "cpu",

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from preflight.adapters._raster_tiles import WORLD_M
-from preflight.adapters.corners import CORNERS, CornerImage, corner_transform, read_corners
+from preflight.adapters.rasters.corners import CORNERS, CornerImage, corner_transform, read_corners
+from preflight.adapters.rasters.tile_grid import WORLD_M
+from preflight.area.web_mercator import tile_bounds
 from preflight.errors import ImportSourceError
-from preflight.geometry import tile_bounds
 
 ZOOM, X, Y = 17, 77_000, 65_000
 
@@ -155,7 +155,7 @@ def test_pictures_that_do_not_read_are_refused(lay, monkeypatch):
     with pytest.raises(ImportSourceError, match="neither PNG nor JPEG"):
         CornerImage(path)
     path.write_bytes(content)
-    monkeypatch.setattr("preflight.adapters.corners.MAX_PIXELS", 1000)
+    monkeypatch.setattr("preflight.adapters.rasters.corners.MAX_PIXELS", 1000)
     with pytest.raises(ImportSourceError, match="claims 512 x 512 pixels"):
         CornerImage(path)
 

@@ -13,13 +13,13 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
-from preflight.adapters import _rendering
-from preflight.adapters._raster_tiles import WORLD_M, native_zoom, open_raster
-from preflight.adapters.geotiff import GeoTiff
+from preflight.adapters.rasters import rendering as _rendering
+from preflight.adapters.rasters.geotiff import GeoTiff
+from preflight.adapters.rasters.tile_grid import WORLD_M, native_zoom, open_raster
+from preflight.area.web_mercator import tile_at
 from preflight.errors import ImportSourceError
-from preflight.geometry import tile_at
 
-REAL = Path(__file__).parents[4] / "shared" / "data" / "containers" / "pix4d_alpha_nodata.tif"
+REAL = Path(__file__).parents[6] / "shared" / "data" / "containers" / "pix4d_alpha_nodata.tif"
 ZOOM, X, Y = 17, 77_000, 65_000
 PIXEL = WORLD_M / (256 << ZOOM)
 GRID = Affine(PIXEL, 0, X * 256 * PIXEL - WORLD_M / 2, 0, -PIXEL, WORLD_M / 2 - Y * 256 * PIXEL)

@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from preflight.adapters.tensorrt import TENSORRT_RTX, TensorRtLibrary, TensorRtRuntime
+from preflight.adapters.tensorrt.runtime import TENSORRT_RTX, TensorRtLibrary, TensorRtRuntime
 from preflight.ports import CompileRequest
 
 HERE = Path(__file__).parent

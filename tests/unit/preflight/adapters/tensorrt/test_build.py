@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from preflight.adapters._tensorrt_build import _Timings
-from preflight.adapters._tensorrt_order import Order
-from preflight.adapters.tensorrt import TENSORRT_RTX, TensorRtLibrary, TensorRtRuntime
-from preflight.adapters.weight_free_vpr import build_model
+from preflight.adapters.demo.weight_free_vpr import build_model
+from preflight.adapters.tensorrt.build import _Timings
+from preflight.adapters.tensorrt.build_request import Order
+from preflight.adapters.tensorrt.runtime import TENSORRT_RTX, TensorRtLibrary, TensorRtRuntime
 from preflight.errors import EngineBuildError
 
 MATCHER = {"left": (1, 12, 16), "right": (1, 20, 16)}
@@ -170,7 +170,7 @@ def test_a_target_that_cannot_be_written_is_an_error(library_of, models, request
 _PARENT = """
 import sys
 from pathlib import Path
-from preflight.adapters.tensorrt import TensorRtLibrary, TensorRtRuntime
+from preflight.adapters.tensorrt.runtime import TensorRtLibrary, TensorRtRuntime
 from preflight.ports import CompileRequest
 library = TensorRtLibrary("bad_tensorrt", "TensorRT", builds_without_device=True, keeps_timings=False)
 request = CompileRequest(Path("m.onnx"), {"x": (1, 3)}, "fp32", 64, 4)

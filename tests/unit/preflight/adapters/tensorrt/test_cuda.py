@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from preflight.adapters._cuda import CudaError, CudaSession, NoDeviceError, open_device
+from preflight.adapters.tensorrt.cuda import CudaError, CudaSession, NoDeviceError, open_device
 
 
 def test_the_device_is_described(cuda):

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from preflight.adapters.tensorrt import TensorRtRuntime
+from preflight.adapters.tensorrt.runtime import TensorRtRuntime
 from preflight.errors import EngineBuildError
 from preflight.ports import OutOfDeviceMemory
 
@@ -221,7 +221,7 @@ def test_another_release_than_the_name_promises_is_refused(fake_library, cuda, e
 
 def test_without_a_gpu_the_library_is_not_touched(asked, engine_file, tmp_path):
     """The library named here does not exist: to import it would be another error."""
-    from preflight.adapters.tensorrt import TensorRtLibrary
+    from preflight.adapters.tensorrt.runtime import TensorRtLibrary
 
     absent = TensorRtLibrary("no_such_tensorrt", "TensorRT", builds_without_device=False, keeps_timings=True)
     runtime = TensorRtRuntime(absent, cuda=str(tmp_path / "libcuda.so.1"))

@@ -7,10 +7,10 @@ import importlib.util
 import numpy as np
 import pytest
 
-from preflight.adapters._cuda import NoDeviceError, open_device
-from preflight.adapters.onnxruntime import OnnxRuntime
-from preflight.adapters.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtRuntime
-from preflight.parity import check_parity
+from preflight.adapters.onnxruntime.runtime import OnnxRuntime
+from preflight.adapters.tensorrt.cuda import NoDeviceError, open_device
+from preflight.adapters.tensorrt.runtime import TENSORRT, TENSORRT_RTX, TensorRtRuntime
+from preflight.engine.parity import check_parity
 
 MATCHER = {"left": (1, 12, 16), "right": (1, 20, 16)}
 

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from preflight.adapters import _tensorrt_engine, _tensorrt_library, _tensorrt_network
+from preflight.adapters.tensorrt import engine as _tensorrt_engine
+from preflight.adapters.tensorrt import library as _tensorrt_library
+from preflight.adapters.tensorrt import network as _tensorrt_network
 
 ADAPTERS = Path(_tensorrt_library.__file__).parent
 MODULE = ""
@@ -63,7 +65,7 @@ for name in json.loads(sys.argv[2]):
         held = getattr(held, part, None)
     if held is None:
         missing.append(name)
-from preflight.adapters._tensorrt_library import Words, capturing_logger, error_recorder
+from preflight.adapters.tensorrt.library import Words, capturing_logger, error_recorder
 words = Words()
 logger, recorder = capturing_logger(library, words), error_recorder(library, words)
 logger.log(library.ILogger.Severity.ERROR, "heard")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preflight.adapters._tensorrt_library import Words, release
-from preflight.adapters._tensorrt_network import Profile, check_precision, profiles, timing_cache_name
+from preflight.adapters.tensorrt.library import Words, release
+from preflight.adapters.tensorrt.network import Profile, check_precision, profiles, timing_cache_name
 from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest
 

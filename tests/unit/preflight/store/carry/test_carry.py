@@ -13,7 +13,7 @@ import pytest
 from preflight.commands.bundle import bundle, choose, judge, load_cargo
 from preflight.errors import BundleError
 from preflight.store import carry
-from preflight.store.layout import CacheLayout
+from preflight.store.cache_layout import CacheLayout
 from takeoff import keys
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from preflight.engine.compiler import EngineCompiler
 from preflight.errors import CoverageError
-from preflight.mission import Job
+from preflight.mission.job import Job
 from preflight.records import BackboneSpec, BuildReport, BuildRequest, EngineCacheEntry
-from preflight.session import Session
-from preflight.stages.engine_compiler import EngineCompiler
+from preflight.run.session import Session
 from preflight.trace.digests import hash_file
 
 

@@ -1,0 +1,1 @@
+"""The demonstration: a made-up landscape, and a backbone without learned weights."""

@@ -1,0 +1,1 @@
+"""Tile metadata in Postgres, and an embedded Postgres server."""

@@ -1,0 +1,1 @@
+"""PyTorch in fp16, for descriptor backbones."""

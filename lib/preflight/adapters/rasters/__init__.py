@@ -1,0 +1,1 @@
+"""Georeferenced pictures, resampled into Web Mercator tiles."""
