@@ -20,9 +20,9 @@ from preflight.errors import EngineBuildError
 from preflight.ports import OutOfDeviceMemory, QueueingEngine
 
 _CLASSES = {
-    "openvino": "openvino:OpenVinoRuntime",
-    "onnxruntime": "onnxruntime:OnnxRuntime",
-    "pytorch_fp16": "torch:TorchRuntime",
+    "openvino": "openvino.runtime:OpenVinoRuntime",
+    "onnxruntime": "onnxruntime.runtime:OnnxRuntime",
+    "pytorch_fp16": "pytorch.runtime:TorchRuntime",
 }
 # What a runtime computes in, where not in fp32, and how near that comes on a small model of random weights.
 _PRECISION = {"pytorch_fp16": "fp16"}

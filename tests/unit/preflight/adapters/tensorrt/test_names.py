@@ -18,15 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from preflight.adapters.tensorrt import engine as _tensorrt_engine
-from preflight.adapters.tensorrt import library as _tensorrt_library
-from preflight.adapters.tensorrt import network as _tensorrt_network
+from preflight.adapters.tensorrt import engine, library, network
 
-ADAPTERS = Path(_tensorrt_library.__file__).parent
+ADAPTERS = Path(library.__file__).parent
 MODULE = ""
 # file -> function, or "" for all -> variable -> the class of TensorRT it holds.
 VARIABLES = {
-    "_tensorrt_build.py": {
+    "build.py": {
         "": {
             "library": MODULE,
             "builder": "Builder",
@@ -40,13 +38,13 @@ VARIABLES = {
         },
         "_node_error": {"error": "ParserError"},
     },
-    "_tensorrt_engine.py": {
+    "engine.py": {
         "__init__": {"library": MODULE, "engine": "ICudaEngine"},
         "_execute": {"context": "IExecutionContext"},
         "_output_shape": {"self._context": "IExecutionContext"},
     },
-    "_tensorrt_library.py": {"": {"library": MODULE}},
-    "tensorrt.py": {"_opened": {"library": MODULE, "runtime": "Runtime", "deserialised": "ICudaEngine"}},
+    "library.py": {"": {"library": MODULE}},
+    "runtime.py": {"_opened": {"library": MODULE, "runtime": "Runtime", "deserialised": "ICudaEngine"}},
 }
 SYMBOLS = (
     "createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL",
@@ -113,11 +111,11 @@ def _names():
                 node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function
             ]  # fmt: skip
             found |= {name for scope in scopes for name in _used(scope, variables)}
-    types = {*_tensorrt_engine._DTYPES, *_tensorrt_network._NEUTRAL, "BF16"}
-    types |= {kind for allowed, _ in _tensorrt_network._TYPES.values() for kind in allowed}
+    types = {*engine._DTYPES, *network._NEUTRAL, "BF16"}
+    types |= {kind for allowed, _ in network._TYPES.values() for kind in allowed}
     found |= {f"DataType.{kind}" for kind in types}
-    found |= {f"LayerType.{kind}" for kind in _tensorrt_network._QUANTISING}
-    found |= {f"ILogger.Severity.{kind}" for kind in _tensorrt_library._LOUD}
+    found |= {f"LayerType.{kind}" for kind in network._QUANTISING}
+    found |= {f"ILogger.Severity.{kind}" for kind in library._LOUD}
     overridden = ("num_errors", "get_error_code", "get_error_desc", "has_overflowed", "clear", "report_error")
     return found | {"ILogger.log", *(f"IErrorRecorder.{name}" for name in overridden)}
 
