@@ -85,10 +85,10 @@ class Collect(OperatorCommand):
             session.close()
         for item in removed if not run.log_json else ():
             print(f"{size_text(item.size):>10}  {item.path}")  # noqa: T201 - the command's output
-        deed = "would be removed" if options["dry_run"] else "removed"
+        action = "would be removed" if options["dry_run"] else "removed"
         size = sum(item.size for item in removed)
         left -= size if options["dry_run"] else 0
-        text = f"{len(removed)} {deed}, {size_text(size)}"
+        text = f"{len(removed)} {action}, {size_text(size)}"
         reached = limit is None or left <= limit
         if not reached:
             text += (

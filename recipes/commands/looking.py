@@ -45,9 +45,7 @@ class Plan(OperatorCommand):
     name = "plan"
     doc_purpose = "show what provision would do, write and take; changes nothing"
     doc_usage = ""
-    doc_description = (
-        "Takes no lock. A stage that may be cut off early is skipped when what is before it builds equal bytes."
-    )
+    doc_description = "Takes no lock. A stage that may be skipped is skipped when what is before it builds equal bytes."
     cmd_options: ClassVar[list[dict[str, Any]]] = [
         option("missing", "also write the missing, stale and corrupt tiles as GeoJSON, for the C11 TileDownloader"),
     ]

@@ -19,7 +19,7 @@ from preflight.engine.compiler import EngineCompiler, RuntimeChoice
 from preflight.engine.parity import check_parity, cosines
 from preflight.errors import ParityError
 from preflight.records import BackboneSpec, HostCapabilities, Preprocessing
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.stages.engines import compile_step, inspect_step
 from preflight.stages.parity_gate import parity_path, parity_step
 from preflight.store.cache_layout import CacheLayout
@@ -60,7 +60,7 @@ def gate(layout):
         compiler = EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
         digests = DigestCache(layout.digests)
         inspect_step(spec, layout, compiler, digests).build()
-        compile_step(spec, layout, compiler, digests, Journal()).build()
+        compile_step(spec, layout, compiler, digests, RunLog()).build()
         step = parity_step(spec, layout, compiler, digests, lambda: images, "1")
         step.build()
         return json.loads(parity_path(spec, layout).read_bytes()), step.components()

@@ -14,7 +14,7 @@ from preflight.adapters.openvino.runtime import OpenVinoRuntime
 from preflight.engine.compiler import EngineCompiler, RuntimeChoice
 from preflight.errors import EngineBuildError
 from preflight.records import BackboneSpec, HostCapabilities
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.stages.engines import compile_step, inspect_step
 from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
@@ -40,7 +40,7 @@ def step_on(tmp_path, model_file):
         inspect = inspect_step(spec, layout, compiler, digests)
         if not tracer.judge(inspect).current:
             tracer.run(inspect)
-        return compile_step(spec, layout, compiler, digests, Journal()), tracer
+        return compile_step(spec, layout, compiler, digests, RunLog()), tracer
 
     return make
 

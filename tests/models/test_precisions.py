@@ -19,7 +19,7 @@ from preflight.engine.compiler import EngineCompiler, RuntimeChoice
 from preflight.engine.parity import cosines, synthetic_inputs
 from preflight.ports import CompileRequest
 from preflight.records import BackboneSpec, HostCapabilities
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.stages.engines import compile_step, inspect_step, prepared_path
 from preflight.stages.precision import Preparation, prepare_without_tiles, table_path
 from preflight.store.atomic import atomic_write
@@ -174,7 +174,7 @@ def test_a_build_for_tensorrt_calibrates_writes_and_compiles(orin, model_file, t
     steps = (
         inspect_step(spec, layout, orin, digests),
         *preparation.steps(),
-        compile_step(spec, layout, orin, digests, Journal()),
+        compile_step(spec, layout, orin, digests, RunLog()),
     )
     for step in steps:
         assert not tracer.judge(step).current

@@ -18,7 +18,7 @@ from preflight.engine.compiler import EngineCompiler, RuntimeChoice
 from preflight.errors import EngineBuildError
 from preflight.ports import ConcurrentRuntime
 from preflight.records import BackboneSpec, HostCapabilities
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.stages.engines import compile_step, inspect_step
 from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
@@ -47,7 +47,7 @@ class Corpus:
         self.steps = []
         for spec in self.specs:
             self.tracer.run(inspect_step(spec, self.layout, self.compiler, self.digests))
-            self.steps.append(compile_step(spec, self.layout, self.compiler, self.digests, Journal()))
+            self.steps.append(compile_step(spec, self.layout, self.compiler, self.digests, RunLog()))
 
     def processes(self):
         return [begun.compilation._process for begun in self.compiler._begun.values()]

@@ -64,15 +64,15 @@ def plan_of(place):
     done = place.doit("plan", "log=json")
     assert done.status == 0, done.said
     (plan,) = done.events
-    return plan, {stage["name"]: stage["fate"] for stage in plan["stages"]}
+    return plan, {stage["name"]: stage["status"] for stage in plan["stages"]}
 
 
 # plan
 
 
 def test_plan_before_anything_is_built(fresh):
-    plan, fates = plan_of(fresh)
-    assert fates == dict.fromkeys(STAGES, "will run")
+    plan, statuses = plan_of(fresh)
+    assert statuses == dict.fromkeys(STAGES, "will run")
     assert (plan["tiles_expected"], plan["tiles_present"], plan["units_to_embed"]) == (TILES, TILES, TILES)
     assert plan["seconds"] is None
     assert plan["bytes_needed"] > TILES * 2080 * 4 * 2
@@ -92,8 +92,8 @@ def test_plan_where_no_tile_was_imported_makes_no_tile_store(room, numbers, plac
         {"bbox": {"lat_min": 1, "lon_min": 1, "lat_max": 1.001, "lon_max": 1.001}},
         [17],
     )
-    plan, fates = plan_of(place)
-    assert set(fates.values()) == {"will run"}
+    plan, statuses = plan_of(place)
+    assert set(statuses.values()) == {"will run"}
     assert plan["tiles_expected"] > 0
     assert plan["tiles_present"] == 0
     assert sorted(path.name for path in place.folder.iterdir()) == ["camera.json", "mission.yaml"]
@@ -123,9 +123,9 @@ def test_plan_of_nothing_takes_no_lock_and_changes_nothing(built):
     before = snapshot(built.cache)
     with (built.cache / ".c10.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        plan, fates = plan_of(built)
+        plan, statuses = plan_of(built)
         text = built.doit("plan")
-    assert fates == dict.fromkeys(STAGES, "up to date")
+    assert statuses == dict.fromkeys(STAGES, "up to date")
     assert (plan["units_to_embed"], plan["bytes_needed"], plan["seconds"]) == (0, 0, 0)
     assert text.status == 0
     assert "will run" not in text.out
@@ -136,14 +136,14 @@ def test_plan_of_nothing_takes_no_lock_and_changes_nothing(built):
 def test_plan_after_a_change_changes_nothing_and_is_right(built):
     built.edit(lambda mission: section(mission).update(index={"m": 16}))
     before = snapshot(built.cache)
-    plan, fates = plan_of(built)
+    plan, statuses = plan_of(built)
     assert snapshot(built.cache) == before
-    assert fates == {
+    assert statuses == {
         **dict.fromkeys(["tiles", "engine:weight_free_vpr", "descriptors"], "up to date"),
         "index": "will run",
-        "selftest": "may be cut off early",
+        "selftest": "may be skipped",
         "manifest": "will run",  # corpus.json names the parameters
-        "publish": "may be cut off early",
+        "publish": "may be skipped",
     }
     (reasons,) = [stage["reasons"] for stage in plan["stages"] if stage["name"] == "index"]
     assert reasons == ["index: m: 32 → 16"]
@@ -159,8 +159,8 @@ def test_plan_after_a_change_changes_nothing_and_is_right(built):
 
 def test_plan_of_another_engine_counts_every_tile(built):
     built.edit(lambda mission: section(mission).update(workspace_mb=128))
-    plan, fates = plan_of(built)
-    assert (fates["engine:weight_free_vpr"], fates["descriptors"]) == ("will run", "may be cut off early")
+    plan, statuses = plan_of(built)
+    assert (statuses["engine:weight_free_vpr"], statuses["descriptors"]) == ("will run", "may be skipped")
     assert plan["units_to_embed"] == TILES
 
 
@@ -176,8 +176,8 @@ def test_plan_where_a_file_of_work_was_cut_short(built, pattern, stage, to_embed
     (file, *_) = sorted(built.work.glob(pattern))
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-1])
-    plan, fates = plan_of(built)
-    assert fates[stage] == "will run"
+    plan, statuses = plan_of(built)
+    assert statuses[stage] == "will run"
     assert (plan["units_to_embed"], plan["at_most"]) == (to_embed, to_embed > 0)
     assert built.doit("why", "manifest").status == 0
     done = built.provision_json()
@@ -196,10 +196,10 @@ def test_plan_counts_the_one_tile_that_changed(whole, landscape_tiles, tmp_path)
         wiring.import_folder(store, tmp_path, "small-landscape", now(), now, replace_tiles=True)
     finally:
         store.close()
-    plan, fates = plan_of(whole)
+    plan, statuses = plan_of(whole)
     # The folder is another origin of its source, which the cache says whatever becomes of the tile.
-    assert {name for name in STAGES if fates[name] == "will run"} == {"tiles", "manifest"}
-    assert {fates[name] for name in STAGES} == {"will run", "may be cut off early"}
+    assert {name for name in STAGES if statuses[name] == "will run"} == {"tiles", "manifest"}
+    assert {statuses[name] for name in STAGES} == {"will run", "may be skipped"}
     assert (plan["tiles_present"], plan["units_to_embed"]) == (TILES, 1)
 
 

@@ -50,7 +50,7 @@ DESCRIPTOR = "weight_free_vpr"
 
 @dataclass(frozen=True)
 class Built:
-    """What a run did. ran: its steps; counts: the journal's; hashed: files read for a digest; warned: misses and moves."""
+    """What a run did. ran: its steps; counts: the run_log's; hashed: files read for a digest; warned: misses and moves."""
 
     report: BuildReport
     ran: list[str]
@@ -87,7 +87,7 @@ def build(host, caplog):
         return Built(
             report=report,
             ran=[fields["step"] for event, fields in events if event == "step_runs"],
-            counts=dict(assembly.journal.counts),
+            counts=dict(assembly.run_log.counts),
             hashed=assembly.digests.hashed_files,
             warned=[event for event, _ in events if event in {"engine_cache_miss", "moving_forward"}],
         )

@@ -43,7 +43,7 @@ def test_a_box_is_covered_by_the_tiles_that_share_its_interior(lat_a, lon_a, lat
     )
     assert set(tiles) == expected
     assert len(tiles) == len(expected)
-    assert tiles.spans == tuple(sorted(tiles.spans))
+    assert tiles.row_ranges == tuple(sorted(tiles.row_ranges))
 
 
 @st.composite

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-from preflight.area.tile_ranges import (
+from preflight.area.tile_cover import (
     Cover,
     Ring,
-    Span,
+    RowRange,
     TileRange,
     box_range,
     disjoint,
     hull,
-    merge_spans,
-    polygon_spans,
+    merge_row_ranges,
+    polygon_row_ranges,
     ring_box,
 )
 from preflight.area.web_mercator import MAX_LATITUDE, MAX_ZOOM
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Area",
     "Cover",
-    "Span",
+    "RowRange",
     "TileRange",
     "area_from_bbox",
     "area_from_geojson",
@@ -157,19 +157,19 @@ def cover(area: Area, zooms: Iterable[int]) -> Cover:
     levels = sorted(set(zooms))
     if any(zoom < 0 or zoom > MAX_ZOOM for zoom in levels):
         raise ValueError(f"zoom levels go from 0 to {MAX_ZOOM}, not {levels}")
-    spans: list[Span] = []
+    row_ranges: list[RowRange] = []
     ranges: list[TileRange] = []
     if area.box is not None:
         for zoom in levels:
             found = box_range(area.box, zoom)
             ranges.append(found)
-            spans.extend(Span(zoom, y, *found.x_range) for y in range(found.y_range[0], found.y_range[1] + 1))
-        return Cover(tuple(spans), tuple(ranges))
+            row_ranges.extend(RowRange(zoom, y, *found.x_range) for y in range(found.y_range[0], found.y_range[1] + 1))
+        return Cover(tuple(row_ranges), tuple(ranges))
     for polygon in area.polygons:
-        part = polygon_spans(polygon, levels)
-        spans.extend(part)
-        ranges.extend(hull(zoom, [span for span in part if span.zoom == zoom]) for zoom in levels)
-    return Cover(merge_spans(spans), disjoint(ranges, levels))
+        part = polygon_row_ranges(polygon, levels)
+        row_ranges.extend(part)
+        ranges.extend(hull(zoom, [row_range for row_range in part if row_range.zoom == zoom]) for zoom in levels)
+    return Cover(merge_row_ranges(row_ranges), disjoint(ranges, levels))
 
 
 def point_problems(
@@ -223,7 +223,7 @@ def _read_polygon(where: str, rings: object, problems: list[str]) -> Polygon | N
         return None
     found = [problem for ring in points for lon, lat in ring for problem in point_problems(lat, lon)]
     if any(abs(a[0] - b[0]) > 180.0 for ring in points for a, b in pairwise(ring)):
-        found.append(f"an edge spans more than 180 degrees of longitude; if it crosses the antimeridian, {_SPLIT}")
+        found.append(f"an edge row_ranges more than 180 degrees of longitude; if it crosses the antimeridian, {_SPLIT}")
     if not found and shape.convex_hull.area == 0.0:
         found.append("the polygon has zero size")
     if not found and not shape.is_valid:

@@ -14,7 +14,7 @@ from preflight.run.session import Explanation, Session
 def plan_json(plan: Plan) -> str:
     """One JSON object on one line."""
     value = {name: getattr(plan, name) for name in plan.__slots__ if name != "stages"}
-    value["stages"] = [{"name": s.name, "fate": s.fate, "reasons": list(s.reasons)} for s in plan.stages]
+    value["stages"] = [{"name": s.name, "status": s.status, "reasons": list(s.reasons)} for s in plan.stages]
     return json.dumps(value)
 
 
@@ -25,10 +25,10 @@ def plan_text(plan: Plan, *, width: int) -> str:
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("stage", no_wrap=True)
-    table.add_column("fate", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     table.add_column("why", overflow="fold")
     for stage in plan.stages:
-        table.add_row(stage.name, stage.fate, "; ".join(_short(reason) for reason in stage.reasons))
+        table.add_row(stage.name, stage.status, "; ".join(_short(reason) for reason in stage.reasons))
     figures = Table(box=None, show_header=False, pad_edge=False)
     time = "unknown before the first build" if plan.seconds is None else f"about {plan.seconds:.0f} s"
     most = "at most " if plan.at_most else ""

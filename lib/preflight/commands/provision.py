@@ -18,7 +18,7 @@ from takeoff.names import MANIFEST
 def closing_text(session: Session, report: BuildReport, *, width: int) -> str:
     """The closing table of a run that ended well."""
     return closing_table(
-        session.journal.stages,
+        session.run_log.stages,
         report,
         cache_facts(session.layout),
         seconds=session.seconds,

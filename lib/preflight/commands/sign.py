@@ -15,9 +15,9 @@ from preflight.ports import Signer
 from preflight.records import BuildReport
 from preflight.run.session import Session
 from preflight.signing import (
-    Desk,
     OfflineSigner,
     SigningKey,
+    SigningRequest,
     export_bytes,
     load_public_key,
     read_export,
@@ -56,10 +56,10 @@ class Awaited:
 def awaited(job: Job, assemble: Callable[[], Assembly]) -> Awaited | None:
     """What waits, without the lock and changing nothing; None where nothing does, or the key lies here.
 
-    assemble: called where a statement lies on the desk. What it or the key raises is told as the statement's problem.
+    assemble: called where a statement waits. What it or the key raises is told as the statement's problem.
     """
-    desk = Desk(CacheLayout(job.cache_root).signing)
-    if job.config.manifest.signing == "here" or not desk.statement.exists():
+    request = SigningRequest(CacheLayout(job.cache_root).signing)
+    if job.config.manifest.signing == "here" or not request.statement.exists():
         return None
     try:
         assembly = assemble()
@@ -209,7 +209,7 @@ def _waiting(assembly: Assembly, signer: OfflineSigner) -> bytes:
 
 
 def _laid_out(assembly: Assembly, signer: OfflineSigner) -> bytes | None:
-    """The statement on the desk; None where it was published."""
+    """The statement that waits; None where it was published."""
     statement = signer.waiting()
     return None if statement is None or _published(assembly) == statement else statement
 

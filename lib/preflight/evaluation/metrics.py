@@ -10,7 +10,7 @@ import numpy as np
 from preflight.area.web_mercator import haversine_m
 from preflight.evaluation.queries import POSITION_ZOOM, TileTable
 from preflight.evaluation.result import RANKS, Figures
-from preflight.tileset.tile_lookup import Places
+from preflight.tileset.tile_lookup import TileLookup
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Truth:
 def units_holding(truth: Truth, table: TileTable) -> NDArray[np.int64]:
     """(Q,): how many units of the table, of any zoom, contain each position."""
     counts = np.zeros(len(truth), dtype=np.int64)
-    units = Places(table.zooms, table.xs, table.ys, table.steps)
+    units = TileLookup(table.zooms, table.xs, table.ys, table.steps)
     for zoom in np.unique(table.zooms).tolist():
         around = table.steps << zoom
         cells = truth.cells // ((1 << POSITION_ZOOM - zoom) // table.steps)

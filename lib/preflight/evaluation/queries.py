@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from preflight.area.web_mercator import tile_center
-from preflight.tileset.tile_lookup import Places
+from preflight.tileset.tile_lookup import TileLookup
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +83,7 @@ def draw_queries(table: TileTable, open_rgb: OpenRgb, count: int, seed: int, siz
     """
     if not len(table):
         raise ValueError("no tiles to draw queries from")
-    present = Places(table.zooms, table.xs, table.ys)
+    present = TileLookup(table.zooms, table.xs, table.ys)
     inner = present.surrounded()
     homes = inner if len(inner) >= _ENOUGH else np.arange(len(present))
     for number in range(count):
@@ -92,7 +92,7 @@ def draw_queries(table: TileTable, open_rgb: OpenRgb, count: int, seed: int, siz
         yield _query(rng, home, _around(home, present), open_rgb, size)
 
 
-def _around(tile: tuple[int, int, int], present: Places) -> set[tuple[int, int]]:
+def _around(tile: tuple[int, int, int], present: TileLookup) -> set[tuple[int, int]]:
     """(dx, dy) in -1..1 of the tile itself and those of its neighbours that are there."""
     zoom, x, y = tile
     steps = (-1, 0, 1)

@@ -9,30 +9,30 @@ from typing import Literal
 
 log = logging.getLogger("preflight")
 
-Deed = Literal["built", "reused"]
+StageOutcome = Literal["built", "reused"]
 
 
 @dataclass(frozen=True, slots=True)
-class StageNote:
+class StageResult:
     """What became of one stage, and the seconds it took."""
 
-    deed: Deed
+    outcome: StageOutcome
     seconds: float
 
 
 @dataclass
-class Journal:
+class RunLog:
     """Counts and facts of one run. Counters: engines_built, engines_reused, descriptors_generated, indexes_built."""
 
-    stages: dict[str, StageNote] = field(default_factory=dict)
+    stages: dict[str, StageResult] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     built: bool = False
 
-    def stage(self, name: str, deed: Deed, seconds: float) -> None:
+    def stage(self, name: str, outcome: StageOutcome, seconds: float) -> None:
         """Note the end of a stage. A stage that was built stays built when it is judged again."""
-        if name not in self.stages or deed == "built":
-            self.stages[name] = StageNote(deed, seconds)
-        self.built = self.built or deed == "built"
+        if name not in self.stages or outcome == "built":
+            self.stages[name] = StageResult(outcome, seconds)
+        self.built = self.built or outcome == "built"
 
     def warn(self, event: str, text: str, **fields: object) -> None:
         """Say something the operator should know although the build goes on."""

@@ -9,7 +9,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from preflight.records import BuildReport
-from preflight.report.run_log import StageNote
+from preflight.report.run_log import StageResult
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +39,7 @@ class CacheFacts:
 
 
 def closing_table(
-    stages: Mapping[str, StageNote],
+    stages: Mapping[str, StageResult],
     report: BuildReport,
     facts: CacheFacts | None,
     *,
@@ -56,7 +56,7 @@ def closing_table(
     table.add_column("done")
     table.add_column("seconds", justify="right")
     for name, note in stages.items():
-        table.add_row(name, note.deed, f"{note.seconds:.2f}")
+        table.add_row(name, note.outcome, f"{note.seconds:.2f}")
     rows = Table(box=None, show_header=False, pad_edge=False)
     rows.add_column()
     rows.add_column(overflow="fold")

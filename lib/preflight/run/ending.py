@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from preflight.errors import CacheRootError, PreflightError
 from preflight.records import BuildReport
 from preflight.report.build_report import encode_report, report_fields
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.lock import BuildLock
@@ -21,11 +21,11 @@ class Ending:
     """The end of one run. last_failure: the last error that was reported."""
 
     def __init__(
-        self, layout: CacheLayout, lock: BuildLock, journal: Journal, manifest_hash: Callable[[], str | None]
+        self, layout: CacheLayout, lock: BuildLock, run_log: RunLog, manifest_hash: Callable[[], str | None]
     ) -> None:
         self._layout = layout
         self._lock = lock
-        self._journal = journal
+        self._run_log = run_log
         self._manifest_hash = manifest_hash
         self.last_failure: BaseException | None = None
 
@@ -72,8 +72,8 @@ class Ending:
         log.error(report.failure_reason, extra={"event": "build_failed", "fields": fields})
 
     def _report(self, failure: str | None) -> BuildReport:
-        counts = self._journal.counts
-        outcome = "failure" if failure else "success" if self._journal.built else "idempotent_no_op"
+        counts = self._run_log.counts
+        outcome = "failure" if failure else "success" if self._run_log.built else "idempotent_no_op"
         return BuildReport(
             engines_built=counts["engines_built"],
             engines_reused=counts["engines_reused"],

@@ -16,7 +16,7 @@ from preflight.run.session import Session
 from preflight.stages.descriptors import DescriptorSet, Forecast
 from preflight.stages.tiles import Preview
 
-Fate = Literal["up to date", "will run", "may be cut off early"]
+StageStatus = Literal["up to date", "will run", "may be skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class StagePlan:
     """What becomes of one stage, and why."""
 
     name: str
-    fate: Fate
+    status: StageStatus
     reasons: tuple[str, ...]
 
 
@@ -50,7 +50,7 @@ class Plan:
     @property
     def idle(self) -> bool:
         """Whether nothing would run."""
-        return all(stage.fate == "up to date" for stage in self.stages)
+        return all(stage.status == "up to date" for stage in self.stages)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Planner:
     def plan(self) -> Plan:
         """Nothing is written and no lock is taken. Raises PreflightError as the ports do."""
         stages = self._stages()
-        fates = {stage.name: stage.fate for stage in stages}
-        expected, found, at_most = self._tiles(fates)
+        statuses = {stage.name: stage.status for stage in stages}
+        expected, found, at_most = self._tiles(statuses)
         to_import, inside = self.demo() if found.tiles == 0 else (0, 0)
         fresh = inside * self.steps**2
         found = Forecast(found.tiles, found.units + fresh, found.to_embed + fresh)
@@ -86,9 +86,9 @@ class Planner:
             tiles_present=found.tiles,
             units=found.units,
             units_to_embed=found.to_embed,
-            bytes_needed=self._bytes(fates, found, inside),
+            bytes_needed=self._bytes(statuses, found, inside),
             bytes_free=shutil.disk_usage(_existing(self.session.layout.root)).free,
-            seconds=self._seconds(fates, found.to_embed),
+            seconds=self._seconds(statuses, found.to_embed),
             tiles_to_import=to_import,
             # At the borders of the map there are fewer windows a tile.
             at_most=at_most or (fresh > 0 and self.steps > 1),
@@ -108,20 +108,20 @@ class Planner:
             )
             # What an input that is not there would bring is not known; any other reason stands whatever comes before.
             certain = [reason for reason in reasons if not reason.endswith(" is not there")]
-            fate: Fate = "up to date"
+            status: StageStatus = "up to date"
             if upstream and not certain and all(item.recorded for item in explained):
-                fate, reasons = "may be cut off early", (f"after {', '.join(upstream)}",)
+                status, reasons = "may be skipped", (f"after {', '.join(upstream)}",)
             elif upstream or reasons:
-                fate = "will run"
-            if fate != "up to date":
+                status = "will run"
+            if status != "up to date":
                 moving.add(name)
-            found.append(StagePlan(name, fate, reasons))
+            found.append(StagePlan(name, status, reasons))
         return tuple(found)
 
-    def _tiles(self, fates: dict[str, Fate]) -> tuple[int, Forecast, bool]:
+    def _tiles(self, statuses: dict[str, StageStatus]) -> tuple[int, Forecast, bool]:
         """Tiles expected, what those that are there come to, and whether that is only an upper bound."""
         session = self.session
-        if fates["tiles"] == fates["descriptors"] == "up to date":
+        if statuses["tiles"] == statuses["descriptors"] == "up to date":
             coverage = json.loads(session.layout.coverage.read_bytes())
             units = DescriptorSet.read(session.layout.descriptor_set).count
             return coverage["expected"], Forecast(coverage["present"], units, 0), False
@@ -137,7 +137,7 @@ class Planner:
             # A damaged segment, which the build removes: what it holds is not known, so all counts as not embedded.
             return preview.expected, self.forecast(self.preview(), False), True
 
-    def _bytes(self, fates: dict[str, Fate], found: Forecast, inside: int) -> int:
+    def _bytes(self, statuses: dict[str, StageStatus], found: Forecast, inside: int) -> int:
         windows = None if self.steps == 1 else found.units
         sizes = expected_sizes(found.tiles + inside, windows, self.dim(), self.m, self.engine_bytes())
         parts = {
@@ -146,13 +146,13 @@ class Planner:
             "index": sizes.index,
             "publish": sizes.generation,
         }
-        engines = [fate for name, fate in fates.items() if name.startswith("engine:")]
-        built = sum(fate == "will run" for fate in engines) * sizes.engines // len(engines)
-        return built + sum(part for name, part in parts.items() if fates[name] != "up to date")
+        engines = [status for name, status in statuses.items() if name.startswith("engine:")]
+        built = sum(status == "will run" for status in engines) * sizes.engines // len(engines)
+        return built + sum(part for name, part in parts.items() if statuses[name] != "up to date")
 
-    def _seconds(self, fates: dict[str, Fate], to_embed: int) -> float | None:
+    def _seconds(self, statuses: dict[str, StageStatus], to_embed: int) -> float | None:
         rates = read_rates(self.session.layout)
-        running = [name for name, fate in fates.items() if fate != "up to date"]
+        running = [name for name, status in statuses.items() if status != "up to date"]
         if not all(name in rates for name in running):
             return None
         units = {"descriptors": to_embed}

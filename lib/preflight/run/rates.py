@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.record import canonical_json
@@ -25,12 +25,12 @@ def read_rates(layout: CacheLayout) -> dict[str, dict[str, float]]:
         return {}
 
 
-def keep_rates(layout: CacheLayout, journal: Journal) -> None:
+def keep_rates(layout: CacheLayout, run_log: RunLog) -> None:
     """Keep the seconds of the stages a run has built. That they cannot be written is a warning."""
-    built = {name: note.seconds for name, note in journal.stages.items() if note.deed == "built"}
+    built = {name: note.seconds for name, note in run_log.stages.items() if note.outcome == "built"}
     if not built:
         return
-    units = {"descriptors": journal.counts["descriptors_generated"]}
+    units = {"descriptors": run_log.counts["descriptors_generated"]}
     fresh = {name: {"seconds": round(value, 3), "units": units.get(name, 1)} for name, value in built.items()}
     old = read_rates(layout)
     # A few units tell what starting costs, not the rate: they do not replace what many have shown.
@@ -40,4 +40,4 @@ def keep_rates(layout: CacheLayout, journal: Journal) -> None:
         atomic.atomic_write(layout.rates, canonical_json({**old, **kept}))
     except OSError as error:
         # Costs the next plan an estimate; what was built is not changed by it.
-        journal.warn("rates_not_kept", f"the seconds of this build are not remembered: {error}")
+        run_log.warn("rates_not_kept", f"the seconds of this build are not remembered: {error}")

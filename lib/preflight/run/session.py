@@ -15,7 +15,7 @@ from preflight.errors import CacheRootError, PreflightError
 from preflight.ports import Clock
 from preflight.records import BuildReport
 from preflight.report.build_report import report_fields
-from preflight.report.run_log import Deed, Journal
+from preflight.report.run_log import RunLog, StageOutcome
 from preflight.run.ending import Ending
 from preflight.run.rates import keep_rates
 from preflight.store.cache_layout import CacheLayout
@@ -66,7 +66,7 @@ class Session:
         tracer: Tracer,
         generations: Generations,
         lock: BuildLock,
-        journal: Journal,
+        run_log: RunLog,
         clock: Clock,
         hooks: Hooks,
         repair: bool,
@@ -75,7 +75,7 @@ class Session:
     ) -> None:
         self.layout = layout
         self.stages = {stage.name: stage for stage in stages}
-        self.journal = journal
+        self.run_log = run_log
         self._tracer = tracer
         self._generations = generations
         self._lock = lock
@@ -86,7 +86,7 @@ class Session:
         self._monotonic = monotonic
         self._began: float | None = None
         self._finished = False
-        self._ending = Ending(layout, lock, journal, hooks.manifest_hash)
+        self._ending = Ending(layout, lock, run_log, hooks.manifest_hash)
 
     def begin(self) -> None:
         """Take the lock, sweep what killed runs left, prepare.
@@ -136,14 +136,14 @@ class Session:
                 raise
 
     def _build(self, name: str) -> None:
-        began, engines = self._monotonic(), self.journal.counts["engines_built"]
+        began, engines = self._monotonic(), self.run_log.counts["engines_built"]
         built = False
         for step in self.stages[name].steps:
             verdict = self._verdict(step)
             if not verdict.current:
                 self._run(step, verdict)
                 built = True
-        compiled = self.journal.counts["engines_built"] > engines
+        compiled = self.run_log.counts["engines_built"] > engines
         self._note(name, "built" if built else "reused", began, compiled=compiled)
 
     def _run(self, step: Step, verdict: Verdict) -> None:
@@ -159,7 +159,7 @@ class Session:
         return [
             other
             for other in self.stages
-            if other != name and other.partition(":")[0] == kind and other not in self.journal.stages
+            if other != name and other.partition(":")[0] == kind and other not in self.run_log.stages
         ]
 
     def _start_others(self, name: str) -> None:
@@ -197,17 +197,17 @@ class Session:
             # A file of work/ that was edited does not read as what was written. Its own stage comes first and writes it anew.
             return Verdict(False, (f"an input of {step.name} does not read as what was written ({error})",))
 
-    def _note(self, name: str, deed: Deed, began: float, *, compiled: bool = False) -> None:
+    def _note(self, name: str, outcome: StageOutcome, began: float, *, compiled: bool = False) -> None:
         # An engine that is only held to the gate again is reused, though its stage was built.
-        if name.startswith("engine:") and name not in self.journal.stages and not compiled:
-            self.journal.counts["engines_reused"] += 1
-        self.journal.stage(name, deed, self._monotonic() - began)
+        if name.startswith("engine:") and name not in self.run_log.stages and not compiled:
+            self.run_log.counts["engines_reused"] += 1
+        self.run_log.stage(name, outcome, self._monotonic() - began)
 
     def finish(self) -> BuildReport:
         """Write and return the report of a run whose stages are all current or built. Raises CacheRootError."""
         with self._ending.failing():
             report = self._ending.success()
-        keep_rates(self.layout, self.journal)
+        keep_rates(self.layout, self.run_log)
         self._finished = True
         log.info("build ended", extra={"event": "build_end", "fields": report_fields(report)})
         return report
@@ -245,14 +245,14 @@ class Session:
         try:
             self._generations.sweep()
         except (OSError, CacheRootError) as error:
-            self.journal.warn("left_overs_kept", f"the next run removes what this one left: {error}")
+            self.run_log.warn("left_overs_kept", f"the next run removes what this one left: {error}")
 
     def _keep_digests(self) -> None:
         try:
             self._tracer.digests.flush()
         except OSError as error:
             # Costs re-hashing in the next run; what was built or went wrong is not changed by it.
-            self.journal.warn("digests_not_kept", f"what was hashed will be hashed again: {error}")
+            self.run_log.warn("digests_not_kept", f"what was hashed will be hashed again: {error}")
 
     def failure_report(self, error: BaseException) -> BuildReport:
         """The report of a run that ended in `error`."""

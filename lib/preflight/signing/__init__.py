@@ -20,8 +20,8 @@ from preflight.signing.keyfiles import (
 )
 from preflight.signing.modes import SigningMode, check_signing_mode, sign_statement
 from preflight.signing.offline import (
-    Desk,
     OfflineSigner,
+    SigningRequest,
     export_bytes,
     read_export,
     read_signature,
@@ -33,10 +33,10 @@ from preflight.signing.trust_directory import TrustedKey, TrustListing, add_key,
 __all__ = [
     "PASSPHRASE_VARIABLE",
     "Ask",
-    "Desk",
     "OfflineSigner",
     "SigningKey",
     "SigningMode",
+    "SigningRequest",
     "TrustListing",
     "TrustedKey",
     "add_key",

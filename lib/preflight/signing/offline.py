@@ -1,4 +1,4 @@
-"""Signing elsewhere: a statement lies on the desk until the signature over exactly its bytes lies beside it.
+"""Signing elsewhere: a statement waits in a folder until the signature over exactly its bytes is there.
 
 The key never comes near the machine that builds. What is carried out is the pre-authentication encoding of the statement
 (`takeoff.envelope.pae`), so that any tool that signs Ed25519 will do; what is carried back is a signature of 64 bytes.
@@ -24,7 +24,7 @@ _MAX_SIGNATURE_FILE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class SigningRequest:
     """The folder where a statement waits."""
 
     folder: Path
@@ -48,9 +48,9 @@ class Desk:
 class OfflineSigner:
     """`ports.Signer` for a key that lies elsewhere: it hands statements out, and takes signatures that fit them."""
 
-    def __init__(self, public_key: bytes, desk: Desk) -> None:
+    def __init__(self, public_key: bytes, request: SigningRequest) -> None:
         self._public_key = public_key
-        self._desk = desk
+        self._request = request
 
     @property
     def fingerprint(self) -> str:
@@ -58,8 +58,8 @@ class OfflineSigner:
         return keys.fingerprint(self._public_key)
 
     def waiting(self) -> bytes | None:
-        """The statement on the desk, or None."""
-        return _read(self._desk.statement)
+        """The statement that waits, or None."""
+        return _read(self._request.statement)
 
     def sign(self, statement: bytes) -> bytes:
         """The envelope, once the signature has come back; until then the statement is laid out for it.
@@ -82,18 +82,18 @@ class OfflineSigner:
         return self._returned(statement) is not None
 
     def lay_out(self, statement: bytes) -> None:
-        """Put a statement on the desk, in the place of any other."""
+        """Make a statement the one that waits; it replaces any other."""
         if self.waiting() != statement:
-            atomic.atomic_write(self._desk.statement, statement)
-            atomic.remove_file(self._desk.signature)
+            atomic.atomic_write(self._request.statement, statement)
+            atomic.remove_file(self._request.signature)
 
     def mark_rollback(self, statement: bytes) -> None:
         """Remember what a statement is for, so that its signature is taken there."""
-        atomic.atomic_write(self._desk.rollback, hashlib.sha256(statement).hexdigest().encode())
+        atomic.atomic_write(self._request.rollback, hashlib.sha256(statement).hexdigest().encode())
 
     def is_rollback(self, statement: bytes) -> bool:
         """Whether the statement was marked so."""
-        return _read(self._desk.rollback) == hashlib.sha256(statement).hexdigest().encode()
+        return _read(self._request.rollback) == hashlib.sha256(statement).hexdigest().encode()
 
     def accept(self, statement: bytes, signature: bytes) -> None:
         """Lay a signature beside the statement. Raises OfflineSigningError when it is not this key's over these bytes."""
@@ -103,12 +103,12 @@ class OfflineSigner:
                 "or over another export (doit sign --export=FILE writes the bytes again)"
             )
         try:
-            atomic.atomic_write(self._desk.signature, signature)
+            atomic.atomic_write(self._request.signature, signature)
         except OSError as error:
-            raise OfflineSigningError(f"{self._desk.signature} cannot be written: {error.strerror}") from error
+            raise OfflineSigningError(f"{self._request.signature} cannot be written: {error.strerror}") from error
 
     def _returned(self, statement: bytes) -> bytes | None:
-        signature = _read(self._desk.signature)
+        signature = _read(self._request.signature)
         return signature if signature is not None and self._fits(signature, statement) else None
 
     def _fits(self, signature: bytes, statement: bytes) -> bool:

@@ -17,7 +17,7 @@ from preflight.engine.compiler import EngineCompiler
 from preflight.engine.model_input import image_size, preprocessing_text
 from preflight.mission.job import Job
 from preflight.ports import Engine, ImageCodec, TilePixelStore
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.stages.engines import descriptor_dim
 from preflight.stages.reading import read_tile
 from preflight.stages.tiles import Preview
@@ -81,7 +81,7 @@ class DescriptorStage:
         pixels: Callable[[], TilePixelStore],
         images: Callable[[], ImageCodec],
         batcher: Callable[[Engine, int], DescriptorBatcher],
-        journal: Journal,
+        run_log: RunLog,
     ) -> None:
         self._job = job
         self._spec = job.descriptor
@@ -90,7 +90,7 @@ class DescriptorStage:
         self._digests = digests
         self._pixels = pixels
         self._images = images
-        self._journal = journal
+        self._run_log = run_log
         self._batcher = batcher
 
     @property
@@ -203,13 +203,13 @@ class DescriptorStage:
             try:
                 for batch in batcher.embed(items(), total):
                     pending.add(batch.keys, batch.thumbs, batch.vectors)
-                    self._journal.counts["descriptors_generated"] += len(batch.keys)
+                    self._run_log.counts["descriptors_generated"] += len(batch.keys)
             finally:
                 # What was embedded before an error or a signal is kept.
                 pending.commit()
             asked = self._job.config.descriptors.batch_size
             if batcher.effective_batch_size != asked:
-                self._journal.warn(
+                self._run_log.warn(
                     "descriptor_batch_halved",
                     f"memory ran out: embedded in batches of {batcher.effective_batch_size} instead of {asked}; "
                     "set descriptors.batch_size so, to have the same last bits on each build",

@@ -12,7 +12,7 @@ from pathlib import Path
 from preflight.engine.compiler import EngineCompiler
 from preflight.errors import BackboneError
 from preflight.records import BackboneSpec
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache, signature
@@ -71,11 +71,13 @@ def inspect_step(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompil
         atomic_write(target, canonical_json(value))
         return ()
 
-    def doubt() -> str | None:
+    def rerun_reason() -> str | None:
         gone = [path.name for path in _external_data(spec, layout) if not path.is_file()]
         return f"weights {gone[0]} are not there" if gone else None
 
-    return Step(f"model:{spec.model_name}", INSPECT_VERSION, (spec.onnx_path,), components, (target,), build, doubt)
+    return Step(
+        f"model:{spec.model_name}", INSPECT_VERSION, (spec.onnx_path,), components, (target,), build, rerun_reason
+    )
 
 
 def _external_data(spec: BackboneSpec, layout: CacheLayout) -> list[Path]:
@@ -103,7 +105,7 @@ def descriptor_dim(spec: BackboneSpec, layout: CacheLayout) -> int:
 
 
 def compile_step(
-    spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompiler, digests: DigestCache, journal: Journal
+    spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompiler, digests: DigestCache, run_log: RunLog
 ) -> Step:
     """One engine. The artifact's bytes need not be reproducible: it is reused by its action key."""
     target = layout.engines / str(compiler.name(spec))
@@ -135,7 +137,7 @@ def compile_step(
             },
         )
         compiler.compile(replace(spec, onnx_path=source), target, state())
-        journal.counts["engines_built"] += 1
+        run_log.counts["engines_built"] += 1
         return ()
 
     return Step(

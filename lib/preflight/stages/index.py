@@ -10,7 +10,7 @@ from preflight.descriptors.descriptor_store import DescriptorStore
 from preflight.errors import IndexBuildError
 from preflight.mission.job import Job
 from preflight.ports import DescriptorIndexFactory
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.stages.descriptors import DescriptorSet
 from preflight.stages.units import open_units, units_file
 from preflight.store.atomic import atomic_path, atomic_write
@@ -36,7 +36,7 @@ def index_step(
     factory: Callable[[], DescriptorIndexFactory],
     identity: Mapping[str, str],
     digests: DigestCache,
-    journal: Journal,
+    run_log: RunLog,
 ) -> Step:
     """The index and its sidecar. identity: what decides its bytes beside vectors and parameters, known without FAISS."""
     parameters = job.index_parameters
@@ -67,7 +67,7 @@ def index_step(
                 library.retune(layout.index, parameters.ef_search, temporary)
             else:
                 _build_anew(job, layout, store(), library, temporary)
-                journal.counts["indexes_built"] += 1
+                run_log.counts["indexes_built"] += 1
             digest = hash_file(temporary)
         atomic_write(sidecar, sidecar_bytes(digest))
         return ()

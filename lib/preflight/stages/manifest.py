@@ -64,7 +64,7 @@ def settled(
     try:
         old = format_.decode(waiting)
     except VerificationError:
-        return format_.encode(fresh)  # damaged on the desk: no signature over it would be accepted
+        return format_.encode(fresh)  # damaged while it waited: no signature over it would be accepted
     period = fresh.valid_until - fresh.valid_from
     same = fresh._replace(
         generation=old.generation,
@@ -122,7 +122,7 @@ class ManifestBuilder:
         """Everything that decides the manifest but the time and the generation's number."""
         return {**self._facts.components(), "signer": self._signer().fingerprint}
 
-    def doubt(self) -> str | None:
+    def rerun_reason(self) -> str | None:
         """Why a manifest of equal content must be signed anew, or None."""
         if self._layout.refused.is_file():
             return "the current cache was refused by doit verify"
@@ -193,7 +193,7 @@ class ManifestBuilder:
     def _moves_on(self) -> bool:
         """Whether `current` holds something else than what was signed here last. A damaged manifest in work/ cannot say."""
         try:
-            return self.doubt() == MOVED_ON
+            return self.rerun_reason() == MOVED_ON
         except (FileNotFoundError, VerificationError):
             return False
 
@@ -238,7 +238,7 @@ def manifest_step(builder: ManifestBuilder, layout: CacheLayout) -> Step:
         builder.components,
         (layout.manifest, layout.envelope),
         builder.build,
-        builder.doubt,
+        builder.rerun_reason,
     )
 
 

@@ -58,7 +58,7 @@ class Publisher:
             "envelope": self._digests.sha256(self._layout.envelope),
         }
 
-    def doubt(self) -> str | None:
+    def rerun_reason(self) -> str | None:
         """Whether `current` is something else than what was signed last."""
         published = self._builder.published()
         if published is None or published.sha256 != self._digests.sha256(self._layout.manifest):
@@ -75,7 +75,7 @@ class Publisher:
         content = self._layout.manifest.read_bytes()
         manifest = format_.decode(content)
         current = self._generations.current()
-        if current is not None and self.doubt() is None:
+        if current is not None and self.rerun_reason() is None:
             # Flipped by a run that ended before its receipt was written.
             self._after(current, manifest, self._row(manifest, content))
         else:
@@ -162,7 +162,7 @@ class Publisher:
             self.components,
             (self.receipt,),
             self.build,
-            self.doubt,
+            self.rerun_reason,
         )
 
 

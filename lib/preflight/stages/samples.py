@@ -77,7 +77,7 @@ def _drawn(
         asked[0] = False
         return ()
 
-    def doubt() -> str | None:
+    def rerun_reason() -> str | None:
         return "recalibrate=1" if asked[0] else None
 
-    return Step(name, SAMPLE_VERSION, (), components, (target,), build, doubt)
+    return Step(name, SAMPLE_VERSION, (), components, (target,), build, rerun_reason)

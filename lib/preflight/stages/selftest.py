@@ -83,14 +83,14 @@ class SelftestStage:
     def build(self) -> Iterable[Path]:
         """Measure and write selftest.json."""
         from preflight.evaluation.retrieval_quality import evaluate  # noqa: PLC0415 - loads numpy
-        from preflight.tileset.tile_lookup import Places  # noqa: PLC0415 - loads numpy
+        from preflight.tileset.tile_lookup import TileLookup  # noqa: PLC0415 - loads numpy
 
         inventory = Inventory.open(self._layout.inventory, vouched=True)
         images = self._images()
         units = open_units(self._job, self._layout)
         tiles = _table(Units(inventory.rows, 1))
         table = tiles if units.steps == 1 else _table(units)
-        places = Places(tiles.zooms, tiles.xs, tiles.ys)
+        places = TileLookup(tiles.zooms, tiles.xs, tiles.ys)
         pixels = self._pixels()
         height, _ = image_size(self._spec) or (224, 224)
 

@@ -17,12 +17,12 @@ from preflight.errors import CoverageError, InputChangedError
 from preflight.mission.job import Job
 from preflight.ports import Clock, TileMetadataStore, TilePixelStore
 from preflight.records import MOST_AHEAD, TileRow
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.stages.reading import intact
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.tileset.coverage import CoverageWalk, check
-from preflight.tileset.findings import Kind, Remarks, RemarkTaker
+from preflight.tileset.findings import FindingCollector, Findings, Kind
 from preflight.tileset.inventory import Inventory, SealedHeader
 from preflight.tileset.mapped import columns_of, row_blocks
 from preflight.tileset.sealing import Companions, seal
@@ -67,7 +67,7 @@ class SealStage:
         pixels: Callable[[], TilePixelStore],
         clock: Clock,
         digests: DigestCache,
-        journal: Journal,
+        run_log: RunLog,
     ) -> None:
         self._job = job
         self._layout = layout
@@ -75,8 +75,8 @@ class SealStage:
         self._pixels = pixels
         self._clock = clock
         self._digests = digests
-        self._journal = journal
-        self._outputs = (layout.inventory, layout.coverage, layout.tile_lines, layout.tile_times, layout.tile_remarks)
+        self._run_log = run_log
+        self._outputs = (layout.inventory, layout.coverage, layout.tile_lines, layout.tile_times, layout.tile_findings)
 
     def components(self) -> Mapping[str, str]:
         """Of the action key."""
@@ -91,7 +91,7 @@ class SealStage:
             "tile_store_revision": str(revision.revision),
         }
 
-    def doubt(self) -> str | None:
+    def rerun_reason(self) -> str | None:
         """Tiles grow old although nothing changes; and a clock that was ahead when they were sealed may have been set."""
         allowed, now, summary = self._job.max_tile_age, self._clock(), self._sealed()
         if (age := now - _moment(summary["oldest_captured_us"])) > allowed:
@@ -116,22 +116,22 @@ class SealStage:
         before = metadata.revision()
         tiles = cover(self._job.area, self._job.zoom_levels)
         changed = self._changed(metadata)
-        header, remarks = (changed is not None and self._patch(metadata, tiles, changed)) or self._walk(
+        header, findings = (changed is not None and self._patch(metadata, tiles, changed)) or self._walk(
             metadata, tiles, changed or ()
         )
         if metadata.revision() != before:
             raise InputChangedError("the tile store changed while its tiles were sealed; run the command again")
         # Hashed as they were written: they are the aggregate's very lines.
         self._digests.adopt(self._layout.tile_lines, header.aggregate)
-        atomic_write(self._layout.tile_remarks, remarks.records.tobytes())
-        summary = _summary(self._layout, header, remarks, len(tiles))
+        atomic_write(self._layout.tile_findings, findings.records.tobytes())
+        summary = _summary(self._layout, header, findings, len(tiles))
         atomic_write(self._layout.coverage, canonical_json(summary))
         self._warn(summary["poor_texture"], header.count)
         return ()
 
     def _warn(self, poor: int, count: int) -> None:
         if poor:
-            self._journal.warn(
+            self._run_log.warn(
                 "poor_texture",
                 f"{poor} of {count} tiles show little (water, sand, fog): an aircraft above them will hardly be recognised",
                 tiles=poor,
@@ -153,7 +153,7 @@ class SealStage:
 
     def _walk(
         self, metadata: TileMetadataStore, tiles: Cover, changed: Iterable[tuple[int, int, int]]
-    ) -> tuple[SealedHeader, Remarks]:
+    ) -> tuple[SealedHeader, Findings]:
         job = self._job
         walk = CoverageWalk(tiles, now=self._clock(), max_age=job.max_tile_age)
         rows = walk.through(choose_sources(rows_of_cover(metadata, tiles), job.source_order, walk.passed_over))
@@ -164,7 +164,7 @@ class SealStage:
                 walk.corrupt(tile)
             report = walk.report()
             check(report, job.area, job.zoom_levels, allow_missing=job.allow_missing, max_age=job.max_tile_age)
-        return header, walk.remarks()
+        return header, walk.findings()
 
     def _corrupt(self, inventory: Inventory, changed: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
         """Of the tiles that were not in the last seal or are known to have changed, those whose file is not what was imported.
@@ -219,14 +219,14 @@ class SealStage:
 
     def _patch(
         self, metadata: TileMetadataStore, tiles: Cover, changed: Iterable[tuple[int, int, int]]
-    ) -> tuple[SealedHeader, Remarks] | None:
+    ) -> tuple[SealedHeader, Findings] | None:
         """The last seal with the changed tiles in it; None where the set would be refused: the walk then says why."""
         from preflight.tileset.resealing import SealedFiles, reseal  # noqa: PLC0415 - loads numpy
 
         job, layout = self._job, self._layout
         inside = [tile for tile in changed if tile in tiles]
         latest: dict[tuple[int, int, int], TileRow | None] = dict.fromkeys(inside)
-        taker, pixels = RemarkTaker(), self._pixels()
+        taker, pixels = FindingCollector(), self._pixels()
         newest, summary = self._clock() + MOST_AHEAD, self._sealed()
         if _moment(summary["newest_captured_us"]) > newest:
             return None
@@ -235,8 +235,8 @@ class SealStage:
             taker.sealed(row)
             if row.captured_at > newest or not intact(pixels, row.path, row.sha256):
                 return None
-        remarks = Remarks.read(layout.tile_remarks.read_bytes(), summary["passed_over"]).replaced(
-            inside, taker.remarks()
+        findings = Findings.read(layout.tile_findings.read_bytes(), summary["passed_over"]).replaced(
+            inside, taker.findings()
         )
         files = SealedFiles(layout.inventory, layout.tile_lines, layout.tile_times)
         try:
@@ -248,12 +248,12 @@ class SealStage:
                     raise CoverageError("refused by the walk that follows")
         except CoverageError:
             return None
-        return header, remarks
+        return header, findings
 
     def step(self) -> Step:
         """As the rule judges it."""
         reads = () if self._job.area_file is None else (self._job.area_file,)
-        return Step("tiles", SEAL_VERSION, reads, self.components, self._outputs, self.build, self.doubt)
+        return Step("tiles", SEAL_VERSION, reads, self.components, self._outputs, self.build, self.rerun_reason)
 
 
 @contextmanager
@@ -286,7 +286,7 @@ def _files(inventory: Inventory) -> NDArray[np.uint64]:
     return hash_heads(inventory) ^ numbers.view(np.uint64)
 
 
-def _summary(layout: CacheLayout, header: SealedHeader, remarks: Remarks, expected: int) -> dict[str, Any]:
+def _summary(layout: CacheLayout, header: SealedHeader, findings: Findings, expected: int) -> dict[str, Any]:
     """What coverage.json says of the set."""
     import numpy as np  # noqa: PLC0415 - heavy
 
@@ -302,9 +302,9 @@ def _summary(layout: CacheLayout, header: SealedHeader, remarks: Remarks, expect
         "oldest_captured_us": int(times.min()),
         "newest_captured_us": int(times.max()),
         "sources": dict(zip(header.sources, counts.tolist(), strict=True)),
-        "passed_over": remarks.passed_over(),
-        "poor_texture": remarks.count(Kind.POOR),
-        "unmeasured_texture": remarks.count(Kind.UNMEASURED),
+        "passed_over": findings.passed_over(),
+        "poor_texture": findings.count(Kind.POOR),
+        "unmeasured_texture": findings.count(Kind.UNMEASURED),
         "aggregate": header.aggregate,
     }
 

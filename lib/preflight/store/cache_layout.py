@@ -76,7 +76,7 @@ class CacheLayout:
         return self.work / "tiles" / "tiles.times"
 
     @property
-    def tile_remarks(self) -> Path:
+    def tile_findings(self) -> Path:
         return self.work / "tiles" / "tiles.remarks"
 
     @property

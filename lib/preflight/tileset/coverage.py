@@ -1,4 +1,4 @@
-"""What an area lacks: tiles that are missing, too old or corrupt, found before anything is built; and remarks on the others."""
+"""What an area lacks: tiles that are missing, too old or corrupt, found before anything is built; and findings on the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preflight.area.area import Area, Cover
 from preflight.area.web_mercator import tile_bounds
 from preflight.errors import CoverageError
 from preflight.records import MOST_AHEAD, BoundingBox, TileRow
-from preflight.tileset.findings import Remarks, RemarkTaker
+from preflight.tileset.findings import FindingCollector, Findings
 
 __all__ = ["CoverageReport", "CoverageWalk", "Lack", "check", "lacks_geojson"]
 
@@ -72,7 +72,7 @@ class CoverageWalk:
         self._first_stale: list[tuple[int, int, int]] = []
         self._first_ahead: list[tuple[int, int, int]] = []
         self._corrupt: list[tuple[int, int, int]] = []
-        self._taker = RemarkTaker()
+        self._taker = FindingCollector()
         self._sources: Counter[str] = Counter()
 
     def through(self, rows: Iterable[TileRow]) -> Iterator[TileRow]:
@@ -108,9 +108,9 @@ class CoverageWalk:
             self._seen[position] = _CORRUPT
             self._corrupt.append(tile)
 
-    def remarks(self) -> Remarks:
+    def findings(self) -> Findings:
         """On the tiles that went through so far."""
-        return self._taker.remarks()
+        return self._taker.findings()
 
     def report(self) -> CoverageReport:
         """What has been counted so far."""

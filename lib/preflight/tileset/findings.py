@@ -1,9 +1,9 @@
 """What is to be said of single tiles of a sealed set: another source was passed over, little can be seen, nobody measured.
 
-Kept beside the inventory, one record a remark, so that the counts stay right when only a few changed tiles are sealed anew.
+Kept beside the inventory, one record a finding, so that the counts stay right when only a few changed tiles are sealed anew.
 
     count x 10 bytes, little-endian, ascending and distinct: u8 kind << 56 | zoom << 48 | x << 24 | y,
-    u2 the number of the source among the names, in their order; 0 where the remark is of no source
+    u2 the number of the source among the names, in their order; 0 where the finding is of no source
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LEAST_TEXTURE", "Kind", "RemarkTaker", "Remarks"]
+__all__ = ["LEAST_TEXTURE", "FindingCollector", "Findings", "Kind"]
 
 LEAST_TEXTURE = 5.0
 """Below it a tile is called poor: water, sand, fog (docs/adr/0009-texture-of-a-tile.md)."""
@@ -38,24 +38,24 @@ class Kind(IntEnum):
     UNMEASURED = 2
 
 
-class Remarks(NamedTuple):
-    """A set of remarks. names: the sources that were passed over, sorted."""
+class Findings(NamedTuple):
+    """A set of findings. names: the sources that were passed over, sorted."""
 
     records: NDArray[np.void]
     names: tuple[str, ...]
 
     @classmethod
-    def read(cls, content: bytes, names: Iterable[str]) -> Remarks:
+    def read(cls, content: bytes, names: Iterable[str]) -> Findings:
         """What `records.tobytes()` wrote. Raises ValueError for bytes that are none."""
         import numpy as np  # noqa: PLC0415 - heavy
 
         found = cls(np.frombuffer(content, _RECORD), tuple(sorted(names)))
         if len(found.records) and found.records["source"].max() >= max(1, len(found.names)):
-            raise ValueError("a remark is of a source that has no name")
+            raise ValueError("a finding is of a source that has no name")
         return found
 
     def count(self, kind: Kind) -> int:
-        """Remarks of a kind."""
+        """Findings of a kind."""
         return int((self.records["code"] >> _KIND_BITS == kind).sum())
 
     def passed_over(self) -> dict[str, int]:
@@ -66,8 +66,8 @@ class Remarks(NamedTuple):
         counts = np.bincount(self.records["source"][of_sources], minlength=len(self.names)).tolist()
         return dict(zip(self.names, counts, strict=True))
 
-    def replaced(self, tiles: Iterable[tuple[int, int, int]], fresh: Remarks) -> Remarks:
-        """These without the remarks on the tiles given, and the fresh ones."""
+    def replaced(self, tiles: Iterable[tuple[int, int, int]], fresh: Findings) -> Findings:
+        """These without the findings on the tiles given, and the fresh ones."""
         import numpy as np  # noqa: PLC0415 - heavy
 
         wanted = np.array(sorted(_code(0, *tile) for tile in tiles), "<u8")
@@ -76,7 +76,7 @@ class Remarks(NamedTuple):
         if len(wanted):
             gone = wanted[np.searchsorted(wanted, places).clip(max=len(wanted) - 1)] == places
         names = sorted({*self.names, *fresh.names})
-        parts = [part._renumbered(names) for part in (Remarks(self.records[~gone], self.names), fresh)]
+        parts = [part._renumbered(names) for part in (Findings(self.records[~gone], self.names), fresh)]
         return _made(np.concatenate(parts), names)
 
     def _renumbered(self, names: list[str]) -> NDArray[np.void]:
@@ -90,8 +90,8 @@ class Remarks(NamedTuple):
         return records
 
 
-class RemarkTaker:
-    """Takes remarks one by one, as rows stream by."""
+class FindingCollector:
+    """Takes findings one by one, as rows stream by."""
 
     def __init__(self) -> None:
         self._codes = array("Q")
@@ -119,24 +119,24 @@ class RemarkTaker:
         self._codes.append(_code(kind, row.zoom, row.x, row.y))
         self._sources.append(source)
 
-    def remarks(self) -> Remarks:
+    def findings(self) -> Findings:
         """What was taken so far."""
         import numpy as np  # noqa: PLC0415 - heavy
 
         records = np.empty(len(self._codes), _RECORD)
         records["code"], records["source"] = self._codes, self._sources
         names = sorted(self._numbers)
-        return _made(Remarks(records, tuple(self._numbers))._renumbered(names), names)
+        return _made(Findings(records, tuple(self._numbers))._renumbered(names), names)
 
 
 def _code(kind: int, zoom: int, x: int, y: int) -> int:
     return kind << _KIND_BITS | zoom << 48 | x << 24 | y
 
 
-def _made(records: NDArray[np.void], names: list[str]) -> Remarks:
-    """In order, and without the names that no remark has: equal sets are equal bytes."""
+def _made(records: NDArray[np.void], names: list[str]) -> Findings:
+    """In order, and without the names that no finding has: equal sets are equal bytes."""
     import numpy as np  # noqa: PLC0415 - heavy
 
-    whole = Remarks(records[np.lexsort((records["source"], records["code"]))], tuple(names))
+    whole = Findings(records[np.lexsort((records["source"], records["code"]))], tuple(names))
     used = [name for name, count in whole.passed_over().items() if count]
-    return Remarks(whole._renumbered(used), tuple(used))
+    return Findings(whole._renumbered(used), tuple(used))

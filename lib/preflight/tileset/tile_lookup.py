@@ -9,13 +9,13 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Places"]
+__all__ = ["TileLookup"]
 
 _BITS = 26  # of x and of y: the deepest zoom is 24, a tile's side holds at most 4 windows
 _BLOCK = 1 << 16  # looked at together: a dozen numbers a tile are held meanwhile
 
 
-class Places:
+class TileLookup:
     """Distinct tiles, found by (zoom, x, y); they are ordered by zoom, x, y.
 
     steps: with windows instead of tiles, how many of them a tile's side holds: x and y count them.

@@ -40,7 +40,7 @@ from preflight.errors import TileContentError
 from preflight.records import STEPS, TileRow
 from preflight.tileset.inventory import Inventory, tile_id
 from preflight.tileset.mapped import columns_of
-from preflight.tileset.tile_lookup import Places
+from preflight.tileset.tile_lookup import TileLookup
 
 __all__ = ["WINDOW_ROW", "SealedTiles", "Windows", "count_windows", "cut", "parts_of", "write_windows"]
 
@@ -101,7 +101,7 @@ class SealedTiles:
     def without(self, tiles: Iterable[tuple[int, int, int]]) -> SealedTiles:
         """The table without some (zoom, x, y)."""
         kept = np.ones(len(self), bool)
-        places = Places(self.zooms, self.xs, self.ys)
+        places = TileLookup(self.zooms, self.xs, self.ys)
         for tile in tiles:
             if (row := places.row(*tile)) >= 0:
                 kept[row] = False
@@ -120,7 +120,7 @@ class _Grid(NamedTuple):
 
 
 def _grid(tiles: SealedTiles) -> _Grid:
-    places = Places(tiles.zooms, tiles.xs, tiles.ys)
+    places = TileLookup(tiles.zooms, tiles.xs, tiles.ys)
     # East of the last column comes the first: the map is round.
     east, south = (tiles.xs + 1) % np.left_shift(1, tiles.zooms), tiles.ys + 1
     around = [
@@ -161,7 +161,7 @@ def count_windows(tiles: SealedTiles, steps: int) -> int:
 
 
 def _rows_of(tiles: SealedTiles, wanted: Iterable[tuple[int, int, int]]) -> NDArray[np.int64]:
-    places = Places(tiles.zooms, tiles.xs, tiles.ys)
+    places = TileLookup(tiles.zooms, tiles.xs, tiles.ys)
     found = (places.row(*tile) for tile in wanted)
     return np.array([row for row in found if row >= 0], np.int64)
 
@@ -242,7 +242,7 @@ def parts_of(tiles: SealedTiles, rows: NDArray[np.void], steps: int) -> NDArray[
     """
     neighbours = _grid(tiles).neighbours
     xs, ys, zooms = (rows[name].astype(np.int64) for name in ("x", "y", "zoom"))
-    homes = Places(tiles.zooms, tiles.xs, tiles.ys).rows(zooms, xs // steps, ys // steps)
+    homes = TileLookup(tiles.zooms, tiles.xs, tiles.ys).rows(zooms, xs // steps, ys // steps)
     parts = neighbours[homes].astype(np.int32)
     right, down = xs % steps > 0, ys % steps > 0
     needed = np.stack([np.ones(len(rows), bool), right, down, right & down], axis=1)

@@ -16,7 +16,7 @@ from preflight.trace.digests import DigestCache, Signature, signature
 from preflight.trace.record import BuildRecord, action_key, canonical_json, read_record, record_path
 
 
-def _no_doubt() -> str | None:
+def _nothing_else() -> str | None:
     return None
 
 
@@ -27,7 +27,7 @@ class Step:
     name: unique in a cache root. version: bumped by hand when behaviour changes. reads: files that must not change while it
     runs. components: what the action key is made of, read from the inputs as they are now; OSError means an input is not
     there yet. outputs: the first is where the record lies; `build` may return further outputs (shards) for the record.
-    doubt: a reason to run although the key is equal, or None. start: begins aside what `build` then waits for,
+    rerun_reason: a reason to run although the key is equal, or None. start: begins aside what `build` then waits for,
     where it can; called again, it does no more.
     """
 
@@ -37,7 +37,7 @@ class Step:
     components: Callable[[], Mapping[str, str]]
     outputs: tuple[Path, ...]
     build: Callable[[], Iterable[Path]]
-    doubt: Callable[[], str | None] = _no_doubt
+    rerun_reason: Callable[[], str | None] = _nothing_else
     start: Callable[[], None] | None = None
 
     @property
@@ -106,8 +106,8 @@ class Tracer:
             return Verdict(False, tuple(map(str, changes)) or ("its artifact or record is not there",), changes)
         changes = self._changes(record, step, components)
         reasons = [*map(str, changes), *self._damaged(record, step)]
-        if not reasons and (doubt := step.doubt()) is not None:
-            reasons.append(doubt)
+        if not reasons and (rerun_reason := step.rerun_reason()) is not None:
+            reasons.append(rerun_reason)
         return Verdict(not reasons, tuple(reasons), changes)
 
     def last_build(self, step: Step) -> LastBuild | None:

@@ -21,7 +21,7 @@ from preflight.records import (
     PREPROCESSING_VERSION,
     BackboneSpec,
 )
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.run.session import Hooks, Session, Stage
 from preflight.run.tile_access import TileAccess
 from preflight.signing import make_dev_key
@@ -94,7 +94,7 @@ class Assembly:
         self.job = replace(job, backbones=build_backbone_specs(job))
         self.tiles, self.surroundings, self.options, self.demo = tiles, surroundings, options, demo
         self.layout = CacheLayout(job.cache_root)
-        self.journal = Journal()
+        self.run_log = RunLog()
         self.digests = DigestCache(self.layout.digests)
         self.generations = Generations(self.layout, self.digests)
         self.compiler = build_engine_compiler(
@@ -106,12 +106,12 @@ class Assembly:
         )
 
         self.seal = SealStage(
-            self.job, self.layout, tiles.metadata, tiles.pixels, surroundings.clock, self.digests, self.journal
+            self.job, self.layout, tiles.metadata, tiles.pixels, surroundings.clock, self.digests, self.run_log
         )
         self.publisher = Publisher(self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata)
 
         self.descriptors = DescriptorStage(
-            self.job, self.layout, self.compiler, self.digests, tiles.pixels, image_codec, self.batcher, self.journal
+            self.job, self.layout, self.compiler, self.digests, tiles.pixels, image_codec, self.batcher, self.run_log
         )
         self.outlook = Outlook(
             self.job, self.layout, tiles, self.compiler, self.seal, self.descriptors, self.card, demo=demo
@@ -121,7 +121,7 @@ class Assembly:
         """The signing key, loaded once. Raises SigningKeyError."""
         if self._signing is None:
             environment, ask = self.surroundings.environment, self.options.ask
-            self._signing = signer_of(self.job, self.layout.signing, self.journal, environment, ask)
+            self._signing = signer_of(self.job, self.layout.signing, self.run_log, environment, ask)
         return self._signing
 
     def session(self) -> Session:
@@ -132,7 +132,7 @@ class Assembly:
             tracer=Tracer(self.digests, atomic_write, self.layout.history),
             generations=self.generations,
             lock=BuildLock(self.layout.lock, pid=os.getpid(), host=socket.gethostname()),
-            journal=self.journal,
+            run_log=self.run_log,
             clock=self.surroundings.clock,
             hooks=Hooks(self.prepare, self.close, self.manifest_hash),
             repair=self.options.repair,
@@ -160,7 +160,7 @@ class Assembly:
         if any(self.compiler.reads_precision(spec) for spec in job.backbones):
             samples.append(calibration_sample_step(layout, tiles.pixels, image_codec, **draw))
         index = index_step(
-            job, layout, descriptors.store, parts.index_factory, parts.index_identity(), self.digests, self.journal
+            job, layout, descriptors.store, parts.index_factory, parts.index_identity(), self.digests, self.run_log
         )
         windows = () if steps_of(job) == 1 else (units_step(job, layout),)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)
@@ -194,7 +194,7 @@ class Assembly:
         steps: tuple[Step, ...] = (
             inspect_step(spec, layout, self.compiler, digests),
             *preparation.steps(),
-            compile_step(spec, layout, self.compiler, digests, self.journal),
+            compile_step(spec, layout, self.compiler, digests, self.run_log),
             parity_step(spec, layout, self.compiler, digests, image_codec, onnxruntime_version()),
         )
         if spec.model_name in self.builtin:
@@ -266,7 +266,7 @@ class Assembly:
             self.signer()
             return
         key = make_dev_key(job.signing_key, job.trust)
-        self.journal.warn(
+        self.run_log.warn(
             "dev_key_made",
             f"made a development key {job.signing_key} and a trust directory {job.trust} that allows it: "
             "not for flight; sign operator caches with a key of your own",

@@ -27,12 +27,12 @@ from preflight.records import (
     HostCapabilities,
     ModelSummary,
 )
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.signing import (
     PASSPHRASE_VARIABLE,
     Ask,
-    Desk,
     OfflineSigner,
+    SigningRequest,
     check_signing_mode,
     given_passphrase,
     load_public_key,
@@ -266,9 +266,9 @@ def index_identity() -> dict[str, str]:
 class KeySigner:
     """A key that lies here, held to the signing mode."""
 
-    def __init__(self, job: Job, passphrase: bytes | None, journal: Journal, ask: Ask | None = None) -> None:
+    def __init__(self, job: Job, passphrase: bytes | None, run_log: RunLog, ask: Ask | None = None) -> None:
         self._key = load_signing_key(job.signing_key, passphrase, ask)
-        _hold_to_mode(job, self._key.fingerprint, journal)
+        _hold_to_mode(job, self._key.fingerprint, run_log)
 
     @property
     def fingerprint(self) -> str:
@@ -285,18 +285,18 @@ class KeySigner:
 
 
 def signer_of(
-    job: Job, desk: Path, journal: Journal, environment: Mapping[str, str], ask: Ask | None
+    job: Job, request_folder: Path, run_log: RunLog, environment: Mapping[str, str], ask: Ask | None
 ) -> KeySigner | OfflineSigner:
-    """Who signs for a job; desk: the folder where statements wait for an offline signature. Raises SigningKeyError."""
+    """Who signs for a job; request_folder: the folder where statements wait for an offline signature. Raises SigningKeyError."""
     if job.config.manifest.signing == "here":
-        return KeySigner(job, given_passphrase(None, environment.get(PASSPHRASE_VARIABLE)), journal, ask)
-    signer = OfflineSigner(load_public_key(job.signing_key), Desk(desk))
-    _hold_to_mode(job, signer.fingerprint, journal)
+        return KeySigner(job, given_passphrase(None, environment.get(PASSPHRASE_VARIABLE)), run_log, ask)
+    signer = OfflineSigner(load_public_key(job.signing_key), SigningRequest(request_folder))
+    _hold_to_mode(job, signer.fingerprint, run_log)
     return signer
 
 
-def _hold_to_mode(job: Job, fingerprint: str, journal: Journal) -> None:
+def _hold_to_mode(job: Job, fingerprint: str, run_log: RunLog) -> None:
     section = job.config.manifest
     warning = check_signing_mode(section.signing_mode, fingerprint, section.allowed_operator_fingerprints)
     if warning is not None:
-        journal.warn("dev_signing_with_operator_key", warning)
+        run_log.warn("dev_signing_with_operator_key", warning)

@@ -150,7 +150,7 @@ def test_holes_are_left_out_and_far_parts_keep_their_own_ranges():
 def test_a_deep_zoom_over_a_wide_polygon_stays_small():
     tiles = cover(read(polygon([[10.0, 50.0], [10.3, 50.0], [10.3, 50.2], [10.0, 50.2], [10.0, 50.0]])), [20])
     assert len(tiles) == len(cover(area_from_bbox(BoundingBox(50.0, 10.0, 50.2, 10.3)), [20])) > 700_000
-    assert len(tiles.spans) < 2000
+    assert len(tiles.row_ranges) < 2000
 
 
 @pytest.mark.parametrize("zoom", [-1, 25])

@@ -134,8 +134,8 @@ def test_for_programs_digests_are_whole():
     }
 
 
-def plan_with(fate="will run", seconds=None):
-    stages = (StagePlan("index", fate, (f"index: vectors: {OLD} → {NEW}",) if fate == "will run" else ()),)
+def plan_with(status="will run", seconds=None):
+    stages = (StagePlan("index", status, (f"index: vectors: {OLD} → {NEW}",) if status == "will run" else ()),)
     return Plan(stages, 1200, 1000, 1000, 40, 3_000_000, 5_000_000_000, seconds)
 
 
@@ -151,7 +151,7 @@ def test_a_plan_for_programs():
         "bytes_needed": 3_000_000,
         "bytes_free": 5_000_000_000,
         "seconds": 1.5,
-        "stages": [{"name": "index", "fate": "will run", "reasons": [f"index: vectors: {OLD} → {NEW}"]}],
+        "stages": [{"name": "index", "status": "will run", "reasons": [f"index: vectors: {OLD} → {NEW}"]}],
     }
 
 
@@ -167,7 +167,7 @@ def test_a_plan_for_people(plan, time):
     said = " ".join(plan_text(plan, width=120).split())
     assert "1,000 of 1,200 there descriptors 1,000 in all, 40 to embed" in said
     assert f"time {time}" in said
-    assert plan.stages[0].fate in said
+    assert plan.stages[0].status in said
     assert OLD not in said
 
 

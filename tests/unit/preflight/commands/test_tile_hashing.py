@@ -1,4 +1,4 @@
-"""Tile files are hashed by two processes: nothing but the sealed bytes at their place is beyond doubt, whoever hashes them."""
+"""Tile files are hashed by two processes: nothing but the sealed bytes at their place passes, whoever hashes them."""
 
 from __future__ import annotations
 

@@ -2,31 +2,31 @@ from __future__ import annotations
 
 import logging
 
-from preflight.report.run_log import Journal, StageNote
+from preflight.report.run_log import RunLog, StageResult
 
 
 def test_a_stage_that_was_built_stays_built_when_it_is_judged_again():
-    journal = Journal()
-    journal.stage("index", "built", 2.0)
-    journal.stage("index", "reused", 0.1)
-    assert journal.stages == {"index": StageNote("built", 2.0)}
-    assert journal.built
+    run_log = RunLog()
+    run_log.stage("index", "built", 2.0)
+    run_log.stage("index", "reused", 0.1)
+    assert run_log.stages == {"index": StageResult("built", 2.0)}
+    assert run_log.built
 
 
 def test_a_reused_stage_that_is_built_after_all_is_built():
-    journal = Journal()
-    journal.stage("index", "reused", 0.1)
-    assert not journal.built
-    journal.stage("index", "built", 2.0)
-    assert journal.stages == {"index": StageNote("built", 2.0)}
-    assert journal.built
+    run_log = RunLog()
+    run_log.stage("index", "reused", 0.1)
+    assert not run_log.built
+    run_log.stage("index", "built", 2.0)
+    assert run_log.stages == {"index": StageResult("built", 2.0)}
+    assert run_log.built
 
 
 def test_stages_keep_the_order_they_ended_in():
-    journal = Journal()
+    run_log = RunLog()
     for name in ("tiles", "engine:a", "index"):
-        journal.stage(name, "reused", 0.0)
-    assert list(journal.stages) == ["tiles", "engine:a", "index"]
+        run_log.stage(name, "reused", 0.0)
+    assert list(run_log.stages) == ["tiles", "engine:a", "index"]
 
 
 def test_a_warning_is_logged_with_its_event_and_fields():
@@ -40,8 +40,8 @@ def test_a_warning_is_logged_with_its_event_and_fields():
     handler = Keep()
     log.addHandler(handler)
     try:
-        journal = Journal()
-        journal.warn("dev_key_made", "made a key", fingerprint="ab")
+        run_log = RunLog()
+        run_log.warn("dev_key_made", "made a key", fingerprint="ab")
     finally:
         log.removeHandler(handler)
     (record,) = seen
@@ -50,4 +50,4 @@ def test_a_warning_is_logged_with_its_event_and_fields():
 
 
 def test_what_was_never_counted_is_zero():
-    assert Journal().counts["engines_built"] == 0
+    assert RunLog().counts["engines_built"] == 0

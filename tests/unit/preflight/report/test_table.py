@@ -8,15 +8,15 @@ import pytest
 from preflight.commands.sign import Awaited
 from preflight.commands.status import GenerationStatus, status_json, status_text
 from preflight.records import BuildReport
-from preflight.report.run_log import StageNote
+from preflight.report.run_log import StageResult
 from preflight.report.table import CacheFacts, closing_table, size_text
 from preflight.store.cache_layout import CacheLayout
 
 HASH = "0123456789abcdef" * 4
 STAGES = {
-    "tiles": StageNote("reused", 0.012),
-    "engine:weight_free_vpr": StageNote("built", 3.456),
-    "descriptors": StageNote("built", 12.0),
+    "tiles": StageResult("reused", 0.012),
+    "engine:weight_free_vpr": StageResult("built", 3.456),
+    "descriptors": StageResult("built", 12.0),
 }
 FACTS = CacheFacts(
     generation="000007-0123456789ab",
@@ -96,7 +96,7 @@ def test_nothing_to_do_and_failure_are_said_in_words():
 def test_brackets_in_a_name_are_shown_as_they_are():
     """rich would take them for markup."""
     text = closing_table(
-        {"engine:[bold]": StageNote("built", 1.0)}, REPORT, None, seconds=1, next_command="doit [x] y", width=80
+        {"engine:[bold]": StageResult("built", 1.0)}, REPORT, None, seconds=1, next_command="doit [x] y", width=80
     )
     assert "engine:[bold]" in text
     assert "doit [x] y" in text

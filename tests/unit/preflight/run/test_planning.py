@@ -63,8 +63,8 @@ class Case:
         planner = Planner(self, self.preview, self.forecast, "engine:vpr", lambda: 1000, lambda: 4, 32, self.steps)
         return planner.plan()
 
-    def fates(self):
-        return [stage.fate for stage in self.plan().stages]
+    def statuses(self):
+        return [stage.status for stage in self.plan().stages]
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def case(tmp_path):
     return Case(tmp_path)
 
 
-RUN, MAYBE, NO = "will run", "may be cut off early", "up to date"
+RUN, MAYBE, NO = "will run", "may be skipped", "up to date"
 
 
 def test_nothing_to_do_looks_at_no_tile(case):
     plan = case.plan()
     assert plan.idle
-    assert case.fates() == [NO] * 7
+    assert case.statuses() == [NO] * 7
     assert (plan.tiles_expected, plan.tiles_present, plan.units_to_embed) == (12, 10, 0)
     assert (plan.bytes_needed, plan.seconds) == (0, 0)
     assert plan.bytes_free > 0
@@ -88,7 +88,7 @@ def test_nothing_to_do_looks_at_no_tile(case):
 def test_what_comes_after_may_be_cut_off(case):
     case.change("descriptors", "batch_size: 8 → 16")
     plan = case.plan()
-    assert case.fates() == [NO, NO, RUN, MAYBE, MAYBE, MAYBE, MAYBE]
+    assert case.statuses() == [NO, NO, RUN, MAYBE, MAYBE, MAYBE, MAYBE]
     assert [stage.reasons for stage in plan.stages][2:4] == [
         ("descriptors: batch_size: 8 → 16",),
         ("after descriptors",),
@@ -99,21 +99,21 @@ def test_what_comes_after_may_be_cut_off(case):
 def test_a_reason_of_its_own_stands_whatever_comes_before(case):
     case.change("tiles", "area: a → b")
     case.change("index", "m: 32 → 16")
-    assert case.fates() == [RUN, MAYBE, MAYBE, RUN, MAYBE, MAYBE, MAYBE]
+    assert case.statuses() == [RUN, MAYBE, MAYBE, RUN, MAYBE, MAYBE, MAYBE]
     assert case.plan().stages[3].reasons == ("index: m: 32 → 16",)
 
 
 def test_an_input_that_is_not_there_yet_is_no_reason_of_its_own(case):
     case.change("index", "output descriptors.faiss is missing")
     case.change("selftest", "/work/index/descriptors.faiss.record.json is not there")
-    assert case.fates()[3:] == [RUN, MAYBE, MAYBE, MAYBE]
+    assert case.statuses()[3:] == [RUN, MAYBE, MAYBE, MAYBE]
 
 
 def test_what_was_never_built_will_run(case):
     for name in CHAIN[2:]:
         case.change(name, "never built here")
         case.recorded[name] = False
-    assert case.fates() == [NO, NO, *[RUN] * 5]
+    assert case.statuses() == [NO, NO, *[RUN] * 5]
 
 
 def test_tiles_to_embed(case):

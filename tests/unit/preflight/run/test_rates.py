@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.run.rates import RATE_UNITS, keep_rates, read_rates
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
@@ -16,8 +16,8 @@ def layout(tmp_path):
     return CacheLayout(tmp_path)
 
 
-def journal(embedded=0, **seconds):
-    found = Journal()
+def run_log(embedded=0, **seconds):
+    found = RunLog()
     for name, value in seconds.items():
         found.stage(name, "built", value)
     found.counts["descriptors_generated"] = embedded
@@ -33,8 +33,8 @@ def test_nothing_is_known_before_a_build_nor_from_a_damaged_file(layout):
 
 
 def test_what_was_built_is_remembered_beside_what_was_not(layout):
-    keep_rates(layout, journal(embedded=600, descriptors=2.0, index=0.5))
-    later = journal(index=0.25)
+    keep_rates(layout, run_log(embedded=600, descriptors=2.0, index=0.5))
+    later = run_log(index=0.25)
     later.stage("descriptors", "reused", 0.0)
     keep_rates(layout, later)
     assert read_rates(layout) == {
@@ -45,13 +45,13 @@ def test_what_was_built_is_remembered_beside_what_was_not(layout):
 
 @pytest.mark.parametrize(("embedded", "kept"), [(3, 600), (RATE_UNITS - 1, 600), (RATE_UNITS, RATE_UNITS), (0, 600)])
 def test_a_few_units_do_not_replace_the_rate_of_many(layout, embedded, kept):
-    keep_rates(layout, journal(embedded=600, descriptors=2.0))
-    keep_rates(layout, journal(embedded=embedded, descriptors=1.0))
+    keep_rates(layout, run_log(embedded=600, descriptors=2.0))
+    keep_rates(layout, run_log(embedded=embedded, descriptors=1.0))
     assert read_rates(layout)["descriptors"]["units"] == kept
 
 
 def test_a_run_that_built_nothing_writes_nothing(layout):
-    idle = Journal()
+    idle = RunLog()
     idle.stage("index", "reused", 0.0)
     keep_rates(layout, idle)
     assert not layout.rates.exists()
@@ -62,5 +62,5 @@ def test_rates_that_cannot_be_kept_are_a_warning(layout, monkeypatch, caplog):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(atomic, "atomic_write", full)
-    keep_rates(layout, journal(index=1.0))
+    keep_rates(layout, run_log(index=1.0))
     assert [record.event for record in caplog.records] == ["rates_not_kept"]

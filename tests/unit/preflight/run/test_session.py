@@ -12,7 +12,7 @@ import pytest
 
 from preflight.errors import BuildLockHeldError, CacheRootError, CoverageError, InputChangedError, PreflightError
 from preflight.records import BuildReport
-from preflight.report.run_log import Journal
+from preflight.report.run_log import RunLog
 from preflight.run.session import Hooks, Session, Stage
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
@@ -37,7 +37,7 @@ class Line:
         self.prepare = lambda: None
         self.fail = None
         self.sessions = []
-        self.journal = Journal()
+        self.run_log = RunLog()
 
     def step(self, name, source, target, digests):
         def build():
@@ -46,7 +46,7 @@ class Line:
                 raise self.fail
             atomic.atomic_write(target, source.read_bytes().upper())
             if name == "compile":
-                self.journal.counts["engines_built"] += 1
+                self.run_log.counts["engines_built"] += 1
             return ()
 
         return Step(name, 1, (source,), lambda: {"source": digests.sha256(source)}, (target,), build)
@@ -58,7 +58,7 @@ class Line:
             self.closed += 1
 
         ticks = iter(range(10_000))
-        self.journal = Journal()
+        self.run_log = RunLog()
         session = Session(
             layout=self.layout,
             stages=(
@@ -68,7 +68,7 @@ class Line:
             tracer=Tracer(digests, atomic.atomic_write),
             generations=Generations(self.layout, digests),
             lock=BuildLock(self.layout.lock, pid=os.getpid(), host="h"),
-            journal=self.journal,
+            run_log=self.run_log,
             clock=lambda: NOW,
             hooks=Hooks(self.prepare, close, lambda: HASH),
             repair=repair,
@@ -420,7 +420,7 @@ def corpus(line, monkeypatch):
                 if name in broken:
                     raise PreflightError(f"{name} is broken")
                 atomic.atomic_write(line.layout.work / name, b"engine")
-                line.journal.counts["engines_built"] += name != "after"
+                line.run_log.counts["engines_built"] += name != "after"
                 return ()
 
             digests = session.digests

@@ -287,12 +287,12 @@ STATEMENT = b'{"some":"statement"}'
 @pytest.fixture
 def offline(tmp_path):
     key = signing.make_key(tmp_path / "k.pem", None)
-    desk = signing.Desk(tmp_path / "desk")
-    return key, desk, signing.OfflineSigner(key.public_key, desk)
+    request = signing.SigningRequest(tmp_path / "request")
+    return key, request, signing.OfflineSigner(key.public_key, request)
 
 
 def test_a_statement_waits_until_its_signature_is_there(offline):
-    key, desk, signer = offline
+    key, request, signer = offline
     assert signer.waiting() is None
     for _ in range(2):
         with pytest.raises(SignatureAwaitedError, match="doit sign"):
@@ -303,11 +303,11 @@ def test_a_statement_waits_until_its_signature_is_there(offline):
     # Another statement is another signature.
     with pytest.raises(SignatureAwaitedError):
         signer.sign(STATEMENT + b" ")
-    assert not desk.signature.exists()
+    assert not request.signature.exists()
 
 
 def test_no_signature_but_the_keys_own_over_the_statement_is_taken(offline, tmp_path):
-    key, desk, signer = offline
+    key, request, signer = offline
     other = signing.make_key(tmp_path / "other.pem", None)
     good = signing.sign_export(STATEMENT, key)
     order = 2**252 + 27742317777372353535851937790883648493
@@ -316,11 +316,11 @@ def test_no_signature_but_the_keys_own_over_the_statement_is_taken(offline, tmp_
     for signature in signatures:
         with pytest.raises(OfflineSigningError, match="is not one of"):
             signer.accept(STATEMENT, signature)
-        assert not desk.signature.exists()
+        assert not request.signature.exists()
     # Nor is one believed because it lies there.
-    desk.folder.mkdir()
-    desk.statement.write_bytes(STATEMENT)
-    desk.signature.write_bytes(signatures[0])
+    request.folder.mkdir()
+    request.statement.write_bytes(STATEMENT)
+    request.signature.write_bytes(signatures[0])
     with pytest.raises(SignatureAwaitedError):
         signer.sign(STATEMENT)
 

@@ -188,5 +188,5 @@ def test_remarks_are_on_the_tiles_of_the_area():
     walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
     list(walk.through(rows([*COVER, (5, 1, 1)])))
     walk.passed_over(rows([next(iter(COVER))], source="b")[0])
-    assert walk.remarks().count(Kind.UNMEASURED) == len(COVER)
-    assert walk.remarks().passed_over() == {"b": 1}
+    assert walk.findings().count(Kind.UNMEASURED) == len(COVER)
+    assert walk.findings().passed_over() == {"b": 1}

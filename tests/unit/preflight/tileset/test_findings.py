@@ -1,4 +1,4 @@
-"""Remarks on sealed tiles: counted, kept, and right after a few tiles changed."""
+"""Findings on sealed tiles: counted, kept, and right after a few tiles changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from preflight.errors import TileContentError
 from preflight.records import TileRow
-from preflight.tileset.findings import LEAST_TEXTURE, Kind, Remarks, RemarkTaker
+from preflight.tileset.findings import LEAST_TEXTURE, FindingCollector, Findings, Kind
 from preflight.tileset.source_choice import choose_sources
 
 TILES = st.tuples(st.integers(22, 24), st.integers(0, 3), st.integers(0, 3).map(lambda y: (1 << 22) - 1 - y))
@@ -20,17 +20,17 @@ def row(tile, source="a", texture=40.0):
 
 
 def taken(rows, order=()):
-    taker = RemarkTaker()
+    taker = FindingCollector()
     for kept in choose_sources(sorted(rows, key=lambda r: (r.zoom, r.lat, r.lon, r.source)), order, taker.passed_over):
         taker.sealed(kept)
-    return taker.remarks()
+    return taker.findings()
 
 
-def told(remarks):
+def told(findings):
     return {
-        "poor": remarks.count(Kind.POOR),
-        "unmeasured": remarks.count(Kind.UNMEASURED),
-        "passed over": remarks.passed_over(),
+        "poor": findings.count(Kind.POOR),
+        "unmeasured": findings.count(Kind.UNMEASURED),
+        "passed over": findings.passed_over(),
     }
 
 
@@ -74,7 +74,7 @@ def test_replacing_gives_what_taking_all_gives(before, replaced, removed):
     changed = removed | {tile for tile, _ in replaced}
     after = {place: texture for place, texture in before.items() if place[0] not in changed} | replaced
     old = taken(rows_of(before))
-    kept = Remarks.read(old.records.tobytes(), old.names)
+    kept = Findings.read(old.records.tobytes(), old.names)
     found = kept.replaced(changed, taken(rows_of(replaced)))
     expected = taken(rows_of(after))
     assert found.names == expected.names
@@ -84,11 +84,11 @@ def test_replacing_gives_what_taking_all_gives(before, replaced, removed):
 @pytest.mark.parametrize(("content", "names"), [(b"\0" * 9, ["a"]), (b"\0" * 8 + b"\1\0", ["a"])])
 def test_bytes_that_are_no_remarks_are_refused(content, names):
     with pytest.raises(ValueError, match=r"buffer size|no name"):
-        Remarks.read(content, names)
+        Findings.read(content, names)
 
 
 def test_more_sources_than_can_be_numbered_are_refused():
-    taker = RemarkTaker()
+    taker = FindingCollector()
     for number in range(1 << 16):
         taker.passed_over(row((22, 1, 5), f"s{number}"))
     with pytest.raises(TileContentError, match=r"more than 65,536 sources .*--source"):

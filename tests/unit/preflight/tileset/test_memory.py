@@ -159,7 +159,7 @@ def test_keys_that_begin_alike_are_told_apart(store):
 
 def test_neighbours_are_counted_without_a_dozen_numbers_a_tile(small_blocks):
     ys, xs = (grid.ravel() + 1000 for grid in np.indices((SIDE, SIDE)))
-    table = places.Places(np.full(COUNT, ZOOM), xs, ys)
+    table = places.TileLookup(np.full(COUNT, ZOOM), xs, ys)
     inner = table.surrounded()
     assert [table.tile(int(inner[at])) for at in (0, -1)] == [(ZOOM, 1001, 1001), (ZOOM, 1098, 1098)]
     assert len(inner) == (SIDE - 2) ** 2

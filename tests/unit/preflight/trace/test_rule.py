@@ -53,7 +53,7 @@ class Kitchen:
             "components": lambda: {"a": self.tracer.digests.sha256(self.a), **self.parameters},
             "outputs": (self.b,),
             "build": build,
-            "doubt": lambda: self.reason,
+            "rerun_reason": lambda: self.reason,
         }
         return Step(**{**fields, **change})
 
@@ -158,7 +158,7 @@ def test_a_missing_input_is_told_by_its_name(built):
     assert reasons(built) == (f"{built.a} is not there",)
 
 
-def test_doubt_makes_a_step_run_and_is_asked_last(built):
+def test_a_rerun_reason_makes_a_step_run_and_is_asked_last(built):
     built.reason = "it is Monday"
     assert reasons(built) == ("it is Monday",)
     built.b.unlink()

@@ -13,11 +13,11 @@ from takeoff import manifest as format_
 
 
 @pytest.fixture
-def desk(scene, tmp_path):
+def waiting(scene, tmp_path):
     """A statement that waits, its signature, and a mission whose build publishes what `published` holds."""
     statement = (scene.generation(2) / "manifest.json").read_bytes()
     key = signing.make_key(tmp_path / "k.pem", None)
-    signer = signing.OfflineSigner(key.public_key, signing.Desk(tmp_path / "desk"))
+    signer = signing.OfflineSigner(key.public_key, signing.SigningRequest(tmp_path / "waiting"))
     signer.lay_out(statement)
     signature = tmp_path / "sig"
     signature.write_bytes(signing.sign_export(statement, key))
@@ -37,41 +37,46 @@ def desk(scene, tmp_path):
     return here
 
 
-def session_of(desk, build):
+def session_of(waiting, build):
     def close():
-        desk.closed += 1
+        waiting.closed += 1
 
     return SimpleNamespace(build=build, close=close)
 
 
-def test_the_build_publishes_what_was_signed(desk):
+def test_the_build_publishes_what_was_signed(waiting):
     def build():
-        desk.published = desk.new
+        waiting.published = waiting.new
         return "report"
 
-    assert bring_back(desk.assembly, session_of(desk, build), desk.signature, None) == "report"
+    assert bring_back(waiting.assembly, session_of(waiting, build), waiting.signature, None) == "report"
 
 
-def test_a_build_that_has_nothing_to_do_with_it_is_told(desk):
+def test_a_build_that_has_nothing_to_do_with_it_is_told(waiting):
     """The mission was edited back after the export: its build is up to date, and the signature is for nothing."""
     with pytest.raises(OfflineSigningError, match="no more what is to be published"):
-        bring_back(desk.assembly, session_of(desk, lambda: "idempotent_no_op"), desk.signature, None)
+        bring_back(
+            waiting.assembly,
+            session_of(waiting, lambda: "idempotent_no_op"),
+            waiting.signature,
+            None,
+        )
 
 
-def test_the_session_is_closed_where_nothing_is_built(desk, tmp_path):
+def test_the_session_is_closed_where_nothing_is_built(waiting, tmp_path):
     with pytest.raises(OfflineSigningError, match="cannot be read"):
-        bring_back(desk.assembly, session_of(desk, pytest.fail), tmp_path / "absent", None)
-    assert desk.closed == 1
+        bring_back(waiting.assembly, session_of(waiting, pytest.fail), tmp_path / "absent", None)
+    assert waiting.closed == 1
 
 
-def test_an_export_replaces_only_an_export(desk, tmp_path):
+def test_an_export_replaces_only_an_export(waiting, tmp_path):
     target = tmp_path / "out"
     for _ in range(2):
-        assert export(desk.assembly, target).fields["generation"] == "2"
-    assert signing.read_export(target) == desk.statement
-    for path in (tmp_path / "k.pem", tmp_path / "desk"):
+        assert export(waiting.assembly, target).fields["generation"] == "2"
+    assert signing.read_export(target) == waiting.statement
+    for path in (tmp_path / "k.pem", tmp_path / "waiting"):
         with pytest.raises(OfflineSigningError):
-            export(desk.assembly, path)
+            export(waiting.assembly, path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OfflineSigningError, match="cannot be written"):
-        export(desk.assembly, tmp_path / "file" / "out")
+        export(waiting.assembly, tmp_path / "file" / "out")

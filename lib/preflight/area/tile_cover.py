@@ -1,4 +1,4 @@
-"""Tiles in rows: the spans a cover is made of, for a box in closed form and for a polygon by descent of the quad-tree."""
+"""Tiles in rows: the row_ranges a cover is made of, for a box in closed form and for a polygon by descent of the quad-tree."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Cover",
     "Ring",
-    "Span",
+    "RowRange",
     "TileRange",
     "box_range",
     "disjoint",
     "hull",
-    "merge_spans",
-    "polygon_spans",
+    "merge_row_ranges",
+    "polygon_row_ranges",
     "ring_box",
 ]
 
@@ -34,7 +34,7 @@ Ring = tuple[tuple[float, float], ...]
 _MOST_RANGES = 16
 
 
-class Span(NamedTuple):
+class RowRange(NamedTuple):
     """Tiles of one zoom and row, x_first to x_last, both included."""
 
     zoom: int
@@ -53,14 +53,14 @@ class TileRange(NamedTuple):
 
 @dataclass(frozen=True)
 class Cover:
-    """The tiles of an area: disjoint spans sorted by (zoom, y, x_first), and per zoom disjoint ranges around them."""
+    """The tiles of an area: disjoint row_ranges sorted by (zoom, y, x_first), and per zoom disjoint ranges around them."""
 
-    spans: tuple[Span, ...]
+    row_ranges: tuple[RowRange, ...]
     ranges: tuple[TileRange, ...]
     _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        starts = accumulate((span.x_last - span.x_first + 1 for span in self.spans), initial=0)
+        starts = accumulate((row_range.x_last - row_range.x_first + 1 for row_range in self.row_ranges), initial=0)
         object.__setattr__(self, "_starts", tuple(starts))
 
     def __len__(self) -> int:
@@ -70,25 +70,25 @@ class Cover:
         return self.position(*tile) is not None
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        for span in self.spans:
-            for x in range(span.x_first, span.x_last + 1):
-                yield span.zoom, x, span.y
+        for row_range in self.row_ranges:
+            for x in range(row_range.x_first, row_range.x_last + 1):
+                yield row_range.zoom, x, row_range.y
 
     def position(self, zoom: int, x: int, y: int) -> int | None:
         """Where tile (zoom, x, y) stands in this cover's order, 0 to len - 1; None when it is not in it."""
-        at = bisect_right(self.spans, (zoom, y, x, 1 << (MAX_ZOOM + 1))) - 1
+        at = bisect_right(self.row_ranges, (zoom, y, x, 1 << (MAX_ZOOM + 1))) - 1
         if at < 0:
             return None
-        span = self.spans[at]
-        if span.zoom != zoom or span.y != y or x > span.x_last:
+        row_range = self.row_ranges[at]
+        if row_range.zoom != zoom or row_range.y != y or x > row_range.x_last:
             return None
-        return self._starts[at] + x - span.x_first
+        return self._starts[at] + x - row_range.x_first
 
     def tile(self, position: int) -> tuple[int, int, int]:
         """(zoom, x, y) of the tile at a position."""
         at = bisect_right(self._starts, position) - 1
-        span = self.spans[at]
-        return span.zoom, span.x_first + position - self._starts[at], span.y
+        row_range = self.row_ranges[at]
+        return row_range.zoom, row_range.x_first + position - self._starts[at], row_range.y
 
 
 def ring_box(ring: Ring) -> BoundingBox:
@@ -108,7 +108,7 @@ def box_range(box: BoundingBox, zoom: int) -> TileRange:
     return TileRange(zoom, (x_first, x_last), (y_first, y_last))
 
 
-def polygon_spans(polygon: tuple[Ring, ...], zooms: Sequence[int]) -> list[Span]:
+def polygon_row_ranges(polygon: tuple[Ring, ...], zooms: Sequence[int]) -> list[RowRange]:
     """Quad-tree descent: a tile inside brings all below it, a disjoint one none, the others are quartered."""
     import numpy as np  # noqa: PLC0415 - shapely needs it, a box does not
     import shapely  # noqa: PLC0415
@@ -121,30 +121,30 @@ def polygon_spans(polygon: tuple[Ring, ...], zooms: Sequence[int]) -> list[Span]
         start += 1  # one tile still holds it all
     first = box_range(box, start)
     x, y = np.array([first.x_range[0]], np.int64), np.array([first.y_range[0]], np.int64)
-    spans = [Span(zoom, *(int(n[0]) >> (start - zoom) for n in (y, x, x))) for zoom in zooms if zoom < start]
+    row_ranges = [RowRange(zoom, *(int(n[0]) >> (start - zoom) for n in (y, x, x))) for zoom in zooms if zoom < start]
     for zoom in range(start, zooms[-1] + 1):
         boxes = _tile_boxes(zoom, x, y)
         inside = shapely.covers(shape, boxes)
         partly = ~inside & shapely.intersects(shape, boxes) & ~shapely.touches(shape, boxes)
         for deeper in (level for level in zooms if level >= zoom):
-            spans.extend(_below(zoom, deeper, x[inside], y[inside]))
+            row_ranges.extend(_below(zoom, deeper, x[inside], y[inside]))
         x, y = x[partly], y[partly]
         if zoom in zooms:
-            spans.extend(_below(zoom, zoom, x, y))
+            row_ranges.extend(_below(zoom, zoom, x, y))
         x = np.concatenate([2 * x, 2 * x + 1, 2 * x, 2 * x + 1])
         y = np.concatenate([2 * y, 2 * y, 2 * y + 1, 2 * y + 1])
-    return spans
+    return row_ranges
 
 
-def _below(zoom: int, deeper: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> Iterator[Span]:
+def _below(zoom: int, deeper: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> Iterator[RowRange]:
     side = 1 << (deeper - zoom)
     for column, row in zip(x.tolist(), y.tolist(), strict=True):
         for below in range(row * side, (row + 1) * side):
-            yield Span(deeper, below, column * side, (column + 1) * side - 1)
+            yield RowRange(deeper, below, column * side, (column + 1) * side - 1)
 
 
 def _tile_boxes(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.object_]:
-    import numpy as np  # noqa: PLC0415 - see polygon_spans
+    import numpy as np  # noqa: PLC0415 - see polygon_row_ranges
     import shapely  # noqa: PLC0415
 
     bounds = [tile_bounds(zoom, column, row) for column, row in zip(x.tolist(), y.tolist(), strict=True)]
@@ -153,15 +153,15 @@ def _tile_boxes(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArra
     return boxes
 
 
-def merge_spans(spans: list[Span]) -> tuple[Span, ...]:
+def merge_row_ranges(row_ranges: list[RowRange]) -> tuple[RowRange, ...]:
     """Sorted and disjoint, neighbours joined."""
-    merged: list[Span] = []
-    for span in sorted(spans):
+    merged: list[RowRange] = []
+    for row_range in sorted(row_ranges):
         last = merged[-1] if merged else None
-        if last is not None and last[:2] == span[:2] and span.x_first <= last.x_last + 1:
-            merged[-1] = last._replace(x_last=max(last.x_last, span.x_last))
+        if last is not None and last[:2] == row_range[:2] and row_range.x_first <= last.x_last + 1:
+            merged[-1] = last._replace(x_last=max(last.x_last, row_range.x_last))
         else:
-            merged.append(span)
+            merged.append(row_range)
     return tuple(merged)
 
 
@@ -169,12 +169,12 @@ def _count(found: TileRange) -> int:
     return (found.x_range[1] - found.x_range[0] + 1) * (found.y_range[1] - found.y_range[0] + 1)
 
 
-def hull(zoom: int, spans: Sequence[Span]) -> TileRange:
-    """The range around spans of one zoom, of which there must be one."""
+def hull(zoom: int, row_ranges: Sequence[RowRange]) -> TileRange:
+    """The range around row_ranges of one zoom, of which there must be one."""
     return TileRange(
         zoom,
-        (min(span.x_first for span in spans), max(span.x_last for span in spans)),
-        (min(span.y for span in spans), max(span.y for span in spans)),
+        (min(row_range.x_first for row_range in row_ranges), max(row_range.x_last for row_range in row_ranges)),
+        (min(row_range.y for row_range in row_ranges), max(row_range.y for row_range in row_ranges)),
     )
 
 
@@ -198,4 +198,4 @@ def _overlap(one: TileRange, other: TileRange) -> bool:
 
 
 def _join(zoom: int, ranges: Sequence[TileRange]) -> TileRange:
-    return hull(zoom, [Span(zoom, y, *found.x_range) for found in ranges for y in found.y_range])
+    return hull(zoom, [RowRange(zoom, y, *found.x_range) for found in ranges for y in found.y_range])
