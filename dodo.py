@@ -2,15 +2,17 @@
 
 from recipes.checks import task_test
 from recipes.context import ContentChecker, context
-from recipes.descriptors import task_descriptors
-from recipes.engines import task_engine
-from recipes.index import task_index
-from recipes.manifest import task_manifest
 from recipes.provision import task__lock, task_provision
-from recipes.publish import task_publish
 from recipes.reporter import StageReporter
-from recipes.selftest import task_selftest
-from recipes.tiles import task_tiles
+from recipes.stages import (
+    task_descriptors,
+    task_engine,
+    task_index,
+    task_manifest,
+    task_publish,
+    task_selftest,
+    task_tiles,
+)
 from recipes.verify import task_verify
 
 DOIT_CONFIG = {
@@ -23,16 +25,6 @@ DOIT_CONFIG = {
 }
 
 __all__ = [
-    "DOIT_CONFIG",
-    "task__lock",
-    "task_descriptors",
-    "task_engine",
-    "task_index",
-    "task_manifest",
-    "task_provision",
-    "task_publish",
-    "task_selftest",
-    "task_test",
-    "task_tiles",
-    "task_verify",
-]
+    "DOIT_CONFIG", "task__lock", "task_descriptors", "task_engine", "task_index", "task_manifest", "task_provision",
+    "task_publish", "task_selftest", "task_test", "task_tiles", "task_verify",
+]  # fmt: skip
