@@ -16,7 +16,7 @@ from preflight.adapters.faiss.index import FaissIndexFactory
 from preflight.adapters.images import decode_rgb, resize
 from preflight.area.web_mercator import tile_center
 from preflight.mission.loading import load_mission
-from preflight.stages import descriptors
+from preflight.stages import unit_images
 from preflight.tile_import.importing import import_tiles
 from preflight.tile_import.source import OfferedTile
 from preflight.tileset.inventory import Inventory, tile_id
@@ -73,13 +73,13 @@ def replace_tile(place, tile, content):
 
 def test_every_window_is_embedded_once_and_from_the_right_pixels(built, build, landscape_tiles, monkeypatch):
     decoded = Counter()
-    plain = descriptors.read_tile
+    plain = unit_images.read_tile
 
     def counted(inventory, number, *others):
         decoded[number] += 1
         return plain(inventory, number, *others)
 
-    monkeypatch.setattr(descriptors, "read_tile", counted)
+    monkeypatch.setattr(unit_images, "read_tile", counted)
     overlap(built, 0.5)
     report, ran = build(built)
     # The 80 tiles themselves were embedded before, without overlap.

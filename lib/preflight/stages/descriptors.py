@@ -19,8 +19,8 @@ from preflight.mission.job import Job
 from preflight.ports import Engine, ImageCodec, TilePixelStore
 from preflight.report.run_log import RunLog
 from preflight.stages.engines import descriptor_dim
-from preflight.stages.reading import read_tile
 from preflight.stages.tiles import Preview
+from preflight.stages.unit_images import unit_images
 from preflight.stages.units import Units, open_units, steps_of, units_file
 from preflight.store.atomic import atomic_write, remove_file
 from preflight.store.cache_layout import CacheLayout
@@ -191,12 +191,13 @@ class DescriptorStage:
     def _embed(self, units: Units, store: DescriptorStore, missing: NDArray[np.int64]) -> None:
         """Embed these rows of the units; committed piece by piece."""
         spec, total = self._spec, len(missing)
-        rows, image = self._images_of(units, missing)
+        inventory = Inventory.open(self._layout.inventory, vouched=True)
+        rows, image = unit_images(units, missing, inventory, self._pixels(), self._images(), image_size(spec))
         pending = _Pending(store, units)
 
         def items() -> Iterator[tuple[int, Callable[[], NDArray[np.uint8]]]]:
-            for place, row in enumerate(rows.tolist()):
-                yield row, partial(image, place)
+            for position, row in enumerate(rows.tolist()):
+                yield row, partial(image, position)
 
         with self._compiler.load(spec, self._engine) as engine:
             batcher = self._batcher(engine, descriptor_dim(spec, self._layout))
@@ -214,37 +215,6 @@ class DescriptorStage:
                     f"memory ran out: embedded in batches of {batcher.effective_batch_size} instead of {asked}; "
                     "set descriptors.batch_size so, to have the same last bits on each build",
                 )
-
-    def _images_of(
-        self, units: Units, missing: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], Callable[[int], NDArray[np.uint8]]]:
-        """The rows in the order they are embedded, and what shows the one at a place of it, at the model's size."""
-        import numpy as np  # noqa: PLC0415 - heavy
-
-        inventory = Inventory.open(self._layout.inventory, vouched=True)
-        images, pixels, size = self._images(), self._pixels(), image_size(self._spec)
-        if units.steps == 1:
-            return missing, lambda place: read_tile(inventory, int(missing[place]), pixels, images, size)
-        from preflight.tileset.mosaic import Mosaic  # noqa: PLC0415 - loads numpy
-        from preflight.tileset.windows import SealedTiles, parts_of  # noqa: PLC0415 - loads numpy
-
-        # Row by row of tiles over the whole map: each is decoded once, and one row of them is held.
-        steps, rows = units.steps, units.rows[missing]
-        right, down = rows["x"] % steps, rows["y"] % steps
-        order = np.lexsort((right, down, rows["x"] // steps, rows["y"] // steps, rows["zoom"]))
-        mosaic = Mosaic(
-            parts_of(SealedTiles.of_inventory(inventory), rows[order], steps),
-            np.stack([right, down], axis=1)[order].astype(np.int64),
-            steps,
-            read=lambda number: read_tile(inventory, number, pixels, images, None),
-            resize=images.resize,
-        )
-
-        def image(place: int) -> NDArray[np.uint8]:
-            window = mosaic.window(place)
-            return window if size is None else images.resize(window, size)
-
-        return missing[order], image
 
     def _describe(self, units: Units, store: DescriptorStore) -> DescriptorSet:
         matrix = hashlib.sha256()

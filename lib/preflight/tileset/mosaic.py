@@ -1,4 +1,7 @@
-"""Windows cut out of neighbouring tiles, each tile read and decoded once for all the windows it feeds."""
+"""Cuts overlapping windows out of neighbouring tiles. Reads and decodes each tile once for all the windows on it.
+
+The pixels go one way: `read` gives a tile, `Mosaic.window` returns a window. `windows` says which tiles lie under it.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +10,82 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from preflight.tileset.windows import SealedTiles, parts_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Mosaic"]
+__all__ = ["Mosaic", "window_mosaic"]
+
+ReadTile = Callable[[int], "NDArray[np.uint8]"]
+"""Row number of a tile -> its pixels, (height, width, 3) uint8 RGB."""
+Resize = Callable[["NDArray[np.uint8]", tuple[int, int]], "NDArray[np.uint8]"]
+"""Pixels and a (height, width) -> the pixels at that size."""
+
+
+def window_mosaic(
+    tiles: SealedTiles, rows: NDArray[np.void], steps: int, read: ReadTile, resize: Resize
+) -> tuple[NDArray[np.int64], Mosaic]:
+    """Returns the order in which to cut windows, and the mosaic that cuts them in that order.
+
+    The order goes from row to row of tiles over the whole map. So the mosaic decodes each tile once and holds one row
+    of tiles.
+
+    Args:
+        tiles: the sealed tiles.
+        rows: (M,) rows of `windows.inventory`, in any order.
+        steps: windows along a tile's side.
+        read: gives the pixels of a tile by its row number in `tiles`.
+        resize: brings tiles of different sizes to one size.
+
+    Raises:
+        TileContentError: a window does not belong to this tile set.
+    """
+    right, down = rows["x"] % steps, rows["y"] % steps
+    order = np.lexsort((right, down, rows["x"] // steps, rows["y"] // steps, rows["zoom"]))
+    offsets = np.stack([right, down], axis=1)[order].astype(np.int64)
+    return order, Mosaic(parts_of(tiles, rows[order], steps), offsets, steps, read, resize)
 
 
 class Mosaic:
-    """Cuts windows in a given order. Where that is from north to south and west to east, one row of tiles is held at a time.
-
-    parts: (M, 4) numbers of the tiles under each window: its own, and east, south and south-east of it, -1 for none.
-    offsets: (M, 2) where it begins in its own tile, east and south, in steps of a tile's side / steps.
-    read: number of a tile -> (height, width, 3) uint8. resize: to a (height, width).
-    """
+    """Cuts windows in a given order. From north to south and west to east, it holds one row of tiles at a time."""
 
     def __init__(
-        self,
-        parts: NDArray[np.int32],
-        offsets: NDArray[np.integer],
-        steps: int,
-        read: Callable[[int], NDArray[np.uint8]],
-        resize: Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]],
+        self, parts: NDArray[np.int32], offsets: NDArray[np.integer], steps: int, read: ReadTile, resize: Resize
     ) -> None:
+        """Takes the windows in the order in which they will be cut.
+
+        Args:
+            parts: (M, 4) row numbers of the tiles under each window: its own tile, then the tiles east, south and
+                south-east of it; -1 where no tile is needed.
+            offsets: (M, 2) start of each window in its own tile, east and south, in units of tile side / steps.
+            steps: windows along a tile's side.
+            read: gives the pixels of a tile.
+            resize: brings tiles of different sizes to one size.
+        """
         self._parts = parts
         self._offsets = offsets
         self._steps = steps
         self._read = read
         self._resize = resize
         self._held: dict[int, NDArray[np.uint8]] = {}
-        self._last = _last_uses(parts)
+        self._last_use = _last_uses(parts)
 
     @property
     def held(self) -> int:
-        """Tiles in memory now."""
+        """The number of tiles in memory now."""
         return len(self._held)
 
-    def window(self, place: int) -> NDArray[np.uint8]:
-        """The window at a place of the order: (height, width, 3) uint8, as large as the largest tile under it.
+    def window(self, position: int) -> NDArray[np.uint8]:
+        """Returns the window at a position of the order: (height, width, 3) uint8, as large as the largest tile under it.
 
-        Each place is asked for once, in ascending order. Raises what `read` raises.
+        Ask for each position once, in ascending order. Raises what `read` raises.
         """
-        numbers: list[int] = self._parts[place].tolist()
+        numbers: list[int] = self._parts[position].tolist()
         tiles = [self._tile(number) for number in numbers]
-        image = self._cut(tiles, *self._offsets[place].tolist())
+        image = self._cut(tiles, *self._offsets[position].tolist())
         for number in numbers:
-            if number >= 0 and self._last[number] <= place:
+            if number >= 0 and self._last_use[number] <= position:
                 self._held.pop(number, None)
         return image
 
@@ -64,10 +98,10 @@ class Mosaic:
         return tile
 
     def _cut(self, tiles: list[NDArray[np.uint8] | None], right: int, down: int) -> NDArray[np.uint8]:
-        there = [tile.shape for tile in tiles if tile is not None]
-        height, width = max(shape[0] for shape in there), max(shape[1] for shape in there)
-        fitted = [None if tile is None else self._resize(tile, (height, width)) for tile in tiles]
-        own, east, south, south_east = fitted
+        shapes = [tile.shape for tile in tiles if tile is not None]
+        height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+        resized = [None if tile is None else self._resize(tile, (height, width)) for tile in tiles]
+        own, east, south, south_east = resized
         if east is None and south is None and own is not None:
             return own
         x, y = right * width // self._steps, down * height // self._steps
@@ -85,10 +119,10 @@ class Mosaic:
 
 
 def _last_uses(parts: NDArray[np.int32]) -> NDArray[np.int64]:
-    """For each tile the last place whose window it is under."""
+    """For each tile, the position of the last window that it lies under; -1 for a tile under none."""
     last = np.full(int(parts.max(initial=-1)) + 1, -1, np.int64)
-    places = np.arange(len(parts), dtype=np.int64)
+    positions = np.arange(len(parts), dtype=np.int64)
     for column in parts.T:
-        there = column >= 0
-        np.maximum.at(last, column[there], places[there])
+        used = column >= 0
+        np.maximum.at(last, column[used], positions[used])
     return last

@@ -10,8 +10,8 @@ import pytest
 from preflight.adapters.images import resize
 from preflight.area.web_mercator import tile_center
 from preflight.records import TileRow
-from preflight.tileset.mosaic import Mosaic
-from preflight.tileset.windows import SealedTiles, cut, parts_of
+from preflight.tileset.mosaic import Mosaic, window_mosaic
+from preflight.tileset.windows import SealedTiles, cut
 
 ZOOM, X, Y = 18, 154804, 130807
 
@@ -37,20 +37,16 @@ def scene(columns, rows, side=16):
     return picture, tiles, table
 
 
-def row_major(rows, steps):
-    return rows[np.lexsort((rows["x"] % steps, rows["y"] % steps, rows["x"] // steps, rows["y"] // steps))]
-
-
 def mosaic_of(table, rows, steps, read):
-    offsets = np.stack([rows["x"] % steps, rows["y"] % steps], axis=1).astype(np.int64)
-    return Mosaic(parts_of(table, rows, steps), offsets, steps, read, resize)
+    """The windows in the order in which the mosaic cuts them, and the mosaic."""
+    order, mosaic = window_mosaic(table, rows, steps, read, resize)
+    return rows[order], mosaic
 
 
 @pytest.mark.parametrize("steps", [2, 4])
 def test_a_window_shows_what_the_picture_shows_there(steps):
     picture, tiles, table = scene(4, 3)
-    rows = row_major(cut(table, steps), steps)
-    mosaic = mosaic_of(table, rows, steps, tiles.__getitem__)
+    rows, mosaic = mosaic_of(table, cut(table, steps), steps, tiles.__getitem__)
     for place, window in enumerate(rows):
         x, y = (int(window["x"]) - X * steps) * 16 // steps, (int(window["y"]) - Y * steps) * 16 // steps
         assert (mosaic.window(place) == picture[y : y + 16, x : x + 16]).all()
@@ -64,8 +60,7 @@ def test_each_tile_is_read_once_and_one_row_is_held():
         read.append(number)
         return tiles[number]
 
-    rows = row_major(cut(table, 4), 4)
-    mosaic = mosaic_of(table, rows, 4, count)
+    rows, mosaic = mosaic_of(table, cut(table, 4), 4, count)
     for place in range(len(rows)):
         mosaic.window(place)
         most = max(most, mosaic.held)
@@ -76,14 +71,13 @@ def test_each_tile_is_read_once_and_one_row_is_held():
 
 def test_only_the_tiles_under_the_windows_asked_for_are_read():
     _, tiles, table = scene(5, 5)
-    rows = row_major(cut(table, 4, [(ZOOM, X + 2, Y + 2)]), 4)
     read = []
 
     def count(number):
         read.append(number)
         return tiles[number]
 
-    mosaic = mosaic_of(table, rows, 4, count)
+    rows, mosaic = mosaic_of(table, cut(table, 4, [(ZOOM, X + 2, Y + 2)]), 4, count)
     for place in range(len(rows)):
         mosaic.window(place)
     assert len(rows) == 49
