@@ -3,7 +3,7 @@
 parts         adapters behind ports; environment, host
 factories     SPEC.md's factories, from the configuration
 assembly      one run: stages, session, planner
-provisioning  the Python API
+provisioner   the Python API
 imports       tiles into the store
 verifying     what `doit verify` needs
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         index_identity,
         runtime_choice,
     )
-    from preflight.wiring.provisioning import build_cache_provisioner
+    from preflight.wiring.provisioner import build_cache_provisioner
     from preflight.wiring.verifying import build_manifest_verifier, flying_host, tile_access, wall_clock
 else:
     _HOMES = {
@@ -47,7 +47,7 @@ else:
         ),
         "imports": ("check_image", "import_demo", "import_folder", "import_source"),
         "parts": ("Options", "Surroundings", "image_codec", "index_factory", "index_identity", "runtime_choice"),
-        "provisioning": ("build_cache_provisioner",),
+        "provisioner": ("build_cache_provisioner",),
         "verifying": ("build_manifest_verifier", "flying_host", "tile_access", "wall_clock"),
     }
 
