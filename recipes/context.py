@@ -24,7 +24,7 @@ from preflight.errors import MissionError, PreflightError
 from preflight.mission.cache_place import CachePlace, read_place
 from preflight.report.logs import log_to
 from preflight.store.cache_layout import CacheLayout
-from recipes.outlet import end_with_the_reader
+from recipes.standard_output import end_with_the_reader
 from recipes.variables import Variables, parse, repeated
 
 if TYPE_CHECKING:

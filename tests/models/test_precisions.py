@@ -21,7 +21,7 @@ from preflight.ports import CompileRequest
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.report.run_log import RunLog
 from preflight.stages.engines import compile_step, inspect_step, prepared_path
-from preflight.stages.precision import Preparation, prepare_without_tiles, table_path
+from preflight.stages.prepare_onnx import Preparation, prepare_without_tiles, table_path
 from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache

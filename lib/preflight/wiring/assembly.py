@@ -36,7 +36,7 @@ from preflight.stages.engines import (
 from preflight.stages.index import index_step
 from preflight.stages.manifest import manifest_step
 from preflight.stages.parity_gate import parity_step
-from preflight.stages.precision import Preparation
+from preflight.stages.prepare_onnx import Preparation
 from preflight.stages.provenance import provenance_step
 from preflight.stages.publish import Publisher, reconcile
 from preflight.stages.samples import calibration_sample_step, sample_step

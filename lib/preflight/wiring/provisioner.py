@@ -16,7 +16,7 @@ from preflight.mission.schema import ProvisioningConfig
 from preflight.records import BackboneSpec, BuildReport, BuildRequest, EngineCacheEntry
 from preflight.run.session import Session
 from preflight.run.tile_access import TileAccess
-from preflight.stages.precision import prepare_without_tiles
+from preflight.stages.prepare_onnx import prepare_without_tiles
 from preflight.trace.digests import hash_file
 from preflight.wiring.assembly import open_session
 from preflight.wiring.factories import build_engine_compiler

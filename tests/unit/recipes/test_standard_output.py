@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-BEGIN = "import sys, threading\nfrom recipes.outlet import end_with_the_reader\nend_with_the_reader()\nend_with_the_reader()\n"
+BEGIN = "import sys, threading\nfrom recipes.standard_output import end_with_the_reader\nend_with_the_reader()\nend_with_the_reader()\n"
 
 
 def run(program, *, read, begin=BEGIN):
