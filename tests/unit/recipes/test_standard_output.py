@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-BEGIN = "import sys, threading\nfrom recipes.standard_output import end_with_the_reader\nend_with_the_reader()\nend_with_the_reader()\n"
+GUARD = "end_with_the_reader()\n"
+BEGIN = f"import sys, threading\nfrom recipes.standard_output import end_with_the_reader\n{2 * GUARD}"
 
 
 def run(program, *, read, begin=BEGIN):
