@@ -234,6 +234,6 @@ def test_tiles_that_show_little_are_counted_and_warned_of(whole, landscape_tiles
     assert done.status == 0, done.said
     (warned,) = done.event("poor_texture")
     assert warned["tiles"] == 2
-    assert "2 of 80 tiles show little" in warned["message"]
+    assert "2 of 80 tiles have little texture" in warned["message"]
     coverage = json.loads((whole.current / "provenance.json").read_bytes())["coverage"]
     assert (coverage["poor_texture"], coverage["unmeasured_texture"]) == (2, 0)

@@ -1,4 +1,4 @@
-"""Artifacts: the files of a cache that its manifest signs, by name."""
+"""The artifacts of a cache: the files that its manifest signs, by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROVENANCE_NAME = "provenance.json"
 
 
 def artifact_paths(job: Job, layout: CacheLayout, compiler: EngineCompiler) -> dict[str, Path]:
-    """Artifact name -> where its bytes lie before they are published."""
+    """Returns artifact name -> path of its bytes before they are published."""
     engines = [str(compiler.name(spec)) for spec in job.backbones]
     return {
         **{f"engines/{name}": layout.engines / name for name in engines},

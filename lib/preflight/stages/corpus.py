@@ -1,6 +1,6 @@
-"""Corpus: corpus.json, what a flight must know to use the engines and the index beside their bytes.
+"""corpus.json: how to use the engines and the index in flight.
 
-Written in the manifest stage, because it is signed.
+The manifest stage writes it because it is signed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CORPUS_VERSION = 1
 def corpus_step(
     job: Job, layout: CacheLayout, compiler: EngineCompiler, cards: Callable[[BackboneSpec], Mapping[str, object]]
 ) -> Step:
-    """corpus.json: what a flight must know to use the engines and the index beside their bytes."""
+    """Returns the step that writes corpus.json. cards: the card of a backbone as JSON fields."""
 
     def content() -> bytes:
         section = job.config.index
@@ -41,7 +41,7 @@ def corpus_step(
             for spec in job.backbones
         ]
         index = {"file": INDEX_NAME, "metric": section.metric, "m": section.m, "ef_search": section.ef_search}
-        # Where the position of an id of the index is written.
+        # The file that gives the position of each id of the index.
         units = {
             "file": INVENTORY_NAME if steps_of(job) == 1 else WINDOWS_NAME,
             "overlap": job.config.descriptors.overlap,

@@ -1,4 +1,4 @@
-"""Descriptors: every unit (a sealed tile, or a window over some) embedded once, whatever the number of builds it is part of."""
+"""The descriptors: embeds each unit (a sealed tile or a window) once, however many builds use it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DESCRIPTORS_VERSION = 1
-# Inferences a kill may cost at most; also the rows of the largest segment.
+# A killed run loses at most so many inferences. Also the rows of the largest segment.
 COMMIT_ROWS = 2048
 
 Progress = Callable[[int, int], None]
@@ -43,7 +43,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class DescriptorSet:
-    """What was embedded: count vectors of dim numbers, in the inventory's order, in one space of the store."""
+    """The finished set: `count` vectors of `dim` numbers, in the order of the inventory, in one space of the store."""
 
     space: str
     count: int
@@ -53,16 +53,16 @@ class DescriptorSet:
 
     @classmethod
     def read(cls, path: Path) -> DescriptorSet:
-        """The set a finished stage left at `path`. Raises FileNotFoundError."""
+        """Reads the set that a finished stage left at `path`. Raises FileNotFoundError."""
         return cls(**json.loads(path.read_bytes()))
 
     def encode(self) -> bytes:
-        """Its file's content."""
+        """Returns the content of its file."""
         return canonical_json({name: getattr(self, name) for name in self.__slots__})
 
 
 class Forecast(NamedTuple):
-    """Tiles that are there, the units they make, and how many of those would be embedded."""
+    """Number of present tiles, of their units, and of units that would be embedded."""
 
     tiles: int
     units: int
@@ -70,7 +70,7 @@ class Forecast(NamedTuple):
 
 
 class DescriptorStage:
-    """Embeds what a tile set lacks in the store, with the descriptor backbone's engine."""
+    """Embeds the units that the descriptor store lacks, with the descriptor backbone's engine."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class DescriptorStage:
         return self._layout.engines / str(self._compiler.name(self._spec))
 
     def _space_parts(self) -> dict[str, str]:
-        """Everything that decides a descriptor beside the tile's bytes."""
+        """Returns everything that decides a descriptor, except the bytes of the tile."""
         return {
             "engine": record_of(self._engine).action_key,
             "preprocessing": preprocessing_text(self._spec),
@@ -107,7 +107,7 @@ class DescriptorStage:
         }
 
     def components(self) -> Mapping[str, str]:
-        """Of the action key."""
+        """Returns the components of the action key."""
         return {
             **self._space_parts(),
             "tiles": read_header(self._layout.inventory).aggregate,
@@ -115,15 +115,18 @@ class DescriptorStage:
         }
 
     def store(self) -> DescriptorStore:
-        """The store in this build's space."""
+        """Returns the descriptor store, in the space of this build."""
         parts = self._space_parts()
         space = hashlib.sha256(canonical_json(parts)).hexdigest()
         return DescriptorStore(self._layout.descriptors, space, int(parts["dim"]), atomic_write)
 
     def forecast(self, preview: Preview, *, embedded: bool) -> Forecast:
-        """What these tiles would come to. embedded: whether the engine is the one that descriptors were made with.
+        """Returns what a build with these tiles would embed.
 
-        Raises FileNotFoundError where `embedded` is said and no engine was built.
+        embedded: whether the existing descriptors come from the engine that the build would use.
+
+        Raises:
+            FileNotFoundError: `embedded` is true and no engine was built.
         """
         store = self.store() if embedded else None
         whole = preview.changed is None or not self._settled()
@@ -140,7 +143,10 @@ class DescriptorStage:
         return Forecast(present, present, sum(_missing(store, block, sorted(keys)) for block, keys in blocks.items()))
 
     def _settled(self) -> bool:
-        """Whether every unit of the last seal has its descriptor, as it would be made now: if not, not only changes lack one."""
+        """Returns whether every unit of the last seal has a descriptor that is still valid.
+
+        If not, units lack a descriptor beyond those that changed.
+        """
         record = read_record(record_path(self._layout.descriptor_set))
         return (
             record is not None
@@ -150,7 +156,7 @@ class DescriptorStage:
         )
 
     def _forecast_units(self, preview: Preview, store: DescriptorStore | None, *, whole: bool) -> Forecast:
-        """whole: look up every unit, not only those that changed tiles touch."""
+        """Counts windows. whole: look up every unit, not only those on changed tiles."""
         from preflight.tileset.windows import SealedTiles, count_windows, cut  # noqa: PLC0415 - loads numpy
 
         steps, tiles = steps_of(self._job), SealedTiles.of_rows(preview.rows)
@@ -164,12 +170,12 @@ class DescriptorStage:
         return Forecast(len(tiles), count, len(_not_embedded(fresh, store)))
 
     def build(self) -> Iterable[Path]:
-        """Embed the missing units and write the set; returns the segments it lies in."""
+        """Embeds the missing units and writes the set. Returns the segments that hold it."""
         units = open_units(self._job, self._layout)
         store = self.store()
         recorded = self._recorded()
         for path in store.segments():
-            # Damaged, it is embedded again. What no record vouches for is checked by its own hash.
+            # Remove a damaged segment: its rows are embedded again. A segment without a record is checked by its own hash.
             if self._digests.sha256(path) != recorded.get(path) and not store.check(path):
                 remove_file(path)
         store.forget()
@@ -180,7 +186,7 @@ class DescriptorStage:
         return store.segments()
 
     def _recorded(self) -> dict[Path, str]:
-        """The segments of the last finished run and their digests."""
+        """Returns the segments of the last finished run and their digests."""
         record = read_record(record_path(self._layout.descriptor_set))
         return (
             {}
@@ -189,7 +195,7 @@ class DescriptorStage:
         )
 
     def _embed(self, units: Units, store: DescriptorStore, missing: NDArray[np.int64]) -> None:
-        """Embed these rows of the units; committed piece by piece."""
+        """Embeds these rows of the units and commits them in pieces."""
         spec, total = self._spec, len(missing)
         inventory = Inventory.open(self._layout.inventory, vouched=True)
         rows, image = unit_images(units, missing, inventory, self._pixels(), self._images(), image_size(spec))
@@ -206,14 +212,14 @@ class DescriptorStage:
                     pending.add(batch.keys, batch.thumbs, batch.vectors)
                     self._run_log.counts["descriptors_generated"] += len(batch.keys)
             finally:
-                # What was embedded before an error or a signal is kept.
+                # Keep what was embedded before an error or a signal.
                 pending.commit()
             asked = self._job.config.descriptors.batch_size
             if batcher.effective_batch_size != asked:
                 self._run_log.warn(
                     "descriptor_batch_halved",
                     f"memory ran out: embedded in batches of {batcher.effective_batch_size} instead of {asked}; "
-                    "set descriptors.batch_size so, to have the same last bits on each build",
+                    f"set descriptors.batch_size to {batcher.effective_batch_size}, so that each build gives the same last bits",
                 )
 
     def _describe(self, units: Units, store: DescriptorStore) -> DescriptorSet:
@@ -230,7 +236,7 @@ class DescriptorStage:
         )
 
     def step(self) -> Step:
-        """As the rule judges it."""
+        """Returns the step for the up-to-date rule."""
         reads = (self._layout.inventory, units_file(self._job, self._layout), self._engine)
         return Step(
             "descriptors", DESCRIPTORS_VERSION, reads, self.components, (self._layout.descriptor_set,), self.build
@@ -245,7 +251,10 @@ def _missing(store: DescriptorStore, block: Block, keys: list[bytes]) -> int:
 
 
 def _not_embedded(units: Units, store: DescriptorStore) -> NDArray[np.int64]:
-    """The rows that the store does not have, block by block; of rows of a block that show the same (open sea), the first."""
+    """Returns the row numbers that the store lacks, block by block.
+
+    If rows of a block have equal content (open sea), only the first is returned.
+    """
     import numpy as np  # noqa: PLC0415 - heavy
 
     keys = units.keys()
@@ -258,7 +267,7 @@ def _not_embedded(units: Units, store: DescriptorStore) -> NDArray[np.int64]:
 
 
 class _Pending:
-    """Rows embedded and not yet committed: at most COMMIT_ROWS, each block of theirs a segment."""
+    """Rows that are embedded and not committed, at most COMMIT_ROWS. Each block becomes a segment."""
 
     def __init__(self, store: DescriptorStore, units: Units) -> None:
         self._store = store

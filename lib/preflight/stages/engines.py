@@ -1,4 +1,4 @@
-"""Engines: ONNX to engine, one task a backbone: the built-in model's file, what a model says of itself, and compiling it."""
+"""ONNX to engine, one task a backbone: write the built-in model, read what a model declares, compile it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step
 from takeoff.names import sidecar_name
 
-# Raised by hand when the built-in graph changes.
+# Raise it by hand when the built-in graph changes.
 BUILTIN_VERSION = 1
 INSPECT_VERSION = 2
 COMPILE_VERSION = 1
@@ -29,14 +29,14 @@ log = logging.getLogger("preflight.engines")
 
 
 def prepared_path(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompiler) -> Path:
-    """Where the ONNX file lies that an engine is compiled from: brought to the precision, or as the mission gave it."""
+    """Returns the path of the ONNX file to compile: with the precision written into it, or as the mission names it."""
     if not compiler.reads_precision(spec):
         return spec.onnx_path
     return layout.onnx / f"{spec.model_name}.{compiler.runtime_of(spec).name}.{spec.precision}.onnx"
 
 
 def builtin_step(spec: BackboneSpec, write: Callable[[Path], None]) -> Step:
-    """The built-in backbone's ONNX file, written by code."""
+    """Returns the step that writes the built-in backbone's ONNX file. write: writes it to a path."""
 
     def build() -> Iterable[Path]:
         with atomic_path(spec.onnx_path) as temporary:
@@ -47,12 +47,12 @@ def builtin_step(spec: BackboneSpec, write: Callable[[Path], None]) -> Step:
 
 
 def model_path(spec: BackboneSpec, layout: CacheLayout) -> Path:
-    """Where what is known of a backbone's ONNX file lies."""
+    """Returns the path of the facts that `inspect_step` reads from a backbone's ONNX file."""
     return layout.onnx / f"{spec.model_name}.json"
 
 
 def inspect_step(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompiler, digests: DigestCache) -> Step:
-    """Reads the ONNX file once: is it what the mission says, what does it put out, which files hold its weights."""
+    """Returns the step that reads the ONNX file once. It checks the inputs against the mission and notes outputs and weights."""
     target = model_path(spec, layout)
 
     def components() -> Mapping[str, str]:
@@ -63,7 +63,7 @@ def inspect_step(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompil
         summary = compiler.inspect(spec)
         value = {
             "outputs": {name: list(shape) for name, shape in summary.outputs.items()},
-            # Relative, so that nothing is read again because everything was moved.
+            # Relative paths, so that moving the whole folder does not make the step run again.
             "external_data": [os.path.relpath(path, spec.onnx_path.parent) for path in summary.external_data],
             "opset": summary.opset,
             "types": summary.types,
@@ -81,19 +81,19 @@ def inspect_step(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompil
 
 
 def _external_data(spec: BackboneSpec, layout: CacheLayout) -> list[Path]:
-    """The files an ONNX file's weights lie in. Raises FileNotFoundError before it was read."""
+    """Returns the files that hold an ONNX file's weights. Raises FileNotFoundError before the inspection."""
     names = json.loads(model_path(spec, layout).read_bytes())["external_data"]
     return [spec.onnx_path.parent / name for name in names]
 
 
 def model_digests(spec: BackboneSpec, layout: CacheLayout, digests: DigestCache) -> dict[str, str]:
-    """The digests of the ONNX file and of each file its weights lie in, by name. Raises FileNotFoundError."""
+    """Returns name -> digest of the ONNX file and of each file with its weights. Raises FileNotFoundError."""
     names = {f"onnx weights {path.name}": digests.sha256(path) for path in _external_data(spec, layout)}
     return {"onnx": digests.sha256(spec.onnx_path), **names}
 
 
 def descriptor_dim(spec: BackboneSpec, layout: CacheLayout) -> int:
-    """The length of a descriptor backbone's one output. Raises BackboneError, FileNotFoundError."""
+    """Returns the length of a descriptor backbone's only output. Raises BackboneError, FileNotFoundError."""
     outputs = json.loads(model_path(spec, layout).read_bytes())["outputs"]
     shapes = list(outputs.values())
     if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] is None:
@@ -107,7 +107,7 @@ def descriptor_dim(spec: BackboneSpec, layout: CacheLayout) -> int:
 def compile_step(
     spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompiler, digests: DigestCache, run_log: RunLog
 ) -> Step:
-    """One engine. The artifact's bytes need not be reproducible: it is reused by its action key."""
+    """Returns the step that compiles one engine. Its bytes need not be reproducible: it is reused by its action key."""
     target = layout.engines / str(compiler.name(spec))
     source = prepared_path(spec, layout, compiler)
 
@@ -116,7 +116,7 @@ def compile_step(
         return {**compiler.components(spec, model_digests(spec, layout, digests)), **prepared}
 
     def state() -> object:
-        """Every input by content, and each file by when it was written: there and back is a change too."""
+        """Every input by content, and each file by its time of writing. A file changed and changed back counts as changed."""
         files = dict.fromkeys((spec.onnx_path, source, *_external_data(spec, layout)))
         return dict(components()), [signature(path) for path in files]
 
@@ -154,7 +154,7 @@ def compile_step(
 
 
 def _digest_or_absence(path: Path, digests: DigestCache) -> str:
-    """So worded that a file that is still to be made hides no other change, and is no certain one itself."""
+    """The digest, or a text for a file that does not exist yet. The dry run reads the text's ending."""
     try:
         return digests.sha256(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Index: the descriptors, in the inventory's order, in one deterministic HNSW graph."""
+"""The index: every descriptor, in the order of the inventory, in one deterministic HNSW graph."""
 
 from __future__ import annotations
 
@@ -38,14 +38,17 @@ def index_step(
     digests: DigestCache,
     run_log: RunLog,
 ) -> Step:
-    """The index and its sidecar. identity: what decides its bytes beside vectors and parameters, known without FAISS."""
+    """Returns the step that writes the index and its sidecar.
+
+    identity: what decides the bytes beside vectors and parameters. It is known without importing FAISS.
+    """
     parameters = job.index_parameters
     sidecar = layout.index.with_name(sidecar_name(layout.index.name))
 
     def components() -> Mapping[str, str]:
         descriptors = DescriptorSet.read(layout.descriptor_set)
         return {
-            # Not the engine: where new engines give the same vectors, nothing is built again.
+            # The engine is not a component: if a new engine gives equal vectors, the index stays.
             "ids": descriptors.ids_sha256,
             "vectors": descriptors.matrix_sha256,
             "m": str(parameters.m),
@@ -60,7 +63,7 @@ def index_step(
         library = factory()
         if library.identity() != dict(identity):
             raise IndexBuildError(
-                f"FAISS says it is {library.identity()}, {dict(identity)} was expected; repair the installation"
+                f"FAISS reports {library.identity()}, but {dict(identity)} is installed: reinstall FAISS"
             )
         with atomic_path(layout.index) as temporary:
             if _retunable(layout.index, components(), digests):
@@ -77,7 +80,7 @@ def index_step(
 
 
 def _retunable(index: Path, components: Mapping[str, str], digests: DigestCache) -> bool:
-    """Whether the index that lies there, unharmed, differs from the one asked for in nothing but ef_search."""
+    """Returns whether the existing index is intact and differs from the wanted one in ef_search only."""
     record = read_record(record_path(index))
     if record is None or record.version != INDEX_VERSION or not index.is_file():
         return False
@@ -88,7 +91,7 @@ def _retunable(index: Path, components: Mapping[str, str], digests: DigestCache)
 def _build_anew(
     job: Job, layout: CacheLayout, store: DescriptorStore, library: DescriptorIndexFactory, target: Path
 ) -> None:
-    """Every unit's id and descriptor, into a new graph. Raises IndexBuildError."""
+    """Builds a new graph from the id and descriptor of every unit. Raises IndexBuildError."""
     descriptors = DescriptorSet.read(layout.descriptor_set)
     units = open_units(job, layout)
     vectors = _proved(store.gather(units.blocks(), units.keys()), descriptors.matrix_sha256)
@@ -96,7 +99,7 @@ def _build_anew(
 
 
 def _proved(chunks: Iterable[NDArray[np.float32]], expected: str) -> Iterator[NDArray[np.float32]]:
-    """The chunks, which together must be the matrix that was described."""
+    """Passes the chunks on, and checks at the end that together they are the recorded matrix. Raises IndexBuildError."""
     import hashlib  # noqa: PLC0415 - with the only function that needs it
 
     digest = hashlib.sha256()

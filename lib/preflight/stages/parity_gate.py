@@ -1,4 +1,4 @@
-"""Parity: the gate: an engine, as it was exported, against the ONNX reference."""
+"""The parity gate: compares the exported engine with the ONNX reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARITY_BATCH = 32
 
 
 def parity_path(spec: BackboneSpec, layout: CacheLayout) -> Path:
-    """Where the gate's report on a backbone lies."""
+    """Returns the path of the gate's report on a backbone."""
     return layout.work / "parity" / f"{spec.model_name}.json"
 
 
@@ -41,7 +41,7 @@ def parity_step(
     images: Callable[[], ImageCodec],
     reference_version: str,
 ) -> Step:
-    """The gate: the exported bytes, imported again, against ONNX Runtime fp32 on real tiles of the area."""
+    """Returns the gate's step. It imports the exported engine and compares it with ONNX Runtime fp32 on real tiles."""
     engine = layout.engines / str(compiler.name(spec))
     target = parity_path(spec, layout)
 
@@ -49,7 +49,7 @@ def parity_step(
         return {
             **model_digests(spec, layout, digests),
             "engine": digests.sha256(engine),
-            # Equal bytes can mean other numbers under another version.
+            # Equal bytes can give other numbers under another version.
             "runtime": f"{compiler.runtime_of(spec).name} {compiler.runtime_of(spec).version}",
             "sample": digests.sha256(layout.parity_sample),
             "threshold": repr(_threshold(spec)),
@@ -83,12 +83,12 @@ def parity_step(
 
 
 def _threshold(spec: BackboneSpec) -> float:
-    """The mission's for this model, else its precision's."""
+    """The mission's threshold for this model, else the default of its precision."""
     return THRESHOLDS[spec.precision] if spec.parity_cosine is None else spec.parity_cosine
 
 
 def _feed(spec: BackboneSpec, layout: CacheLayout, images: ImageCodec) -> Mapping[str, NDArray[np.generic]]:
-    """The parity sample as the backbone takes it; seeded numbers for one that does not take an image."""
+    """Returns the sample as input of the backbone; random numbers with a fixed seed if it takes no image."""
     import numpy as np  # noqa: PLC0415 - heavy
 
     tiles = np.load(layout.parity_sample, allow_pickle=False)

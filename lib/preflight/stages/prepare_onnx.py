@@ -1,7 +1,7 @@
-"""Calibration and precision: the steps between an ONNX file and a runtime that reads its precision there.
+"""Calibrates a model and writes its precision into the ONNX file, for runtimes that read the precision there.
 
-A table of ranges is measured once on a sample of the area's tiles, by ONNX Runtime in fp32, and kept: the sample stays when
-tiles change, and the table serves every precision and runtime. From it and the model comes an ONNX file in the precision asked.
+ONNX Runtime measures a table of tensor ranges once, in fp32, on a sample of the area's tiles. The sample stays when tiles
+change. The table serves every precision and runtime. Table and model give an ONNX file in the wanted precision.
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ __all__ = ["Preparation", "prepare_without_tiles", "table_path"]
 CALIBRATE_VERSION = 1
 PREPARE_VERSION = 1
 CALIBRATION_BATCH = 8
-# Numbers for models that take no tiles; other ones than the gate's.
+# For models that take no tiles. The seed differs from the gate's.
 SYNTHETIC_SEED = 2
 SYNTHETIC_SAMPLES = 32
 
 
 def table_path(spec: BackboneSpec, layout: CacheLayout) -> Path:
-    """Where a backbone's calibration table lies."""
+    """Returns the path of a backbone's calibration table."""
     return layout.calibration / f"{spec.model_name}.json"
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Brings one backbone's ONNX file to its precision, where the runtime reads it there.
+    """Writes one backbone's precision into its ONNX file, if its runtime reads the precision there.
 
-    tools: made when needed, since it loads ONNX. versions: of what measures, and of all that writes. recalibrate: a table that is
-    there counts for nothing.
+    tools: called when needed, because it loads ONNX.
+    versions: version of the tool that measures, and versions of all tools that write.
+    recalibrate: ignore an existing table.
     """
 
     spec: BackboneSpec
@@ -68,7 +69,7 @@ class Preparation:
     recalibrate: bool
 
     def steps(self) -> tuple[Step, ...]:
-        """Calibrate, then write; none where the runtime is told its precision."""
+        """Returns the steps that calibrate and write; none if the runtime is told the precision."""
         return (self._calibrate(), self._write()) if self.compiler.reads_precision(self.spec) else ()
 
     def _calibrate(self) -> Step:
@@ -76,7 +77,7 @@ class Preparation:
 
         def build() -> Iterable[Path]:
             if not self._kept(target):
-                # One temporary for both, so that what a kill leaves is swept as any other.
+                # One temporary file for both, so that the sweep finds what a killed run leaves.
                 with atomic_path(target) as temporary:
                     table = self._measured(temporary)
                     temporary.write_bytes(table.encode())
@@ -116,7 +117,7 @@ class Preparation:
         return Step(f"precision:{spec.model_name}", PREPARE_VERSION, reads, components, (target,), build)
 
     def _kept(self, target: Path) -> bool:
-        """Whether the table that is there serves. Raises CalibrationCacheError for one that is not ours to replace."""
+        """Returns whether the existing table can be used. Raises CalibrationCacheError for a foreign table that does not fit."""
         if self.recalibrate or not target.is_file():
             return False
         content = target.read_bytes()
@@ -124,7 +125,7 @@ class Preparation:
         record = read_record(record_path(target))
         ours = record is not None and record.outputs.get(target.name) == hashlib.sha256(content).hexdigest()
         if table.key != key and ours:
-            return False  # measured here, for what was asked then
+            return False  # this program measured it for other inputs
         table.check_made_for(key, str(target))
         return True
 
@@ -145,12 +146,12 @@ class Preparation:
         return (self.layout.calibration_sample,) if image_size(self.spec) is not None else ()
 
     def _measured(self, probe: Path) -> CalibrationTable:
-        """probe: a file to write the model into that tells of its tensors."""
+        """Measures the ranges. probe: path for the copy of the model that outputs its tensors."""
         ranges, samples = _ranges(self.spec, self.compiler, self.tools(), self._batches(), probe)
         return CalibrationTable(self._key(), samples, ranges)
 
     def _batches(self) -> Iterator[Batch]:
-        """The sample as the backbone takes it."""
+        """Yields the sample as inputs of the backbone."""
         import numpy as np  # noqa: PLC0415 - heavy
 
         spec, size = self.spec, image_size(self.spec)
@@ -167,9 +168,9 @@ class Preparation:
 def prepare_without_tiles(
     spec: BackboneSpec, compiler: EngineCompiler, tools: Callable[[], PrecisionTools], folder: Path
 ) -> BackboneSpec:
-    """The spec with an ONNX file in its precision, written into `folder`: to see whether it compiles, not to fly with.
+    """Writes an ONNX file in the spec's precision into `folder`, to find out whether it compiles. Not for flight.
 
-    It is calibrated on numbers that are made up. The spec as it is, where the runtime is told its precision.
+    It is calibrated on random numbers. Returns the spec with the new file, or unchanged if the runtime is told the precision.
 
     Raises:
         BackboneError, EngineBuildError: as `PrecisionTools` does.
@@ -186,7 +187,7 @@ def prepare_without_tiles(
 def _ranges(
     spec: BackboneSpec, compiler: EngineCompiler, tools: PrecisionTools, batches: Iterable[Batch], probe: Path
 ) -> tuple[dict[str, tuple[float, float]], int]:
-    """How far the tensors of a model reach, and on how many samples. Raises EngineBuildError."""
+    """Returns (lowest, highest) value of each tensor, and the number of samples. Raises EngineBuildError."""
     tools.probe(spec, probe)
     found: dict[str, tuple[float, float]] = {}
     samples = 0
@@ -197,8 +198,8 @@ def _ranges(
     broken = sorted(name for name, reach in found.items() if any(math.isnan(bound) for bound in reach))
     if broken:
         raise EngineBuildError(
-            f"{spec.onnx_path} gives values that are no numbers on the calibration sample, first in {broken[0]}. Check its "
-            "preprocessing in the mission, or export it again."
+            f"{spec.onnx_path} gives NaN on the calibration sample, first in tensor {broken[0]}. Check its preprocessing in "
+            "the mission, or export it again."
         )
     return found, samples
 
@@ -210,7 +211,7 @@ def _made_up(spec: BackboneSpec, types: Mapping[str, str]) -> Iterator[Batch]:
 
 
 def _step(spec: BackboneSpec) -> int:
-    """Samples a batch: as many as a graph of fixed batch size takes, or a multiple of it."""
+    """Samples in a batch: the graph's fixed batch size, or a multiple of it."""
     fixed = next(iter(spec.inputs.values()))[0]
     return fixed * max(1, CALIBRATION_BATCH // fixed)
 

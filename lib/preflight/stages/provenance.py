@@ -1,6 +1,6 @@
-"""provenance.json: where the sealed tiles come from and under which terms, and what of the area they cover.
+"""provenance.json: the sources of the sealed tiles, their terms of use, and how much of the area they cover.
 
-Format: docs/manifest-format.md. Written in the manifest stage, because it is signed, and because it changes where no tile does.
+Format: docs/manifest-format.md. The manifest stage writes it because it is signed, and because it can change without a tile.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PROVENANCE_VERSION = 1
 
 
 def provenance_step(layout: CacheLayout, store: Callable[[], TileMetadataStore]) -> Step:
-    """The step that writes it. store: asked for when the step is judged.
+    """Returns the step that writes provenance.json. Calls `store` when the step is judged.
 
-    Its whole content is in its action key: recording where a source comes from does not advance the store's revision, so
-    that other terms of the same tiles lead to another manifest and to nothing else.
+    The action key contains the whole content. A source's record does not advance the store's revision. So new terms for
+    the same tiles lead to a new manifest and to nothing else.
     """
 
     def content() -> dict[str, Any]:
-        # Before the store is opened: where nothing is sealed yet, there is nothing to ask it.
+        # Read this before opening the store: if nothing is sealed yet, the store is not needed.
         sealed = json.loads(layout.coverage.read_bytes())
         return _content(sealed, store().sources())
 
@@ -48,10 +48,10 @@ def provenance_step(layout: CacheLayout, store: Callable[[], TileMetadataStore])
 
 
 def _content(sealed: Mapping[str, Any], records: Iterable[SourceRecord]) -> dict[str, Any]:
-    """sealed: what the seal says of its set (coverage.json); its tiles by source are told with their origins."""
+    """Returns the content. sealed: coverage.json; its counts by source move to the entries of the sources."""
     origins: dict[str, list[dict[str, str | None]]] = {name: [] for name in sealed["sources"]}
     for record in sorted(records, key=lambda record: (record.name, record.origin)):
-        # A source of which no tile was sealed is none of this cache's.
+        # A source without a sealed tile does not belong to this cache.
         if record.name in origins:
             origins[record.name].append(_origin(record))
     return {
@@ -72,5 +72,5 @@ def _origin(record: SourceRecord) -> dict[str, str | None]:
 
 
 def _utc(moment: datetime) -> str:
-    """RFC 3339 in UTC, whole seconds, rounded down."""
+    """Formats a time as RFC 3339 in UTC, in whole seconds, rounded down."""
     return moment.astimezone(timezone.utc).replace(microsecond=0, tzinfo=None).isoformat() + "Z"

@@ -1,4 +1,4 @@
-"""Reading a sealed tile: its bytes are hashed as they are read and must be those that were sealed."""
+"""Reads sealed tiles. Hashes the bytes as it reads them: they must be the bytes that were sealed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ if TYPE_CHECKING:
 
 
 def intact(pixels: TilePixelStore, path: str, sha256: str) -> bool:
-    """Whether a tile's file is there and holds the bytes its row records."""
+    """Returns whether a tile's file exists and has the digest `sha256`."""
     try:
         with pixels.open_tile(path) as file:
             return hashlib.sha256(file.read()).hexdigest() == sha256
     except (TileContentError, OSError):
-        # OSError: it opens, but the medium does not give its bytes.
+        # OSError: the file opens, but the medium does not return its bytes.
         return False
 
 
 def read_tile(
     inventory: Inventory, number: int, pixels: TilePixelStore, images: ImageCodec, size: int | tuple[int, int] | None
 ) -> NDArray[np.uint8]:
-    """The tile in row `number` as (height, width, 3) uint8 RGB, resized to `size` (side, or height and width).
+    """Returns the tile in row `number` as (height, width, 3) uint8 RGB.
+
+    size: the wanted side, or (height, width), in pixels; None keeps the tile's own size.
 
     Raises:
-        TileContentError: the file is missing, its bytes are not those sealed, or it does not decode; names the tile.
+        TileContentError: the file is missing, its bytes are not the sealed bytes, or it cannot be decoded. Names the tile.
     """
     row = inventory.rows[number]
     path = inventory.path(number)
@@ -45,7 +47,7 @@ def read_tile(
     except TileContentError as error:
         raise TileContentError(f"{name}: {error}; import it again with `doit import SOURCE --update`") from error
     except OSError as error:
-        # Reading, unlike opening, does not say of which file.
+        # An error while reading does not name the file, unlike an error while opening.
         raise TileContentError(
             f"{name} cannot be read ({error.strerror or error}). Check the disk the tile store lies on, then import the "
             "tile again with `doit import SOURCE --update`"

@@ -1,4 +1,4 @@
-"""Samples: tiles drawn once from the sealed set, for the parity gate and for calibration, and kept when tiles change."""
+"""Samples for the parity gate and for calibration. They are drawn once from the sealed set and kept when tiles change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sample_step(
     *,
     recalibrate: bool,
 ) -> Step:
-    """Tiles drawn once for the parity gate and kept when tiles change, until `recalibrate=1` asks for new ones."""
+    """Returns the step that draws tiles for the parity gate. They are kept until `recalibrate=1` asks for new ones."""
     first = slice(SAMPLE_SIZE)
     return _drawn("sample", layout.parity_sample, lambda _: first, SAMPLE_SIZE, layout, pixels, images, recalibrate)
 
@@ -38,7 +38,10 @@ def calibration_sample_step(
     *,
     recalibrate: bool,
 ) -> Step:
-    """Tiles drawn once to calibrate models on, and kept as the gate's are: others than those, where there are as many again."""
+    """Returns the step that draws tiles for calibration. They are kept like those of the gate.
+
+    They differ from the gate's tiles if the set has at least twice as many tiles as the gate's sample.
+    """
 
     def chosen(total: int) -> slice:
         first = SAMPLE_SIZE if total >= 2 * SAMPLE_SIZE else 0
@@ -58,7 +61,7 @@ def _drawn(
     images: Callable[[], ImageCodec],
     recalibrate: bool,
 ) -> Step:
-    """places: of how many tiles -> which of them, in the order of their hashes."""
+    """places: number of tiles -> which of them to draw, in the order of their hashes."""
     asked = [recalibrate]
 
     def components() -> Mapping[str, str]:
@@ -68,7 +71,7 @@ def _drawn(
         import numpy as np  # noqa: PLC0415 - heavy
 
         inventory = Inventory.open(layout.inventory, vouched=True)
-        # The smallest hashes: a draw that needs no seed and does not follow the ground.
+        # The smallest hashes make a draw that needs no seed and is independent of the place on the ground.
         order = np.argsort(hash_heads(inventory), kind="stable")
         chosen = sorted(int(number) for number in order[places(len(order))])
         tiles = [read_tile(inventory, number, pixels(), images(), SAMPLE_PIXELS) for number in chosen]

@@ -1,4 +1,4 @@
-"""Self-test: would simulated photographs of this area be recognised by the engine and index just built?"""
+"""The self-test: does the engine and index just built find simulated photographs of this area?"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TILE_PIXELS = 256
 
 
 class SelftestStage:
-    """Draws seeded queries from the map and looks them up as the aircraft would."""
+    """Draws queries from the map with a fixed seed and looks them up as the aircraft does."""
 
     def __init__(
         self,
@@ -65,9 +65,10 @@ class SelftestStage:
         return self._layout.engines / str(self._compiler.name(self._spec))
 
     def components(self) -> Mapping[str, str]:
-        """Of the action key.
+        """Returns the components of the action key.
 
-        The index counts by its bytes and what searches it; the engine, whose bytes need not be reproducible, by its key.
+        The index counts by its bytes and by the library that searches it. The engine counts by its action key, because its
+        bytes need not be reproducible.
         """
         return {
             "index": record_of(self._layout.index).outputs[self._layout.index.name],
@@ -81,7 +82,7 @@ class SelftestStage:
         }
 
     def build(self) -> Iterable[Path]:
-        """Measure and write selftest.json."""
+        """Measures, and writes selftest.json."""
         from preflight.evaluation.retrieval_quality import evaluate  # noqa: PLC0415 - loads numpy
         from preflight.tileset.tile_lookup import TileLookup  # noqa: PLC0415 - loads numpy
 
@@ -94,13 +95,13 @@ class SelftestStage:
         pixels = self._pixels()
         height, _ = image_size(self._spec) or (224, 224)
 
-        # A query looks at nine tiles, its neighbours at most of them again.
+        # A query reads nine tiles. The next query reads most of them again.
         @lru_cache(maxsize=64)
         def open_rgb(zoom: int, x: int, y: int) -> NDArray[np.uint8] | None:
             number = places.row(zoom, x, y)
             return None if number < 0 else read_tile(inventory, number, pixels, images, TILE_PIXELS)
 
-        # Opened by the first search, when the walk over the thumbnails is done: both take memory.
+        # Open the index at the first search, after the pass over the thumbnails. Both take memory.
         @lru_cache(maxsize=1)
         def index() -> DescriptorIndex:
             return self._index().open(self._layout.index)
@@ -123,7 +124,7 @@ class SelftestStage:
         return ()
 
     def _embed(self, engine: Engine, views: NDArray[np.uint8], images: ImageCodec) -> NDArray[np.float32]:
-        """In batches of the build's size, the last one padded: batch size can change the last bits."""
+        """Embeds in batches of the build's size and pads the last one: the batch size can change the last bits."""
         import numpy as np  # noqa: PLC0415 - heavy
 
         size = self._job.config.descriptors.batch_size
@@ -145,7 +146,7 @@ class SelftestStage:
             at += len(chunk)
 
     def step(self) -> Step:
-        """As the rule judges it."""
+        """Returns the step for the up-to-date rule."""
         reads = (self._layout.inventory, units_file(self._job, self._layout), self._layout.index, self._engine)
         return Step("selftest", SELFTEST_VERSION, reads, self.components, (self._layout.selftest,), self.build)
 

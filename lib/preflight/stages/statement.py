@@ -1,4 +1,4 @@
-"""Statement: what a manifest says of a cache, gathered from what was built."""
+"""The statement: the facts that a manifest states about a cache, read from what was built."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DAY = 86400
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What there is to say of one job's cache, read from what lies in work/. Raises FileNotFoundError where it does not yet.
+    """Reads the facts about one job's cache from work/. Each method raises FileNotFoundError if a stage did not run yet.
 
-    builder: what built it, by name and version.
+    builder: name -> version of each program that built the cache.
     """
 
     job: Job
@@ -33,7 +33,7 @@ class Facts:
     builder: dict[str, str]
 
     def components(self) -> dict[str, str]:
-        """Everything that decides a statement but its signer, the time and the generation's number."""
+        """Returns everything that decides a statement, except its signer, its times and its generation number."""
         section = self.job.config.manifest
         artifacts = artifact_paths(self.job, self.layout, self.compiler)
         return {
@@ -50,7 +50,7 @@ class Facts:
         }
 
     def stated(self, *, generation: int, issued_at: int, valid_from: int) -> format_.Manifest:
-        """The statement of this number and these times, in seconds since 1970."""
+        """Returns the manifest with this generation number and these times, in seconds since 1970."""
         identity = self.identity()
         section = self.job.config.manifest
         artifacts = artifact_paths(self.job, self.layout, self.compiler)
@@ -72,7 +72,7 @@ class Facts:
         )
 
     def identity(self) -> format_.Identity:
-        """What decides the content of this cache (D-C10-1)."""
+        """Returns what decides the content of this cache (D-C10-1)."""
         job, layout = self.job, self.layout
         header = read_header(layout.inventory)
         coverage = json.loads(layout.coverage.read_bytes())
@@ -105,7 +105,7 @@ class Facts:
         )
 
     def selftest(self) -> dict[str, str]:
-        """The self-test's result as the manifest states it."""
+        """Returns the result of the self-test as the manifest states it."""
         result = json.loads(self.layout.selftest.read_bytes())
         known, unknown = result["heading_known"], result["heading_unknown"]
         return {

@@ -36,18 +36,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEAL_VERSION = 4
-# Tiles a thread checks in one go.
+# Tiles that a thread checks in one task.
 CHECKED = 512
-# Paths held in memory at a time.
+# Paths that are held in memory at a time.
 PATHS = 1 << 14
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a plan knows of the tiles. present: None until the rows are counted. rows: those that may need embedding.
+    """What a plan knows about the tiles before they are sealed.
 
-    changed: the tiles of the last seal that `rows` replace; None where `rows` are the whole set.
+    expected: tiles of the area. present: tiles that the store has; None until the rows are counted.
+    rows: tiles that may need embedding.
+    changed: the (zoom, x, y) of the last seal that `rows` replace; None if `rows` are the whole set.
     """
 
     expected: int
@@ -57,7 +59,7 @@ class Preview:
 
 
 class SealStage:
-    """The inventory of the area's tiles. O(1) to judge: the store's revision stands for its rows."""
+    """Writes the inventory of the area's tiles. Judging it is O(1): the store's revision stands for its rows."""
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class SealStage:
         self._outputs = (layout.inventory, layout.coverage, layout.tile_lines, layout.tile_times, layout.tile_findings)
 
     def components(self) -> Mapping[str, str]:
-        """Of the action key."""
+        """Returns the components of the action key."""
         job, revision = self._job, self._store().revision()
         return {
             "area": job.area.digest(),
@@ -92,7 +94,10 @@ class SealStage:
         }
 
     def rerun_reason(self) -> str | None:
-        """Tiles grow old although nothing changes; and a clock that was ahead when they were sealed may have been set."""
+        """Returns why to seal again with an equal key: a tile became too old, or its date lies in the future.
+
+        The second happens when the clock ran ahead at the last seal and was corrected since.
+        """
         allowed, now, summary = self._job.max_tile_age, self._clock(), self._sealed()
         if (age := now - _moment(summary["oldest_captured_us"])) > allowed:
             return f"a tile is {age.days} days old, {allowed.days} are allowed"
@@ -100,16 +105,16 @@ class SealStage:
         return f"a tile is dated {newest:%Y-%m-%d}, in the future" if newest > now + MOST_AHEAD else None
 
     def _sealed(self) -> dict[str, Any]:
-        """What coverage.json says of the last seal. Raises FileNotFoundError."""
+        """Returns coverage.json of the last seal. Raises FileNotFoundError."""
         found: dict[str, Any] = json.loads(self._layout.coverage.read_bytes())
         return found
 
     def build(self) -> Iterable[Path]:
-        """Seal: only what changed where that is known, else every row of the area.
+        """Seals the tile set. Reads only the changed tiles if the store can name them, else every row of the area.
 
         Raises:
             CoverageError: tiles are missing, too old, dated in the future, or corrupt.
-            TileContentError: a row may not be sealed.
+            TileContentError: a row cannot be sealed.
             InputChangedError: the store changed meanwhile.
         """
         metadata = self._store()
@@ -121,7 +126,7 @@ class SealStage:
         )
         if metadata.revision() != before:
             raise InputChangedError("the tile store changed while its tiles were sealed; run the command again")
-        # Hashed as they were written: they are the aggregate's very lines.
+        # The aggregate is the hash of exactly these lines, computed as they were written.
         self._digests.adopt(self._layout.tile_lines, header.aggregate)
         atomic_write(self._layout.tile_findings, findings.records.tobytes())
         summary = _summary(self._layout, header, findings, len(tiles))
@@ -133,12 +138,12 @@ class SealStage:
         if poor:
             self._run_log.warn(
                 "poor_texture",
-                f"{poor} of {count} tiles show little (water, sand, fog): an aircraft above them will hardly be recognised",
+                f"{poor} of {count} tiles have little texture (water, sand, fog): the aircraft will rarely find its place there",
                 tiles=poor,
             )
 
     def preview(self) -> Preview:
-        """What sealing now would find; nothing is written. Where only a few tiles changed, only they are read."""
+        """Returns what sealing now would find. Writes nothing. Reads only the changed tiles if the store can name them."""
         from preflight.tileset.resealing import places_of  # noqa: PLC0415 - loads numpy
 
         metadata = self._store()
@@ -167,9 +172,10 @@ class SealStage:
         return header, walk.findings()
 
     def _corrupt(self, inventory: Inventory, changed: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
-        """Of the tiles that were not in the last seal or are known to have changed, those whose file is not what was imported.
+        """Yields the tiles whose file does not hold the bytes that were imported.
 
-        Each is read once when it becomes part of the set, so that all are known before the first hour of work.
+        Reads each tile once, when it becomes part of the set: tiles that the last seal did not have, and changed tiles.
+        So every corrupt tile is known before the first hour of work.
         """
         import numpy as np  # noqa: PLC0415 - heavy
 
@@ -179,9 +185,9 @@ class SealStage:
         record = read_record(record_path(self._layout.inventory))
         if record is not None and record.version == SEAL_VERSION and self._as_recorded(record, self._layout.inventory):
             last = Inventory.open(self._layout.inventory, vouched=True)
-            # Also one that lies elsewhere now: its row may name no file.
+            # A tile whose path changed counts as new: its row may name a file that does not exist.
             fresh = ~np.isin(_files(inventory), _files(last))
-            # Also one that took the bytes of another tile.
+            # A changed tile may have the bytes of another tile of the last seal.
             fresh[places_of(inventory, changed)] = True
         pixels = self._pixels()
 
@@ -199,11 +205,11 @@ class SealStage:
                 for row in inventory.rows[found]:
                     yield int(row["zoom"]), int(row["x"]), int(row["y"])
         finally:
-            # Stopped half-way, what waits is not done first.
+            # If the caller stops early, drop the waiting tasks.
             pool.shutdown(cancel_futures=True)
 
     def _changed(self, metadata: TileMetadataStore) -> frozenset[tuple[int, int, int]] | None:
-        """The tiles changed since the last seal of the same area; None where that cannot be known."""
+        """Returns the tiles that changed since the last seal of the same area; None if that cannot be known."""
         record = read_record(record_path(self._layout.inventory))
         if record is None or record.version != SEAL_VERSION:
             return None
@@ -220,7 +226,7 @@ class SealStage:
     def _patch(
         self, metadata: TileMetadataStore, tiles: Cover, changed: Iterable[tuple[int, int, int]]
     ) -> tuple[SealedHeader, Findings] | None:
-        """The last seal with the changed tiles in it; None where the set would be refused: the walk then says why."""
+        """Seals the last set again with the changed tiles. Returns None if the set would be refused; the walk says why."""
         from preflight.tileset.resealing import SealedFiles, reseal  # noqa: PLC0415 - loads numpy
 
         job, layout = self._job, self._layout
@@ -251,14 +257,14 @@ class SealStage:
         return header, findings
 
     def step(self) -> Step:
-        """As the rule judges it."""
+        """Returns the step for the up-to-date rule."""
         reads = () if self._job.area_file is None else (self._job.area_file,)
         return Step("tiles", SEAL_VERSION, reads, self.components, self._outputs, self.build, self.rerun_reason)
 
 
 @contextmanager
 def _writing(layout: CacheLayout) -> Iterator[tuple[BinaryIO, Companions]]:
-    """The inventory and its companions, replaced together when the block ends well."""
+    """Opens the inventory and its companion files. Replaces all of them when the block ends without an error."""
     with ExitStack() as stack:
         paths = (layout.inventory, layout.tile_lines, layout.tile_times)
         places = [stack.enter_context(atomic_path(path)) for path in paths]
@@ -268,13 +274,16 @@ def _writing(layout: CacheLayout) -> Iterator[tuple[BinaryIO, Companions]]:
 
 
 def hash_heads(inventory: Inventory) -> NDArray[np.uint64]:
-    """The first 8 bytes of each tile's hash."""
+    """Returns the first 8 bytes of each tile's hash: (N,) uint64."""
     heads: NDArray[np.uint64] = columns_of(inventory.rows, "sha256")[0][:, :8].copy().view(">u8")[:, 0]
     return heads
 
 
 def _files(inventory: Inventory) -> NDArray[np.uint64]:
-    """A number for each tile's hash and path; two that differ have the same one in 2^64 cases. Holds within this process."""
+    """Returns one number for each tile's hash and path: (N,) uint64. Two pairs collide with probability 2^-64.
+
+    The numbers are valid in this process only.
+    """
     import numpy as np  # noqa: PLC0415 - heavy
 
     offsets, blob = inventory.path_table()
@@ -287,7 +296,7 @@ def _files(inventory: Inventory) -> NDArray[np.uint64]:
 
 
 def _summary(layout: CacheLayout, header: SealedHeader, findings: Findings, expected: int) -> dict[str, Any]:
-    """What coverage.json says of the set."""
+    """Returns the content of coverage.json."""
     import numpy as np  # noqa: PLC0415 - heavy
 
     inventory = Inventory.open(layout.inventory, vouched=True)

@@ -1,4 +1,4 @@
-"""Units: what the index holds a descriptor of: the sealed tiles, or where the mission asks for overlap, windows over them."""
+"""Retrieval units: the index holds one descriptor for each. They are sealed tiles or, with overlap, windows over them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ WINDOWS_VERSION = 1
 
 
 class Units(NamedTuple):
-    """rows: a structured array with the fields id, zoom, x, y, lat, lon and sha256, ascending by (zoom, lat, lon).
+    """The units of a sealed tile set.
 
-    steps: units along a tile's side; x and y count them.
+    rows: a structured array with the fields id, zoom, x, y, lat, lon and sha256, ascending by (zoom, lat, lon).
+    steps: units along a tile's side; x and y count in these steps.
     """
 
     rows: NDArray[np.void]
     steps: int
 
     def keys(self) -> NDArray[np.uint8]:
-        """(N, 32): what each descriptor is kept under."""
+        """Returns (N, 32) uint8: the key of each unit in the descriptor store."""
         keys: NDArray[np.uint8] = columns_of(self.rows, "sha256")[0]
         return keys
 
     def blocks(self) -> NDArray[np.int32]:
-        """(N, 3): the block of the descriptor store each unit lies in, that of its north-western tile."""
+        """Returns (N, 3) int32: the block of the descriptor store for each unit, given by its north-western tile."""
         import numpy as np  # noqa: PLC0415 - heavy
 
         blocks, side = np.empty((len(self.rows), 3), np.int32), 256 * self.steps
@@ -47,7 +48,7 @@ class Units(NamedTuple):
         return blocks
 
     def by_block(self) -> Iterator[tuple[Block, NDArray[np.int64]]]:
-        """Each block with the rows in it, ascending."""
+        """Yields each block with the row numbers of its units, ascending."""
         import numpy as np  # noqa: PLC0415 - heavy
 
         blocks = self.blocks()
@@ -60,17 +61,17 @@ class Units(NamedTuple):
 
 
 def steps_of(job: Job) -> int:
-    """Units along a tile's side, as the mission asks."""
+    """Returns the number of units along a tile's side that the mission asks for."""
     return STEPS[job.config.descriptors.overlap]
 
 
 def units_file(job: Job, layout: CacheLayout) -> Path:
-    """The file they are listed in."""
+    """Returns the path of the file that lists the units."""
     return layout.inventory if steps_of(job) == 1 else layout.windows
 
 
 def open_units(job: Job, layout: CacheLayout) -> Units:
-    """Those of the last seal, memory-mapped; the rule has vouched for the files. Raises TileContentError."""
+    """Maps the units of the last seal. The up-to-date rule has checked the files before. Raises TileContentError."""
     steps = steps_of(job)
     if steps == 1:
         return Units(Inventory.open(layout.inventory, vouched=True).rows, 1)
@@ -80,7 +81,7 @@ def open_units(job: Job, layout: CacheLayout) -> Units:
 
 
 def units_step(job: Job, layout: CacheLayout) -> Step:
-    """The windows over the sealed tiles. Raises, when it runs, TileContentError for two windows of one id."""
+    """Returns the step that cuts windows over the sealed tiles. It raises TileContentError if two windows have one id."""
     steps = steps_of(job)
 
     def components() -> Mapping[str, str]:
