@@ -1,7 +1,7 @@
 """doit's state, kept so that a killed run loses nothing that was finished.
 
-doit's own back-ends save when the run ends. This one commits as each task succeeds, and opens its file only when there
-is something to read or write: `doit list` beside a cache root that is not there makes none.
+doit's own back-ends save at the end of a run. This one commits when a task succeeds. It opens its file only to read or
+write something, so `doit list` does not create a cache root.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 log = logging.getLogger("preflight")
 
-_IGNORED = "ignore:"  # what doit calls it
+_IGNORED = "ignore:"  # the key that doit uses
 
 
 class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
-    """doit's SQLite back-end in WAL mode. A damaged file is set aside: that costs re-hashing, never a rebuild."""
+    """doit's SQLite back-end in WAL mode. A damaged file is replaced: that costs re-hashing, never a rebuild."""
 
     def __init__(self, name: str, codec: Any, *, module_name: str | None = None) -> None:  # noqa: ANN401, ARG002 - doit's signature
         self.name = name
@@ -53,7 +53,7 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         self._connection = self._open()
 
     def _tried(self, act: Callable[[], T], lost: T) -> T:
-        """What `act` returns; `lost` when the row or the file is damaged (the file is then made anew) or out of reach."""
+        """Returns what `act` returns, or `lost` if the row or the file is damaged or cannot be reached."""
         if self._given_up:
             return lost
         try:
@@ -65,7 +65,7 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
             return lost
 
     def _recover(self, error: Exception) -> None:
-        """Make a damaged file anew; go on without one that a full disk or a broken medium refuses."""
+        """Replaces a damaged file. Goes on without a file if a full disk or a broken medium refuses it."""
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             try:
                 self._start_anew()
@@ -78,15 +78,15 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         if connection is not None:
             with suppress(sqlite3.DatabaseError):
                 connection.close()
-        # What decides is in the build records.
+        # The build records decide what is up to date. doit's state only saves hashing.
         log.warning(
-            f"{self.name}: {error}; what doit itself remembers of this run is not kept, which costs re-hashing only",
+            f"{self.name}: {error}; doit's own state of this run is lost. That costs re-hashing only",
             extra={"event": "doit_state_not_kept", "fields": {}},
         )
 
     def _open(self) -> sqlite3.Connection:
         with closing(sqlite3.connect(self.name)) as probe:
-            # doit's own opening would leave its connection to a damaged file open.
+            # doit's own code would leave the connection to a damaged file open.
             probe.execute("select count(*) from sqlite_master").fetchone()
         connection: sqlite3.Connection = self._sqlite3(self.name)
         try:
@@ -107,17 +107,20 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         return self._tried(partial(super()._get_task_data, task_id), {})
 
     def in_(self, task_id: str) -> bool:
-        """Is anything known of the task?"""
+        """Whether the task has a state."""
         return task_id in self._cache or (self._known() and self._tried(partial(super().in_, task_id), False))
 
     def get(self, task_id: str, dependency: str) -> Any:  # noqa: ANN401 - doit's signature
-        """A value as it was set. No task is ever ignored, whatever the file says: a provision would silently do nothing."""
+        """Returns a stored value. Never reports a task as ignored: a provision would silently do nothing."""
         return None if dependency == _IGNORED else super().get(task_id, dependency)
 
     def set(self, task_id: str, dependency: str, value: Any) -> None:  # noqa: ANN401 - doit's signature
-        """Keep a value; the last one doit sets for a finished task commits them all. Raises InvalidCommand for `doit ignore`."""
+        """Stores a value. The last value that doit sets for a finished task commits all of them.
+
+        Raises InvalidCommand for `doit ignore`.
+        """
         if dependency == _IGNORED:
-            raise InvalidCommand("doit's ignore is not used here: a cache is built whole; no task was ignored")
+            raise InvalidCommand("doit ignore cannot be used: a cache is built whole. No task is ignored")
         super().set(task_id, dependency, value)
         if dependency == "deps:":
             self._save(task_id)
@@ -131,12 +134,12 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
             return True
 
         if not self._tried(write, False):
-            # The file was made anew, or there is none any more.
+            # The file was replaced, or given up.
             self._tried(write, False)
         self._dirty.discard(task_id)
 
     def remove(self, task_id: str) -> None:
-        """Forget a task. Touches the file only if it knows the task."""
+        """Removes a task's state. Touches the file only if it has that state."""
         self._dirty.discard(task_id)
 
         def delete() -> None:
@@ -148,13 +151,13 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         self._cache.pop(task_id, None)
 
     def remove_all(self) -> None:
-        """Forget every task."""
+        """Removes the state of every task."""
         if self._known():
             super().remove_all()
             self._conn.commit()
 
     def dump(self) -> None:
-        """Save what is left and close."""
+        """Saves what is not saved yet and closes the file."""
         for task_id in list(self._dirty):
             self._save(task_id)
         if self._connection is not None:

@@ -1,6 +1,6 @@
-"""What this run of doit is about: variables, mission, session. Nothing here raises while dodo.py loads.
+"""One run of doit: its variables, mission and session. Nothing here raises while dodo.py loads.
 
-A mission with errors is a value until a task needs it, so that `doit list` and `doit test` work beside it.
+A mission with errors is a value until a task needs it, so that `doit list` and `doit test` still work.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class Context:
-    """One run. `mission` and `session` raise what is wrong with them when they are asked for."""
+    """One run. The mission's errors are raised when `mission` or `session` is called."""
 
     def __init__(
         self,
@@ -53,9 +53,14 @@ class Context:
         twice: Sequence[str] = (),
         verifies_only: bool = False,
     ) -> None:
-        """twice: variables given more than once.
+        """Stores what the command line and the environment say.
 
-        verifies_only: nothing but the task `verify` was asked for. To verify at takeoff, nothing that builds is loaded.
+        Args:
+            given: variables as name -> value.
+            environment: environment variables.
+            folder: the working directory of the operator. Relative paths start here.
+            twice: variables that were given more than once.
+            verifies_only: only the task `verify` was asked for. Then nothing that builds is loaded.
         """
         self._given = given
         self._twice = twice
@@ -67,51 +72,51 @@ class Context:
 
     @property
     def variables(self) -> Variables:
-        """Raises CommandLineError."""
+        """The parsed variables. Raises CommandLineError."""
         return parse(self._given, self._twice)
 
     def mission_path(self) -> Path:
-        """Where the mission is, or would be."""
+        """Returns the path of the mission file, which may not exist."""
         chosen = self.variables.mission or self._environment.get(MISSION_VARIABLE)
         if chosen:
             return self._folder / chosen
         here = self._folder / HERE
-        # Also a link whose target is gone: that is the operator's mission, not a reason to build the demo.
+        # A link without a target is still the operator's mission. It is no reason to build the demo.
         return here if here.exists() or here.is_symlink() else DEMO
 
     @property
     def uses_demo(self) -> bool:
-        """Whether there is no mission of the operator's own."""
+        """Whether the demo is used because the operator has no mission file."""
         return self.mission_path() == DEMO
 
     @lru_cache(maxsize=1)  # noqa: B019 - one Context a process
     def mission(self) -> Mission:
-        """Raises CommandLineError, MissionError."""
-        from preflight.mission.loading import load_mission  # noqa: PLC0415 - a verification does without
+        """Returns the mission. Raises CommandLineError, MissionError."""
+        from preflight.mission.loading import load_mission  # noqa: PLC0415 - a verification does not need it
 
         return load_mission(self._existing(), self._environment)
 
     def places(self) -> CachePlace:
-        """Where the mission has its cache and the keys it trusts. Raises CommandLineError, MissionError."""
+        """Returns the mission's cache root and trust directory. Raises CommandLineError, MissionError."""
         return read_place(self._existing(), self._environment)
 
     def _existing(self) -> Path:
         path = self.mission_path()
         if not path.exists():
-            raise MissionError(str(path), ("the file is not there",))
-        if not path.is_file():  # a pipe would be waited for
-            raise MissionError(str(path), ("this is no file",))
+            raise MissionError(str(path), ("the file does not exist",))
+        if not path.is_file():  # reading a pipe would block
+            raise MissionError(str(path), ("this is not a regular file",))
         return path
 
     def session(self) -> Session:
-        """The one run over the mission's cache root. Raises PreflightError."""
+        """Returns the run over the mission's cache root. Raises PreflightError."""
         if self._session is None:
             self._session = self.assembly().session()
         return self._session
 
     @lru_cache(maxsize=1)  # noqa: B019 - one Context a process
     def assembly(self) -> wiring.Assembly:
-        """The parts of the run. Raises PreflightError."""
+        """Returns the parts of the run. Raises PreflightError."""
         variables = self.variables
         options = wiring.Options(
             repair=variables.repair,
@@ -123,26 +128,26 @@ class Context:
         return wiring.assemble(self.mission(), wiring.Surroundings.real(), options)
 
     def ask(self) -> Ask | None:
-        """Asks the operator for a passphrase, unseen; None where no person sits at a terminal."""
+        """Returns a function that asks the operator for a passphrase without echo; None if there is no terminal."""
         return None if self.log_json or not sys.stdin.isatty() else getpass
 
     def passphrase(self) -> str | None:
-        """The passphrase the environment holds, if any."""
-        from preflight.signing import PASSPHRASE_VARIABLE  # noqa: PLC0415 - what signs loads cryptography
+        """Returns the passphrase from the environment, if any."""
+        from preflight.signing import PASSPHRASE_VARIABLE  # noqa: PLC0415 - signing loads cryptography
 
         return self._environment.get(PASSPHRASE_VARIABLE)
 
     def stages(self) -> tuple[Stage, ...]:
-        """The mission's stages; none when it is refused (the tasks then say why), or when nothing but a verification is asked."""
+        """Returns the mission's stages; none if the mission is refused, or if only a verification is asked for."""
         if self._verifies_only:
-            return ()  # doit makes every task before it runs one
+            return ()  # doit creates every task before it runs one
         try:
             return tuple(self.session().stages.values())
         except PreflightError:
             return ()
 
     def doit_database(self) -> str:
-        """Doit's own state, in the cache root; nowhere when there is no mission, or nothing to remember."""
+        """Returns the path of doit's own state in the cache root; `:memory:` if there is no mission or nothing to keep."""
         if self._verifies_only:
             return ":memory:"
         try:
@@ -152,34 +157,34 @@ class Context:
 
     @property
     def log_json(self) -> bool:
-        """Whether programs read this run; also known where another variable is refused."""
+        """Whether programs read this run. It is known even if another variable is refused."""
         return self._given.get("log") == "json"
 
     def cache_path(self) -> Path | None:
-        """`cache=`, relative to where the command was given. Raises CommandLineError."""
+        """Returns the path of `cache=`, relative to the operator's working directory. Raises CommandLineError."""
         cache = self.variables.cache
         return None if cache is None else self._folder / cache
 
     def start_logging(self) -> None:
-        """Send log lines to standard output, as JSON if asked."""
+        """Sends log lines to standard output, as JSON with log=json."""
         log_to(lambda: sys.stdout, as_json=self.log_json)
 
     def say(self, event: str, text: str, **fields: object) -> None:
-        """Tell the outcome of a command: a line for people, a log line for programs."""
+        """Reports the outcome of a command: a line for people, a log line for programs."""
         if self.log_json:
             logging.getLogger("preflight").info(text, extra={"event": event, "fields": fields})
         else:
             print(text)  # noqa: T201 - the command's output
 
     def log_failure(self, error: PreflightError) -> None:
-        """Log an error that no session has logged."""
+        """Logs an error, unless the session has logged it."""
         if self._session is None or self._session.last_failure is not error:
             logging.getLogger("preflight").error(
                 str(error), extra={"event": "refused", "fields": {"error": type(error).__name__}}
             )
 
     def announce_demo(self) -> None:
-        """Say that the demo is used, where it is."""
+        """Says that the demo is used, if it is."""
         if not self.uses_demo:
             return
         if self.log_json:
@@ -192,29 +197,29 @@ class Context:
 
 
 def _only_verifies(arguments: list[str]) -> bool:
-    """Whether a command line asks doit for the task `verify` and no other."""
+    """Whether a command line asks doit for the task `verify` only."""
     asked = [argument for argument in arguments if "=" not in argument]
     return asked in (["verify"], ["run", "verify"])
 
 
 def _show_progress(done: int, total: int) -> None:
-    """A line each tenth: builds may take tens of minutes."""
+    """Prints one line for each tenth: a build may take tens of minutes."""
     print(f"      {done:,} of {total:,} embedded ({100 * done // total} %)", flush=True)  # noqa: T201 - for people
 
 
 @lru_cache(maxsize=1)
 def context() -> Context:
-    """This process's run. Also where its output meets a reader that goes away: everything that prints comes by here."""
+    """Returns the run of this process. Also guards standard output, because every program path that prints calls it."""
     end_with_the_reader()
     given: dict[str, str] = dict(doit_cmd._CMDLINE_VARS or {})
-    # doit has moved to dodo.py's folder by now; what the operator names is relative to where the command was given.
+    # doit has changed to dodo.py's folder. The operator's paths are relative to the folder of the command.
     folder = Path(doit.get_initial_workdir() or Path.cwd())
     arguments = sys.argv[1:]
     return Context(given, dict(os.environ), folder, twice=repeated(arguments), verifies_only=_only_verifies(arguments))
 
 
 def stop_on_signals() -> None:
-    """End by SystemExit(128 + signal): doit then runs its teardowns, which keep finished work and stop the server."""
+    """Makes signals end the run by SystemExit(128 + signal). doit's teardowns then keep finished work and stop the server."""
 
     def stop(number: int, _: FrameType | None) -> None:
         ignore_signals()
@@ -225,13 +230,13 @@ def stop_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """From now on the run ends by itself."""
+    """Ignores the stopping signals from now on: the run is about to end."""
     for name in STOPPING:
         signal.signal(name, signal.SIG_IGN)
 
 
 class ContentChecker:
-    """doit's file check by SHA-256, through the run's digest cache: one hashing a file, whatever touches it."""
+    """doit's check of files, by SHA-256 through the run's digest cache. Each file is hashed once a run."""
 
     CheckerError = OSError
 
@@ -243,24 +248,24 @@ class ContentChecker:
             try:
                 self._digests = context().session().digests
             except PreflightError:
-                from preflight.trace.digests import DigestCache  # noqa: PLC0415 - as in passphrase
+                from preflight.trace.digests import DigestCache  # noqa: PLC0415 - a verification does not need it
 
                 self._digests = DigestCache(None)
         return self._digests
 
     def exists(self, file_path: str) -> bool:
-        """As doit asks for targets."""
+        """Whether a target exists; doit calls it."""
         return Path(file_path).exists()
 
     def info(self, file_path: str) -> os.stat_result:
-        """As doit asks before `check_modified`. Raises OSError."""
+        """Returns the stat that doit hands to `check_modified`. Raises OSError."""
         return Path(file_path).stat()
 
     def check_modified(self, file_path: str, file_stat: os.stat_result, state: Any) -> bool:  # noqa: ANN401, ARG002 - doit's signature
-        """Whether the content differs from the one the task last succeeded with."""
+        """Whether the content differs from the content at the task's last success."""
         return bool(self._cache().sha256(Path(file_path)) != state)
 
     def get_state(self, dep: str, current_state: Any) -> str | None:  # noqa: ANN401 - doit's signature
-        """The content's digest; None when it is the one known."""
+        """Returns the content's digest; None if it equals the current state."""
         digest = self._cache().sha256(Path(dep))
         return None if digest == current_state else digest

@@ -1,4 +1,4 @@
-"""Provision: everything, and the table at the end."""
+"""The task `provision`: all stages, and the table at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def task_provision() -> dict[str, Any]:
     """Build, sign, verify and publish the cache of the mission."""
 
     def finish() -> None:
-        from preflight.commands.provision import closing_text  # noqa: PLC0415 - only a build that ends needs it
+        from preflight.commands.provision import closing_text  # noqa: PLC0415 - only a finished build needs it
 
         run = context()
         session = locked_session()

@@ -1,4 +1,4 @@
-"""What doit prints while it runs: a line a stage for people, nothing for programs (their log lines say it)."""
+"""What doit prints while it runs: one line a stage for people; nothing for programs, which read the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recipes.context import context
 
 
 class StageReporter(ConsoleReporter):  # type: ignore[misc]  # doit ships no types
-    """One line for each stage that runs; errors as the sentence they are."""
+    """Prints one line for each stage that runs, and an operator error as one sentence."""
 
     desc = "one line a stage"
 
@@ -20,15 +20,15 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]  # doit ships no typ
         self._quiet = context().log_json
 
     def execute_task(self, task: Any) -> None:  # noqa: ANN401 - doit ships no types
-        """A task starts."""
+        """Called when a task starts."""
         if task.actions and not task.name.startswith("_") and not self._quiet and task.name not in SILENT:
             self.write(f"   {task.name}\n")
 
     def skip_uptodate(self, task: Any) -> None:  # noqa: ANN401 - doit ships no types
-        """A task is up to date: the table says so at the end."""
+        """Called when a task is up to date. Prints nothing: the table at the end says it."""
 
     def add_failure(self, task: Any, fail: BaseFail) -> None:  # noqa: ANN401 - doit ships no types
-        """A task failed: the sentence for an operator error, doit's own report for a fault of ours."""
+        """Called when a task failed. Prints one sentence for an operator error, doit's report for a defect of this program."""
         if fail.get_name() == "TaskFailed" and task.name != "test":
             if not self._quiet:
                 who = "doit" if task.name.startswith("_") else f"{task.name} failed"

@@ -1,4 +1,4 @@
-"""The stages as doit tasks: one line a stage. What a stage does is `preflight.stages`; how it becomes a task is `tasks`."""
+"""The stages as doit tasks, one line a stage. `preflight.stages` does the work; `tasks` makes the task dicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TaskCreator = Callable[[], Iterator[dict[str, Any]]]
 
 
 def _stage(name: str, doc: str) -> TaskCreator:
-    """The function that doit calls for a stage's task. `doc` is what `doit list` shows."""
+    """Returns the function that doit calls to create a stage's task. `doit list` shows `doc`."""
 
     def create() -> Iterator[dict[str, Any]]:
         return stage_tasks(name, doc)

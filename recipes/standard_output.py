@@ -1,4 +1,4 @@
-"""Standard output that nobody can read: its reader has gone, as in `doit provision | head`, or it takes nothing, or is closed."""
+"""Ends the run if standard output cannot be written: its reader ended (`doit provision | head`), it is full, or closed."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from typing import NoReturn, TypeVar
 T = TypeVar("T")
 
 GONE = 128 + signal.SIGPIPE
-UNREAD = 16  # as the verifier ends where nobody can read its verdict
+UNREAD = 16  # the verifier's own status if its verdict cannot be written
 
 
 def end_with_the_reader() -> None:
-    """From here on a line that nobody reads any more ends the run by SystemExit(128 + SIGPIPE), without a word. Idempotent.
+    """Guards standard output from now on. Calling it twice is harmless.
 
-    A line that cannot be written for another reason, such as a full disk, ends it by SystemExit(UNREAD), with a sentence on
-    standard error; so does, at once, a standard output that is closed.
+    If the reader has ended, the next line ends the run by SystemExit(128 + SIGPIPE), without a message. If a line cannot
+    be written for another reason, such as a full disk, the run ends by SystemExit(UNREAD) with a sentence on standard
+    error. A closed standard output ends the run the same way at once.
 
-    doit then runs its teardowns, which keep finished work and stop the server, as at a signal. What these say goes nowhere.
+    doit then runs its teardowns, as after a signal: they keep finished work and stop the server. Their output is dropped.
     """
     stream = sys.stdout
     if stream is None:
         _end_unread("is closed; send it to a file, or to /dev/null")
     if stream is not sys.__stdout__ or not isinstance(stream, io.TextIOWrapper) or "write" in vars(stream):
-        return  # a test's, say; or ours already
-    # Line by line: a reader that has gone is met where something is told, not when the interpreter ends.
+        return  # a test's stream, or one that is guarded already
+    # With line buffering a missing reader is noticed at the line, not when the interpreter ends.
     stream.reconfigure(line_buffering=True)
-    # In place, since doit keeps the stream it found when it was imported.
+    # Replace the methods in place: doit keeps the stream object that it found at import.
     stream.write = _watched(stream.write, stream.fileno(), 0)  # type: ignore[method-assign]
     stream.flush = _watched(stream.flush, stream.fileno(), None)  # type: ignore[method-assign]
 
@@ -45,11 +46,11 @@ def _watched(act: Callable[..., T], number: int, lost: T) -> Callable[..., T]:
             return act(*arguments)
         except OSError as error:
             if threading.current_thread() is not threading.main_thread():
-                return lost  # SystemExit would end this thread alone: the main one meets the same with its next line
+                return lost  # SystemExit would end only this thread; the main thread fails at its own next line
             _to_nowhere(number)
             if isinstance(error, BrokenPipeError):
                 raise SystemExit(GONE) from None
-            _end_unread(f"cannot be written: {error.strerror}; give it another place, then run the command again")
+            _end_unread(f"cannot be written: {error.strerror}; send it elsewhere, then run the command again")
 
     return watching
 

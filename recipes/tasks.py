@@ -1,4 +1,4 @@
-"""The one place that makes task dicts."""
+"""Makes every task dict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCK = "_lock"
 
 
 def guarded(action: Callable[[], None]) -> Callable[[], TaskFailed | None]:
-    """An action whose operator errors fail the task with one clear sentence and no traceback."""
+    """Wraps an action so that an operator error fails the task with one sentence and no traceback."""
 
     def act() -> TaskFailed | None:
         try:
@@ -39,27 +39,29 @@ def guarded(action: Callable[[], None]) -> Callable[[], TaskFailed | None]:
 
 
 def lock_task() -> dict[str, Any]:
-    """Takes the cache root's lock before any stage is judged, and gives everything back at the end."""
+    """Returns the task that takes the cache root's lock before any stage is judged. Its teardown closes the session."""
 
     def begin() -> None:
         run = context()
         run.start_logging()
-        if _aside():
-            raise CommandLineError("doit's -n is not used here: stages share one lock and run their own threads")
+        if _runs_in_worker():
+            raise CommandLineError(
+                "doit's -n cannot be used: stages share one lock and run their own threads. Leave -n out"
+            )
         run.announce_demo()
         session = run.session()
         stop_on_signals()
         session.begin()
 
     def end() -> None:
-        if _aside():
-            return  # nothing was begun
-        # It takes milliseconds; half done, it would leave the database server running.
+        if _runs_in_worker():
+            return  # nothing was started here
+        # Closing takes milliseconds. If a signal stopped it half-way, the database server would keep running.
         ignore_signals()
         try:
             context().session().close()
         except PreflightError:
-            # There was none to open; the task has said why.
+            # No session was opened; the task has reported why.
             return
 
     return {
@@ -71,29 +73,29 @@ def lock_task() -> dict[str, Any]:
     }
 
 
-def _aside() -> bool:
-    """Whether this is a process or thread that doit's -n has made."""
+def _runs_in_worker() -> bool:
+    """Whether this is a process or thread that doit's -n started."""
     return multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread()
 
 
 def locked_session() -> Session:
-    """The run's session, under its lock. Raises CommandLineError where doit was told to leave out the task that takes it."""
+    """Returns the run's session. Raises CommandLineError if it holds no lock, because doit -s left out the lock task."""
     session = context().session()
     if not session.holds_lock:
         raise CommandLineError(
-            "doit's -s is not used here: it leaves out the lock and the stages before; give the task without it"
+            "doit's -s cannot be used: it leaves out the lock and the stages before. Name the task without -s"
         )
     return session
 
 
 def stage_tasks(name: str, doc: str) -> Iterator[dict[str, Any]]:
-    """The task or tasks of a stage: `engine` has one for each backbone.
+    """Yields the task or tasks of a stage: `engine` has one for each backbone.
 
-    doit sees real file dependencies and targets; whether a task is up to date is decided by the session's own rule.
+    doit sees real file dependencies and targets. The session's own rule decides whether a task is up to date.
     """
     stages = [stage for stage in context().stages() if stage.name.split(":")[0] == name]
     if not stages:
-        # A mission that is refused: the task is there for `doit list`, and says why when it runs.
+        # The mission is refused. `doit list` still shows the task; running it says why.
         yield {"basename": name, "actions": [guarded(_refuse)], "task_dep": [LOCK], "doc": doc, "verbosity": 2}
     for stage in stages:
         yield {**_names(stage), **_task(stage), "doc": doc}
@@ -110,11 +112,11 @@ def _task(stage: Stage) -> dict[str, Any]:
 
     def run() -> None:
         gc.enable()
-        # An engine that is asked for by name is built alone.
+        # An engine that the operator names is built alone.
         locked_session().run(stage.name, alone=any(argument.startswith("engine") for argument in sys.argv[1:]))
 
     def current(task: Task) -> bool:
-        # doit's -s has taken the lock from the task: running it says so.
+        # Without the lock in its dependencies (doit -s) the task must run: running it refuses.
         return LOCK in task.task_dep and context().session().judge(stage.name)
 
     return {

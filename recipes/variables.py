@@ -1,4 +1,4 @@
-"""The variables of the command line. An unknown one is refused: doit itself would swallow `misson=x.yaml`."""
+"""The variables of the command line. An unknown one is refused: doit itself ignores `misson=x.yaml` without a word."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KNOWN = ("mission", "mode", "deep", "cache", "log", "repair", "recalibrate", "wa
 
 @dataclass(frozen=True, slots=True)
 class Variables:
-    """What was given as name=value."""
+    """The values that the operator gave as name=value."""
 
     mission: Path | None = None
     mode: str = "airborne"
@@ -28,13 +28,13 @@ class Variables:
 
 
 def repeated(arguments: Iterable[str]) -> list[str]:
-    """The variables a command line gives more than once: doit itself takes the last without a word."""
+    """Returns the variables that a command line gives more than once: doit itself takes the last one without a word."""
     names = Counter(argument.partition("=")[0] for argument in arguments if "=" in argument and argument[0] != "-")
     return [name for name, times in names.items() if times > 1]
 
 
 def parse(given: Mapping[str, str], twice: Iterable[str] = ()) -> Variables:
-    """Read the variables. Raises CommandLineError with every problem at once."""
+    """Reads the variables. Raises CommandLineError with every problem at once."""
     problems = [f"{name}= is given more than once: give it once" for name in twice]
     problems += [
         f"unknown variable {name}={given[name]}; known are {', '.join(f'{known}=' for known in KNOWN)}"

@@ -1,4 +1,4 @@
-"""Verify: may this cache be flown with? Ends with the verifier's own exit status."""
+"""The task `verify`: may this cache fly? Ends with the exit status of the verifier."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def task_verify() -> dict[str, Any]:
 
 
 def _log(verdict: dict[str, Any]) -> None:
-    """The verdict as one log line: INFO for a pass, ERROR for a refusal."""
+    """Logs the verdict as one line: INFO for a pass, ERROR for a refusal."""
     if verdict["outcome"] == "pass":
         level, event, message = logging.INFO, "verification_passed", "verification passed"
     else:

@@ -1,6 +1,6 @@
-"""doit commands. doit imports the one module of the command that is given; pyproject.toml names it."""
+"""doit commands. pyproject.toml names the module of each command; doit imports only the one that it needs."""
 
 from recipes.standard_output import end_with_the_reader
 
-# Here for doit's own help, which asks nothing else of ours: it imports every command before it prints.
+# doit's own help imports every command before it prints, and calls nothing else of this package.
 end_with_the_reader()

@@ -1,4 +1,4 @@
-"""What the commands have in common: operator errors as one sentence, options as `--name=VALUE`."""
+"""The base of all commands: operator errors as one sentence, options as `--name=VALUE`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from recipes.context import Context, context
 
 
 class OperatorCommand(Command):  # type: ignore[misc]  # doit ships no types
-    """A command whose operator errors are one sentence and status 1."""
+    """A command that reports an operator error as one sentence and ends with status 1."""
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """What the command does. Raises PreflightError."""
+        """Does the command's work. Raises PreflightError."""
         raise NotImplementedError
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """As doit calls it. Options may stand behind the arguments: doit's own parser would stop at the first argument."""
+        """Parses and runs; doit calls it. Options may follow the arguments: doit's own parser stops at the first argument."""
         parser = self.cmdparser
         try:
             given, arguments = getopt.gnu_getopt(in_args, parser.get_short(), parser.get_long())
@@ -35,7 +35,7 @@ class OperatorCommand(Command):  # type: ignore[misc]  # doit ships no types
         return status
 
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
-        """As doit calls it; returns the exit status."""
+        """Runs the command and returns the exit status; doit calls it."""
         gc.enable()
         run = context()
         run.start_logging()
@@ -55,25 +55,25 @@ class OperatorCommand(Command):  # type: ignore[misc]  # doit ships no types
 
 
 def option(name: str, doc: str, kind: type = str) -> dict[str, Any]:
-    """Values as `--name=VALUE`: doit would take a bare NAME=VALUE for a variable."""
+    """Returns an option that takes its value as `--name=VALUE`: doit reads a bare NAME=VALUE as a variable."""
     return {"name": name.replace("-", "_"), "long": name, "type": kind, "default": kind(), "help": doc}
 
 
 def say_rolled_back(run: Context, generation: Generation) -> None:
-    """Tell what a rollback has published, here signed or elsewhere."""
+    """Reports what a rollback has published."""
     run.say(
         "rolled_back",
-        f"{generation.path.name} is current: the previous content, signed anew; "
-        "the next doit provision moves forward to the mission's own again",
+        f"{generation.path.name} is current: the previous content, signed anew. "
+        "The next doit provision publishes the mission's own content again",
         generation=generation.path.name,
     )
 
 
 def path_of(text: str) -> Path | None:
-    """An option's path; None where it was not given."""
+    """Returns an option's path; None if the option was not given."""
     return Path(text) if text else None
 
 
 def width() -> int:
-    """Columns a table may take."""
+    """Returns the number of columns for a table."""
     return min(shutil.get_terminal_size((110, 24)).columns, 140)

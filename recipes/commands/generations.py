@@ -1,4 +1,4 @@
-"""Commands on what was built: `doit reproduce`, `rollback`, `gc`, `bundle`."""
+"""Commands on built generations: `doit reproduce`, `rollback`, `gc`, `bundle`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recipes.context import Context, stop_on_signals
 
 
 class Reproduce(OperatorCommand):
-    """Build again elsewhere."""
+    """Builds again in another folder and compares."""
 
     name = "reproduce"
     doc_purpose = "build the mission again with nothing reused and compare every byte with current"
@@ -28,16 +28,18 @@ class Reproduce(OperatorCommand):
     doc_description = "The fresh build lies in staging/ while it is compared, and is removed."
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Print a line a file; a difference is an error."""
+        """Prints one line a file. A difference is an error."""
         stop_on_signals()
         found = reproduce(run.mission(), wiring.Surroundings.real(), run.ask())
         print(reproduce_json(found) if run.log_json else reproduce_text(found))  # noqa: T201 - the command's output
         if not all(item.equal for item in found):
-            raise ManifestCoverageError("the mission does not build what current holds; doit plan says what changed")
+            raise ManifestCoverageError(
+                "the mission builds other bytes than current holds; doit plan says what changed"
+            )
 
 
 class Rollback(OperatorCommand):
-    """Go back."""
+    """Publishes the previous content again."""
 
     name = "rollback"
     doc_purpose = "publish the previous content again, as a new signed generation"
@@ -45,7 +47,7 @@ class Rollback(OperatorCommand):
     doc_description = "The verifier judges it first. The next provision moves forward again."
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Roll back under the lock."""
+        """Rolls back under the lock."""
         stop_on_signals()
         session = run.session()
         previous(run.assembly().generations)
@@ -58,7 +60,7 @@ class Rollback(OperatorCommand):
 
 
 class Collect(OperatorCommand):
-    """Remove what nothing refers to."""
+    """Removes files that nothing refers to."""
 
     name = "gc"
     doc_purpose = "remove work files and generations that nothing refers to"
@@ -67,12 +69,12 @@ class Collect(OperatorCommand):
         "Kept: the newest generations, current, previous, and what the mission's newest build records name."
     )
     cmd_options: ClassVar[list[dict[str, Any]]] = [
-        option("max-size", "remove only the oldest, until the cache root has this size, such as 20GB"),
-        option("dry-run", "only say what would go", bool),
+        option("max-size", "remove the oldest files only, until the cache root has this size, such as 20GB"),
+        option("dry-run", "only say what would be removed", bool),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Collect under the lock."""
+        """Collects under the lock."""
         limit = _size(options["max_size"])
         session = run.session()
         if not session.layout.root.is_dir():
@@ -91,31 +93,29 @@ class Collect(OperatorCommand):
         text = f"{len(removed)} {action}, {size_text(size)}"
         reached = limit is None or left <= limit
         if not reached:
-            text += (
-                f"; {size_text(left)} stay, more than --max-size={options['max_size']}: all of it is still referred to"
-            )
+            text += f"; {size_text(left)} remain, more than --max-size={options['max_size']}: all of it is still in use"
         run.say("collected", text, count=len(removed), bytes=size, left=left, reached=reached)
 
 
 def _size(text: str) -> int | None:
-    """Bytes of 500MB, 20GB or a plain number; powers of 1000. Raises CommandLineError."""
+    """Returns the bytes of 500MB, 20GB or a plain number, in powers of 1000. Raises CommandLineError."""
     if not text:
         return None
     match = re.fullmatch(r"([0-9]+)(kB|MB|GB|)", text)
     if match is None:
-        raise CommandLineError(f"--max-size={text} is no size; write 20GB, 500MB or a number of bytes")
+        raise CommandLineError(f"--max-size={text} is not a size: write 20GB, 500MB or a number of bytes")
     return int(match[1]) * {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}[match[2]]
 
 
 class Bundle(OperatorCommand):
-    """Out to the aircraft."""
+    """Copies a generation to a card for the aircraft."""
 
     name = "bundle"
-    doc_purpose = "copy a generation to a card or folder, and verify it as the medium holds it"
+    doc_purpose = "copy a generation to a card or folder, and verify the copy as read back from the medium"
     doc_usage = "DIR"
     doc_description = (
-        "Only what differs from the bytes in DIR is copied; DIR/current is turned once the copy is whole and verified. Of older "
-        "generations there, the previous one is kept."
+        "Copies only files that differ from those in DIR. DIR/current changes when the copy is complete and verified. "
+        "The previous generation in DIR is kept; older ones are removed."
     )
     cmd_options: ClassVar[list[dict[str, Any]]] = [
         option("generation", "number or name of the generation; the current one if not given"),
@@ -123,7 +123,7 @@ class Bundle(OperatorCommand):
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Copy, verify, flip."""
+        """Copies, verifies, and makes the copy current."""
         if len(arguments) != 1:
             raise CommandLineError("give one DIR: a folder on the card, such as /media/card/preflight")
         run.announce_demo()

@@ -17,18 +17,17 @@ from recipes.context import HERE, TEMPLATES, Context, stop_on_signals
 
 
 class New(OperatorCommand):
-    """A mission file."""
+    """Writes a mission file."""
 
     name = "new"
-    doc_purpose = "write a mission file here, from a template"
+    doc_purpose = "write a mission file into this folder, from a template"
     doc_usage = "TEMPLATE"
-    doc_description = (
-        f"TEMPLATE is {' or '.join(templates(TEMPLATES))}. mission=FILE names another file; none is replaced."
-    )
+    doc_description = f"TEMPLATE is {' or '.join(templates(TEMPLATES))}. mission=FILE names another file. "
+        "An existing file is never replaced."
     cmd_options: ClassVar[list[dict[str, Any]]] = []
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Write it and say what comes next."""
+        """Writes it and says what comes next."""
         if len(arguments) != 1:
             raise CommandLineError(f"give one TEMPLATE: {', '.join(templates(TEMPLATES))}")
         target = Path(run.variables.mission or HERE)
@@ -42,7 +41,7 @@ class New(OperatorCommand):
 
 
 class Import(OperatorCommand):
-    """Tiles into the tile store."""
+    """Imports tiles into the tile store."""
 
     name = "import"
     doc_purpose = "put tiles into the mission's tile store"
@@ -52,17 +51,19 @@ class Import(OperatorCommand):
         "a GeoTIFF, or a PNG or JPEG with a CSV of its corners beside it (corner,lat,lon)."
     )
     cmd_options: ClassVar[list[dict[str, Any]]] = [
-        option("source", "name of the source; the folder's or file's own if not given"),
-        option("zoom", "zooms to import, as 18 or 15-18; all, or of a picture the one nearest to its resolution"),
+        option("source", "name of the source; default: the name of the folder or file"),
+        option(
+            "zoom", "zooms to import, as 18 or 15-18; default: all, or for a picture the zoom nearest its resolution"
+        ),
         option("scheme", "how a folder or MBTiles file counts its rows: xyz from the north, tms from the south"),
         option("captured-at", "when the pictures were taken, as 2026-05-01 or with a time and zone"),
-        option("terms", "licence or terms of use; what the source itself states if not given"),
-        option("update", "replace tiles that are there with other bytes", bool),
-        option("skip-bad", "leave out tiles that cannot be imported, and report each", bool),
+        option("terms", "licence or terms of use; default: what the source itself states"),
+        option("update", "replace existing tiles that have other bytes", bool),
+        option("skip-bad", "leave out tiles that cannot be imported, and report each one", bool),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Import and say what was done."""
+        """Imports and reports what was done."""
         if len(arguments) != 1:
             raise CommandLineError(
                 "give one SOURCE: `demo`, a folder of ZOOM/X/Y tiles, or a file; see doit help import"
@@ -90,7 +91,7 @@ class Import(OperatorCommand):
 def _import_request(path: Path, options: dict[str, Any]) -> ImportRequest:
     scheme = options["scheme"] or None
     if scheme not in (None, "xyz", "tms"):
-        raise CommandLineError(f"--scheme={scheme} is none; write xyz or tms")
+        raise CommandLineError(f"--scheme={scheme} is unknown: write xyz or tms")
     own = path.resolve()
     return ImportRequest(
         path=path,
@@ -114,8 +115,8 @@ def _moment(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError as error:
-        raise CommandLineError(f"--captured-at={text} is no date; write 2026-05-01 or 2026-05-01T12:00Z") from error
+        raise CommandLineError(f"--captured-at={text} is not a date: write 2026-05-01 or 2026-05-01T12:00Z") from error
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
     if moment - wiring.wall_clock() > timedelta(days=1):
-        raise CommandLineError(f"--captured-at={text} is in the future; write when the pictures were taken")
+        raise CommandLineError(f"--captured-at={text} is in the future: write when the pictures were taken")
     return moment

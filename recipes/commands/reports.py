@@ -1,4 +1,4 @@
-"""Commands that look: `doit status`, `plan`, `why`, `engines`."""
+"""Commands that report and change nothing: `doit status`, `plan`, `why`, `engines`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from recipes.context import Context, stop_on_signals
 
 
 class Status(OperatorCommand):
-    """What is published."""
+    """Shows the published generations."""
 
     name = "status"
-    doc_purpose = "show generations, mission, signer, validity and size, and what waits for a signature"
+    doc_purpose = "show generations, mission, signer, validity and size, and any statement that waits for a signature"
     doc_usage = ""
-    doc_description = "Nothing is hashed here: `doit verify` says whether the current cache is intact."
+    doc_description = "It hashes nothing: `doit verify` says whether the current cache is intact."
     cmd_options: ClassVar[list[dict[str, Any]]] = []
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Print the generations."""
+        """Prints the generations."""
         mission = run.mission()
         layout, source = CacheLayout(mission.job.cache_root), str(mission.source)
         found, waiting = read_status(layout), awaited(mission.job, run.assembly)
@@ -40,18 +40,18 @@ class Status(OperatorCommand):
 
 
 class Plan(OperatorCommand):
-    """The dry run."""
+    """Shows the dry run."""
 
     name = "plan"
-    doc_purpose = "show what provision would do, write and take; changes nothing"
+    doc_purpose = "show what provision would do, with bytes and seconds; changes nothing"
     doc_usage = ""
-    doc_description = "Takes no lock. A stage that may be skipped is skipped when what is before it builds equal bytes."
+    doc_description = "Takes no lock. A stage `may be skipped` if the stages before it build equal bytes."
     cmd_options: ClassVar[list[dict[str, Any]]] = [
         option("missing", "also write the missing, stale and corrupt tiles as GeoJSON, for the C11 TileDownloader"),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Print the plan."""
+        """Prints the plan."""
         run.announce_demo()
         assembly = run.assembly()
         lacking = Path(options["missing"]) if options["missing"] else None
@@ -75,18 +75,18 @@ class Plan(OperatorCommand):
 
 
 class Why(OperatorCommand):
-    """Reasons."""
+    """Shows reasons."""
 
     name = "why"
-    doc_purpose = "show why a task would be built, or was built last"
+    doc_purpose = "show why a task would run, or why it ran last"
     doc_usage = "TASK"
     doc_description = (
-        "TASK is a stage (tiles, engine:MODEL, descriptors, index, selftest, manifest or publish), or a step of one by the name "
-        "doit plan gives it, such as windows or parity:MODEL."
+        "TASK is a stage (tiles, engine:MODEL, descriptors, index, selftest, manifest or publish), or a step of a stage by its "
+        "name in doit plan, such as windows or parity:MODEL."
     )
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Print each step's reasons, old → new."""
+        """Prints the reasons of each step, old → new."""
         if len(arguments) != 1:
             raise CommandLineError("give one TASK, such as engine:weight_free_vpr or index")
         assembly = run.assembly()
@@ -100,21 +100,21 @@ class Why(OperatorCommand):
 
 
 class Engines(OperatorCommand):
-    """Which engines there are."""
+    """Shows the engines."""
 
     name = "engines"
-    doc_purpose = "show each backbone's engine: reused or to be built, why, parity, seconds"
+    doc_purpose = "show the engine of each backbone: reused or to be built, why, parity, seconds"
     doc_usage = ""
     doc_description = (
-        "Takes no lock and changes nothing. --check also builds what is missing, in a folder that is removed, and fails where "
-        "one cannot be built here."
+        "Takes no lock and changes nothing. --check also builds missing engines in a temporary folder, and fails if one cannot "
+        "be built here."
     )
     cmd_options: ClassVar[list[dict[str, Any]]] = [
-        option("check", "try to build what is missing, beside the cache", bool),
+        option("check", "try to build missing engines outside the cache", bool),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Print a line a backbone; one that cannot be built is an error."""
+        """Prints one line a backbone. An engine that cannot be built is an error."""
         if arguments:
             raise CommandLineError("doit engines takes no arguments; see doit help engines")
         stop_on_signals()

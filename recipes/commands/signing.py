@@ -17,22 +17,22 @@ from recipes.context import Context, stop_on_signals
 
 
 class Keygen(OperatorCommand):
-    """A key pair."""
+    """Makes a key pair."""
 
     name = "keygen"
     doc_purpose = "make an Ed25519 key pair for signing"
     doc_usage = "KEY"
     doc_description = (
-        "Writes the private key KEY (PKCS#8 PEM, encrypted, mode 0600) and its public half beside it. Nothing is overwritten. "
-        f"The passphrase is asked for, or comes from a file or from {PASSPHRASE_VARIABLE}."
+        "Writes the private key KEY (PKCS#8 PEM, encrypted, mode 0600) and the public key beside it. Overwrites nothing. "
+        f"Asks for the passphrase, or reads it from a file or from {PASSPHRASE_VARIABLE}."
     )
     cmd_options: ClassVar[list[dict[str, Any]]] = [
         option("passphrase-file", "the file whose first line is the passphrase; mode 0600"),
-        option("unencrypted", "leave the private key open, for trials", bool),
+        option("unencrypted", "do not encrypt the private key; for trials only", bool),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Make it and say its fingerprint."""
+        """Makes the pair and prints its fingerprint."""
         if len(arguments) != 1:
             raise CommandLineError("give one KEY, the file to write, such as keys/operator.pem")
         said = keygen(
@@ -46,43 +46,43 @@ class Keygen(OperatorCommand):
 
 
 class Trust(OperatorCommand):
-    """Whom an aircraft trusts."""
+    """Changes or lists the keys that an aircraft trusts."""
 
     name = "trust"
     doc_purpose = "add, revoke or list the keys of the mission's trust directory"
     doc_usage = "add KEY | revoke FINGERPRINT|KEY | list"
-    doc_description = "KEY is a public key, as PEM or as OpenSSH's line. A revoked key stays revoked."
+    doc_description = "KEY is a public key, in PEM or as a line of OpenSSH. A revoked key stays revoked."
     cmd_options: ClassVar[list[dict[str, Any]]] = [
-        option("trust", "another trust directory, such as the one to be copied to an aircraft"),
+        option("trust", "another trust directory, such as one that will be copied to an aircraft"),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """Change it, and say what it holds."""
+        """Changes the directory and prints what it holds."""
         directory = path_of(options["trust"]) or run.mission().job.trust
         said = trust(directory, arguments, wiring.wall_clock())
         run.say(said.event, said.text, **said.fields)
 
 
 class Sign(OperatorCommand):
-    """Signing where the key is."""
+    """Signs on the machine that has the key."""
 
     name = "sign"
-    doc_purpose = "sign elsewhere: export what is to be signed, sign it, import the signature"
+    doc_purpose = "sign on another machine: export the statement, sign it there, import the signature"
     doc_usage = "--export=FILE | --key=KEY FILE | --import=FILE.sig"
     doc_description = (
-        "For missions with signing: offline, where signing_key names the public key. --key needs no mission: run it where the "
-        "key is. --import publishes; nothing built is built again."
+        "For missions with signing: offline, where signing_key names the public key. --key needs no mission: run it on the "
+        "machine with the key. --import publishes the cache; it builds nothing again."
     )
     cmd_options: ClassVar[list[dict[str, Any]]] = [
-        option("export", "write the bytes to sign to this file, and what they say to FILE.json"),
+        option("export", "write the bytes to sign to this file, and a readable summary to FILE.json"),
         option("key", "sign FILE with this private key, into FILE.sig"),
-        option("import", "take this signature, 64 bytes raw or in base64, and go on to the published cache"),
-        option("public-key", "with --import: whose signature it is; must be the mission's signing_key"),
+        option("import", "take this signature, 64 bytes raw or in base64, and publish the cache"),
+        option("public-key", "with --import: the public key of the signature; must be the mission's signing_key"),
         option("passphrase-file", "with --key: the file whose first line is the key's passphrase; mode 0600"),
     ]
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
-        """One of the three."""
+        """Exports, signs or imports."""
         chosen = [name for name in ("export", "key", "import") if options[name]]
         extra = {"public_key": "import", "passphrase_file": "key"}
         strays = [name for name, goes_with in extra.items() if options[name] and [goes_with] != chosen]

@@ -361,7 +361,7 @@ def test_a_trust_directory_that_does_not_hold_the_key(built, refuses):
 def test_no_task_can_be_ignored(built, task):
     done = built.doit("ignore", task)
     assert done.status == 3
-    assert "ignore is not used here" in done.sentences
+    assert "doit ignore cannot be used" in done.sentences
     assert "Traceback" not in done.said
 
 
@@ -387,7 +387,7 @@ def test_a_stage_is_not_run_without_the_lock(built, task):
     for lines in ([], ["log=json"]):
         done = built.doit("run", "-s", task, *lines)
         assert done.status == 1
-        assert "doit's -s is not used here" in done.sentences
+        assert "doit's -s cannot be used" in done.sentences
         assert done.err == ""
     assert written() == before
 

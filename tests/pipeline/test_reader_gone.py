@@ -69,7 +69,9 @@ def redirected(python_outside):
     return start
 
 
-NO_SPACE = "doit: standard output cannot be written: No space left on device; give it another place, then run the command again\n"
+NO_SPACE = (
+    "doit: standard output cannot be written: No space left on device; send it elsewhere, then run the command again\n"
+)
 CLOSED = "doit: standard output is closed; send it to a file, or to /dev/null\n"
 
 

@@ -213,7 +213,7 @@ def test_memory_is_a_place_too(opened):
 def test_no_task_is_ever_ignored(opened, name):
     """doit skips a task that is, with all that needs it, and calls that a success."""
     base = opened()
-    with pytest.raises(InvalidCommand, match=r"ignore is not used here: .*; no task was ignored"):
+    with pytest.raises(InvalidCommand, match=r"doit ignore cannot be used: .* No task is ignored"):
         base.set("publish", "ignore:", "1")
     base.dump()
     assert not opened().in_("publish")

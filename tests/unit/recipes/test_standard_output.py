@@ -69,7 +69,9 @@ def test_doits_own_help_ends_without_a_word_too(arguments):
     assert (status, bool(said), errors) == (0, True, "")
 
 
-FULL = "doit: standard output cannot be written: No space left on device; give it another place, then run the command again\n"
+FULL = (
+    "doit: standard output cannot be written: No space left on device; send it elsewhere, then run the command again\n"
+)
 CLOSED = "doit: standard output is closed; send it to a file, or to /dev/null\n"
 
 

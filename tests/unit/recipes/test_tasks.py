@@ -151,7 +151,7 @@ def test_a_stage_without_its_lock_is_neither_judged_nor_run(use):
     assert task["uptodate"][0](SimpleNamespace(task_dep=[])) is False
     failed = task["actions"][0]()
     assert isinstance(failed, TaskFailed)
-    assert "doit's -s is not used here" in failed.get_msg()
+    assert "doit's -s cannot be used" in failed.get_msg()
     assert run.said == ["logging"]
 
 
@@ -162,5 +162,5 @@ def test_in_a_thread_of_doits_the_lock_is_neither_taken_nor_given_back(use):
     thread = Thread(target=lambda: answers.extend([task["actions"][0](), task["teardown"][0]()]))
     thread.start()
     thread.join()
-    assert "doit's -n is not used here" in answers[0].get_msg()
+    assert "doit's -n cannot be used" in answers[0].get_msg()
     assert set(run.said) == {"logging"}
