@@ -22,8 +22,10 @@ class New(OperatorCommand):
     name = "new"
     doc_purpose = "write a mission file into this folder, from a template"
     doc_usage = "TEMPLATE"
-    doc_description = f"TEMPLATE is {' or '.join(templates(TEMPLATES))}. mission=FILE names another file. "
+    doc_description = (
+        f"TEMPLATE is {' or '.join(templates(TEMPLATES))}. mission=FILE names another file. "
         "An existing file is never replaced."
+    )
     cmd_options: ClassVar[list[dict[str, Any]]] = []
 
     def act(self, run: Context, options: dict[str, Any], arguments: list[str]) -> None:
