@@ -107,7 +107,7 @@ def test_a_mission_that_is_no_yaml(built, refuses):
 
 def test_a_mission_that_is_not_there(built, refuses):
     built.mission.unlink()
-    refuses(str(built.mission), "not there")
+    refuses(str(built.mission), "does not exist")
 
 
 @pytest.mark.parametrize(
