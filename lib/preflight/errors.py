@@ -1,6 +1,6 @@
-"""Everything that can go wrong while a cache is built, as one family.
+"""The exceptions that this package raises. All derive from `PreflightError`.
 
-Each message says what is wrong, where, and what to do now; it is shown to an operator as it stands, without a traceback.
+Each message says what is wrong, where, and what to do now. The operator sees it unchanged and without a traceback.
 """
 
 from __future__ import annotations
@@ -35,15 +35,20 @@ __all__ = [
 
 
 class PreflightError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of every error that this package raises deliberately."""
 
 
 class CommandLineError(PreflightError):
-    """An unknown variable or an argument that does not fit."""
+    """A command-line variable is unknown, or an argument is invalid."""
 
 
 class MissionError(PreflightError):
-    """The mission file is refused; `problems` lists every fault found, each with its path in the file."""
+    """The mission file is invalid.
+
+    Attributes:
+        source: the name of the file in the message.
+        problems: every fault found, each with its path in the file.
+    """
 
     def __init__(self, source: str, problems: tuple[str, ...]) -> None:
         self.source = source
@@ -52,88 +57,88 @@ class MissionError(PreflightError):
 
 
 class CoverageError(PreflightError):
-    """Tiles the area needs are missing or too old."""
+    """Tiles that the area needs are missing, too old, dated in the future or corrupt."""
 
 
 class ImportSourceError(PreflightError):
-    """Tiles offered for import are refused."""
+    """An import is refused because of its source, its options or one of its tiles."""
 
 
 class DatabaseError(PreflightError):
-    """Postgres cannot be reached, started or understood."""
+    """Postgres does not start, does not answer, or gives an unexpected answer."""
 
 
 class TileContentError(PreflightError):
-    """A tile's bytes are not what its row says, or do not decode."""
+    """A tile does not decode or differs from its row, or a file of the sealed tile set is damaged."""
 
 
 class BackboneError(PreflightError):
-    """An ONNX file does not load, or is not what the mission says it is."""
+    """An ONNX file does not load, or differs from what the mission declares."""
 
 
 class EngineBuildError(PreflightError):
-    """A runtime did not produce, or does not accept, an engine. Nothing falls back to another precision or runtime."""
+    """A runtime cannot build, load or run an engine. The build never falls back to another precision or runtime."""
 
 
 class CalibrationCacheError(PreflightError):
-    """A calibration table is damaged, foreign or does not match (D-C10-6)."""
+    """A calibration table is damaged, or was made for other inputs (D-C10-6)."""
 
 
 class ParityError(EngineBuildError):
-    """An engine's outputs differ from the fp32 ONNX reference by more than the threshold."""
+    """An engine's outputs differ from the fp32 ONNX reference by more than the threshold allows."""
 
 
 class DescriptorBatchError(PreflightError):
-    """Embedding failed: out of memory also after the allowed retries, or an output that is no descriptor."""
+    """Embedding failed: memory ran out after all allowed retries, an output is invalid, or the store is damaged."""
 
 
 class IndexBuildError(PreflightError):
-    """The descriptor index could not be built or opened."""
+    """The descriptor index cannot be built or opened."""
 
 
 class QualityGateError(PreflightError):
-    """The self-test's margin over the thumbnail baseline is below the mission's."""
+    """The self-test's margin over the thumbnail baseline is below the minimum of the mission."""
 
 
 class SigningKeyError(PreflightError):
-    """The signing key is missing, unreadable or not allowed to sign in this mode."""
+    """The signing key is missing or unreadable, or must not sign in this mode."""
 
 
 class OfflineSigningError(PreflightError):
-    """Signing elsewhere: nothing can be handed out, or what came back does not fit."""
+    """Offline signing failed: no statement can be exported, or the returned signature does not fit it."""
 
 
 class SignatureAwaitedError(OfflineSigningError):
-    """The statement is written, and waits for the signature that is made elsewhere. Nothing went wrong."""
+    """The statement is exported and waits for its signature from another machine. This is no failure."""
 
 
 class TrustDirectoryError(PreflightError):
-    """A trust directory cannot be read or changed as asked."""
+    """A trust directory cannot be read, or cannot be changed as requested."""
 
 
 class BundleError(PreflightError):
-    """A generation cannot be carried out: the target is not fit for it, or the copy is refused."""
+    """A generation cannot be copied to a medium: the target is unsuitable, or the copy fails verification."""
 
 
 class ManifestWriteError(PreflightError):
-    """The manifest could not be made or written."""
+    """The manifest cannot be built or written."""
 
 
 class ManifestCoverageError(PreflightError):
-    """The staged cache holds a file the manifest does not name, or lacks one it does."""
+    """The staged cache holds a file that the manifest does not name, or lacks a file that it names."""
 
 
 class CacheRootError(PreflightError):
-    """The cache root cannot be used: not writable, no space, or not a cache root."""
+    """The cache root is unusable: it is not writable, the disk is full, or the folder is no cache root."""
 
 
 class BuildLockHeldError(PreflightError):
-    """Another build holds the cache root's lock."""
+    """Another build holds the lock of the cache root."""
 
 
 class InputChangedError(PreflightError):
-    """An input was edited while the stage that reads it ran."""
+    """An input changed while the stage that reads it was running."""
 
 
 class IdempotentNoOp(PreflightError):  # noqa: N818 - the name is SPEC.md's
-    """Nothing had to be built (D-C10-1). Callers of the Python API see it as the report's outcome, never raised."""
+    """Nothing had to be built (D-C10-1). The Python API never raises it; the report's outcome says it instead."""

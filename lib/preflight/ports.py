@@ -1,7 +1,7 @@
-"""What the stages need from the world, as Protocols with the fewest methods their callers use.
+"""The ports: Protocols through which the stages reach the outside world.
 
-Each port has a contract suite under tests/contracts that every adapter runs. An adapter turns every foreign failure into
-an error of `preflight.errors`, raised `from` its cause.
+A port declares only the methods that its callers use. tests/contracts holds one suite for each port, and every adapter
+runs it. An adapter turns each failure of its library into an error of `preflight.errors`, raised `from` its cause.
 """
 
 from __future__ import annotations
@@ -34,73 +34,78 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """The wall clock, or one derived from a flight log in replay."""
+    """The wall clock, or a clock that replays a flight log."""
 
     def __call__(self) -> datetime:
-        """Now, timezone-aware UTC."""
+        """Return the current time as timezone-aware UTC."""
 
 
 class TileHashesByBbox(Protocol):
-    """C6: the tile set of a box with hashes, for the aggregate (SPEC.md)."""
+    """C6: the tiles of a bounding box with their hashes, for the aggregate (SPEC.md)."""
 
     def tile_hashes_by_bbox(
         self, bbox: BoundingBox, zoom_levels: Sequence[int], sector_class: SectorClass
     ) -> Iterator[TileHashRecord]:
-        """Every tile that shares interior with the box, one snapshot, ordered by (zoom, lat, lon, source)."""
+        """Yield every tile whose interior overlaps the box's, from one snapshot, by (zoom, lat, lon, source)."""
 
 
 class TilesByBbox(Protocol):
-    """C6: the tile set of a box, for batching (SPEC.md)."""
+    """C6: the tiles of a bounding box, for batching (SPEC.md)."""
 
     def tiles_by_bbox(
         self, bbox: BoundingBox, zoom_levels: Sequence[int], sector_class: SectorClass
     ) -> Iterator[TileBboxRecord]:
-        """Every tile that shares interior with the box, one snapshot, ordered by (zoom, lat, lon, source)."""
+        """Yield every tile whose interior overlaps the box's, from one snapshot, by (zoom, lat, lon, source)."""
 
 
 class TileMetadataStore(TileHashesByBbox, TilesByBbox, Protocol):
     """C6: the rows of the tile store."""
 
     def revision(self) -> StoreRevision:
-        """The state the store is in. O(1)."""
+        """Return the current revision of the store. O(1)."""
 
     def changed_since(self, revision: int) -> frozenset[tuple[int, int, int]] | None:
-        """(zoom, x, y) of every tile changed after a revision of this store; None where that is too long ago or too much."""
+        """Return (zoom, x, y) of the tiles changed after a revision; None if that is too long ago, or too many are."""
 
     def rows_of_tiles(self, tiles: Iterable[tuple[int, int, int]]) -> list[TileRow]:
-        """The rows of a few tiles, all their sources, ordered by (zoom, lat, lon, source)."""
+        """Return the rows of a few tiles with all their sources, ordered by (zoom, lat, lon, source)."""
 
     def rows_in_box(self, zoom: int, x_range: tuple[int, int], y_range: tuple[int, int]) -> Iterator[TileRow]:
-        """Rows of one zoom with x, y in the closed ranges, streamed, ordered by (lat, lon, source), one snapshot."""
+        """Stream the rows of one zoom with x and y in the closed ranges, from one snapshot, by (lat, lon, source)."""
 
     def upsert(self, rows: Iterable[TileRow], *, replace: bool) -> int:
-        """Insert rows in one transaction; returns how many were new or replaced.
+        """Insert or update rows in one transaction. Rows match by (zoom, x, y, source).
 
-        A row whose (zoom, x, y, source) is there with the same sha256 is left as it is, but for a texture nobody had
-        measured: that is filled in, which is a change like any other, though not counted. So it is if `replace` where
-        the row has another path, which becomes the one given, or a later captured_at, which becomes the earlier one.
-        With other bytes the row is replaced if `replace`, else ImportSourceError is raised and nothing of the call is kept.
+        A stored row with the same sha256 is updated in these cases only. Each one advances the revision, and none is
+        counted: its texture is missing and is filled in; with `replace`, it takes the given path; with `replace`, it
+        takes the given captured_at if that is earlier.
+
+        Returns:
+            The number of rows that are new, or that replaced a row with another sha256.
+
+        Raises:
+            ImportSourceError: a stored row has another sha256, and `replace` is false. Nothing of the call is kept.
         """
 
     def count(self) -> int:
-        """Rows in the store."""
+        """Return the number of rows in the store."""
 
     def record_source(self, record: SourceRecord) -> None:
-        """Insert or update the provenance of one source (key: name and origin). The revision stays."""
+        """Insert or update the provenance of one source (key: name and origin). The revision does not change."""
 
     def sources(self) -> list[SourceRecord]:
-        """The provenance of every source, by (name, origin)."""
+        """Return the provenance of every source, by (name, origin)."""
 
     def record_manifest(self, row: ManifestRow) -> None:
         """Insert or update the row of one generation (key: cache_root and generation)."""
 
     def manifests(self, cache_root: str) -> list[ManifestRow]:
-        """The rows of one cache root, by generation, ascending."""
+        """Return the rows of one cache root, in ascending order of generation."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """A row of the `manifests` table. status: pending, active, retired."""
+    """A row of the `manifests` table. status is pending, active or retired."""
 
     cache_root: str
     generation: int
@@ -117,23 +122,24 @@ class TilePixelStore(Protocol):
     """C6 `TileStore`: the pixels of tiles."""
 
     def open_tile(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """Open a tile by its row's path. Raises TileContentError when the file is not there, or larger than any tile."""
+        """Open a tile by the path in its row. Raises TileContentError if it is missing or larger than any tile."""
 
     def folder(self) -> str | None:
-        """Below which each tile is a file under its row's path: absolute, no link in it; None where tiles are no files."""
+        """Return the absolute folder, without symbolic links, of the tile files; None if tiles are no files."""
 
     def put(self, content: bytes, sha256: str, suffix: str) -> tuple[str, bool]:
-        """Store bytes durably under their hash; returns the path for the row, and whether they had to be written.
+        """Store bytes durably under their hash, and replace a damaged file. Writes nothing if they are stored already.
 
-        Idempotent: where exactly these bytes lie already, nothing is written. Spoilt ones are replaced.
+        Returns the path for the row, and whether the bytes had to be written.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class CompileRequest:
-    """ONNX to engine: what a runtime is asked to build.
+    """A request to compile an ONNX file into an engine.
 
-    inputs: name -> shape with the batch dimension first; batch_size is the largest batch the engine must accept.
+    inputs: input name -> shape, batch dimension first. workspace_mb: limit of the builder's working memory, in MB.
+    batch_size: the largest batch that the engine must accept.
     """
 
     onnx_path: Path
@@ -144,10 +150,10 @@ class CompileRequest:
 
 
 class Engine(Protocol):
-    """A loaded engine. Not thread-safe. Close it, or use it as a context manager."""
+    """A loaded engine. It is not thread-safe. Close it, or use it as a context manager."""
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        """One forward pass; arrays are batch first. Raises OutOfDeviceMemory, or EngineBuildError on any other failure."""
+        """Run one forward pass; arrays are batch first. Raises OutOfDeviceMemory, or EngineBuildError otherwise."""
 
     def close(self) -> None:
         """Release the device memory. Idempotent."""
@@ -159,80 +165,91 @@ class Engine(Protocol):
 
 @runtime_checkable
 class QueueingEngine(Engine, Protocol):
-    """An engine that computes several batches at a time; what it computes is what `run` gives, to the last bit."""
+    """An engine that computes several batches concurrently. The results are bit-identical to those of `run`."""
 
     @property
     def depth(self) -> int:
-        """How many batches may be under way; 1 where nothing is won by more."""
+        """The largest number of submitted batches that are not collected yet; 1 if more would not be faster."""
 
     def submit(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
-        """Start a batch, while fewer than `depth` are under way. The arrays must not change until it is collected.
+        """Start a batch. Fewer than `depth` batches may be pending.
 
-        Raises as `run` does.
+        The caller must not change the arrays before the batch is collected. Raises as `run` does.
         """
 
     def collect(self) -> dict[str, NDArray[np.float32]]:
-        """The results of the batch submitted first, which is then no longer under way. Raises as `run` does."""
+        """Wait for the oldest pending batch and return its results. Raises as `run` does."""
 
     def discard(self) -> None:
-        """Wait for what is under way and forget it."""
+        """Wait for all pending batches and drop their results."""
 
 
 class OutOfDeviceMemory(Exception):  # noqa: N818 - a signal between runtime and batcher, never shown to an operator
-    """The batch did not fit; the batcher may try a smaller one."""
+    """The batch does not fit into the device's memory. The batcher may try a smaller one."""
 
 
 class InferenceRuntime(Protocol):
-    """C7: compiles ONNX files into engines and runs them. Nothing falls back: what cannot be done is raised."""
+    """C7: compiles ONNX files into engines and loads engines.
+
+    A runtime never falls back to another precision or device: it raises an error.
+    """
 
     @property
     def name(self) -> str:
-        """As in the mission: openvino, onnxruntime, tensorrt, pytorch_fp16."""
+        """The name in the mission: openvino, onnxruntime, tensorrt, pytorch_fp16."""
 
     @property
     def version(self) -> str:
-        """Digits and dots only; goes into the engine's file name and action key."""
+        """The version, digits and dots only. It is part of the engine's file name and action key."""
 
     def compile(self, request: CompileRequest, target: Path) -> None:
-        """Write the engine to `target` (not yet atomic: the caller hands a temporary).
+        """Write the engine to `target`. The write is not atomic, so the caller gives a temporary file.
 
-        Raises EngineBuildError; OSError where there is no space for it.
+        Raises:
+            EngineBuildError: the engine cannot be built.
+            OSError: the disk has no space for it.
         """
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
-        """Load the exported bytes again, at the request's precision, read back and compared. Raises EngineBuildError."""
+        """Load an engine file and check that it has the precision of the request. Raises EngineBuildError."""
 
 
 class Compilation(Protocol):
-    """An engine that is being compiled."""
+    """A compilation that is running."""
 
     def wait(self) -> None:
-        """Until the engine is written. Raises as `InferenceRuntime.compile` does."""
+        """Wait until the engine is written. Raises as `InferenceRuntime.compile` does."""
 
     def stop(self) -> None:
-        """Give it up: nothing is written from here on. Idempotent."""
+        """Cancel the compilation. It writes nothing after this call. Idempotent."""
 
 
 @runtime_checkable
 class ConcurrentRuntime(Protocol):
-    """An `InferenceRuntime` whose compilations may run beside each other, each in its own process, without changing a result."""
+    """An `InferenceRuntime` that can run several compilations in parallel, each in its own process.
+
+    Parallel compilations give the same engines as sequential ones.
+    """
 
     def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
-        """Begin what `compile` does. slot: which of the compilations under way this is, from 0. Raises EngineBuildError."""
+        """Start what `compile` does. slot: number among the running compilations, from 0. Raises EngineBuildError."""
 
 
 class DescriptorIndex(Protocol):
-    """An opened, read-only index."""
+    """An opened index; read-only."""
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(Q, dim) L2-normalised -> scores (Q, k) descending and ids (Q, k); id -1 means none."""
+        """Find the k nearest descriptors of (Q, dim) L2-normalised queries.
+
+        Returns scores (Q, k), descending, and ids (Q, k). The id -1 stands for "no result".
+        """
 
 
 class DescriptorIndexFactory(Protocol):
     """C6 `DescriptorIndex`: builds and opens index files."""
 
     def identity(self) -> dict[str, str]:
-        """What decides the bytes beside the parameters: library version, SIMD level. Imports the library."""
+        """Return what decides the bytes besides the parameters: library version and SIMD level. Imports the library."""
 
     def build(
         self,
@@ -242,86 +259,85 @@ class DescriptorIndexFactory(Protocol):
         parameters: IndexParameters,
         target: Path,
     ) -> None:
-        """Write an HNSW index of the vectors, in the order given, to `target`. Raises IndexBuildError.
+        """Write an HNSW index to `target`. ids: (N,). chunks: the N vectors in the same order, as arrays (n, dim).
 
-        The bytes depend on the vectors, their order, the parameters and `identity()`, not on threads or chunk borders.
+        The bytes depend on the vectors, their order, the parameters and `identity()`. They do not depend on the number
+        of threads or on the chunk size. Raises IndexBuildError.
         """
 
     def retune(self, source: Path, ef_search: int, target: Path) -> None:
-        """Write the index of `source` with another ef_search: the bytes a fresh build would give. Raises IndexBuildError."""
+        """Write an index with another ef_search, in the bytes of a fresh build. Raises IndexBuildError."""
 
     def open(self, path: Path) -> DescriptorIndex:
         """Memory-map an index file. Raises IndexBuildError."""
 
 
 class ImageCodec(Protocol):
-    """Tile images in, pixels out. Arrays of images are (N, height, width, 3) uint8 RGB."""
+    """Decodes and converts images. One image is (height, width, 3) uint8 RGB; several are (N, height, width, 3)."""
 
     def decode_rgb(self, content: bytes, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """Decode one image, resized to (height, width) if given. Raises TileContentError."""
+        """Decode one image and resize it to `size` (height, width) if given. Raises TileContentError."""
 
     def to_batch(self, images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-        """Images -> (N, 3, height, width) float32, (pixel - mean) / std."""
+        """Normalise N images to (N, 3, height, width) float32: (pixel - mean) / std."""
 
     def thumbnail16(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """One image -> (256,) luminance of 16 x 16 equal areas."""
+        """Return the mean luminance of 16 x 16 equal areas of one image, as (256,) uint8."""
 
     def resize(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """One image -> (height, width, 3), as `decode_rgb` resizes."""
+        """Resize one image to (height, width, 3), with the same filter as `decode_rgb`."""
 
 
 class OnnxModels(Protocol):
-    """Reads ONNX files: what they ask for, and what they are."""
+    """Reads ONNX files."""
 
     def inspect(self, spec: BackboneSpec) -> ModelSummary:
-        """Refuse a file that does not load, fails the checker, or differs from the spec. Raises BackboneError."""
+        """Return what a model declares. Raises BackboneError if it is invalid or differs from the spec."""
 
     def join(self, onnx: Path, target: Path) -> None:
-        """Write a model with its external data in the file. Raises BackboneError: it is more than one file can hold."""
+        """Write a model and its external data into one file. Raises BackboneError if one file cannot hold them."""
 
     def reference(self, onnx: Path) -> Engine:
-        """ONNX Runtime fp32 on the model itself. Raises EngineBuildError."""
+        """Load the ONNX file itself in ONNX Runtime, in fp32. Raises EngineBuildError."""
 
 
 class PrecisionTools(Protocol):
-    """Brings ONNX files to a precision, for runtimes that read it there. A model may name layers that stay out of it."""
+    """Converts ONNX files to a precision, for runtimes that take it from the file. A model may exclude layers."""
 
     def probe(self, spec: BackboneSpec, target: Path) -> None:
-        """Write a model that tells, instead of the spec's outputs, how far its fp32 tensors reach.
+        """Write a model whose outputs are the value ranges of the spec's fp32 tensors.
 
         Raises:
-            BackboneError: an override names no node that could be of its precision.
-            EngineBuildError: the model is quantised already, or too large.
+            BackboneError: an override names no node that can have its precision.
+            EngineBuildError: the model is already quantised, or too large.
         """
 
     def ranges(self, outputs: Mapping[str, NDArray[np.float32]]) -> dict[str, tuple[float, float]]:
-        """What one run of a probe told: tensor -> its least and greatest value."""
+        """Read the outputs of one run of a probe. Returns tensor name -> (minimum, maximum)."""
 
     def prepare(
         self, spec: BackboneSpec, ranges: Mapping[str, tuple[float, float]], target: Path, *, symmetric: bool
     ) -> None:
-        """Write the spec's model in its precision.
-
-        symmetric: int8 values lie around zero; else they are unsigned with a zero point.
+        """Write the spec's model in its precision. symmetric: int8 activations are signed, else have a zero point.
 
         Raises:
             CalibrationCacheError: a tensor has no range.
-            BackboneError, EngineBuildError: as `probe`, or nothing of the model can be of the precision.
+            BackboneError, EngineBuildError: as `probe`, or no part of the model can have the precision.
         """
 
 
 class Signer(Protocol):
-    """Signs statements with one key, here or elsewhere."""
+    """Signs statements with one key, on this machine or on another one."""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the public key's SPKI DER, hex."""
 
     def waiting(self) -> bytes | None:
-        """The statement that was handed out to be signed elsewhere; None where there is none, or the key is here."""
+        """Return the exported statement that waits for its signature; None without one, or if the key is here."""
 
     def sign(self, statement: bytes) -> bytes:
-        """The DSSE envelope over exactly these bytes.
+        """Return the DSSE envelope over exactly these bytes.
 
-        Raises SigningKeyError, or SignatureAwaitedError after the statement was handed out.
+        Raises SigningKeyError, or SignatureAwaitedError after it exported the statement.
         """

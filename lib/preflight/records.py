@@ -1,6 +1,6 @@
-"""The values that pass between the parts: plain, frozen, without behaviour beyond their own text form.
+"""Plain immutable values that the packages of `preflight` pass to each other.
 
-Coordinates are WGS84 degrees, latitude before longitude; heights and distances are metres; times are UTC.
+Coordinates are WGS84 degrees, latitude before longitude. Heights and distances are metres. Times are UTC.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-# Raised by hand when a tile would reach a model with other numbers than before.
+# A developer increments it when a change gives a model other input values for the same tile.
 PREPROCESSING_VERSION = 1
 
 SectorClass = Literal["active_conflict", "stable_rear"]
@@ -19,15 +19,18 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Outcome = Literal["success", "failure", "idempotent_no_op"]
 
 STEPS = {0.0: 1, 0.5: 2, 0.75: 4}
-"""Overlap of the database's units -> how many of them begin along a tile's side."""
+"""Overlap of neighbouring retrieval units -> number of units that begin along one side of a tile."""
 
 MOST_AHEAD = timedelta(days=1)
-"""How far ahead of the clock a date of capture may be, since one without a zone is read as UTC. It then counts as now."""
+"""How far a capture date may lie ahead of the clock. It then counts as now.
+
+A date without a time zone is read as UTC and may therefore lie ahead.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class BoundingBox:
-    """An area between two parallels and two meridians, degrees; lat_min < lat_max, lon_min < lon_max."""
+    """An area between two parallels and two meridians, in degrees. lat_min < lat_max and lon_min < lon_max."""
 
     lat_min: float
     lon_min: float
@@ -37,9 +40,9 @@ class BoundingBox:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the aircraft takes off: degrees, and metres above mean sea level, as flight plans and autopilots have it.
+    """The take-off position. lat and lon are degrees; alt is metres above mean sea level, as in flight plans.
 
-    No height is ever converted: there is no geoid model here.
+    This package never converts a height, because it has no geoid model.
     """
 
     lat: float
@@ -51,9 +54,16 @@ class Origin:
 class TileRow:
     """One row of the tile store.
 
-    lat and lon are the tile centre as the store's double precision holds it; they are never recomputed from x and y.
-    path is relative to the tile store's root. texture is how much the picture shows, as `TileImage` of the import defines
-    it; None where nobody measured it.
+    Attributes:
+        zoom, x, y: the tile in the XYZ scheme.
+        lat, lon: the tile centre in degrees, exactly as the store holds it in double precision. It is never recomputed
+            from x and y.
+        source: the name under which the tile was imported.
+        sha256: hash of the file's content, 64 hex digits.
+        path: the file, relative to the root of the tile store.
+        captured_at: when the picture was taken.
+        texture: how much structure the picture shows, as `tile_import.storing.TileImage` defines it. None if it was
+            never measured.
     """
 
     zoom: int
@@ -70,7 +80,7 @@ class TileRow:
 
 @dataclass(frozen=True, slots=True)
 class TileHashRecord:
-    """What the aggregate over the tile set is made of (SPEC.md)."""
+    """One tile's part of the aggregate hash over a tile set (SPEC.md)."""
 
     zoom: int
     lat: float
@@ -81,7 +91,7 @@ class TileHashRecord:
 
 @dataclass(frozen=True, slots=True)
 class TileBboxRecord:
-    """What batching needs to know of a tile (SPEC.md)."""
+    """The fields of a tile that batching needs (SPEC.md)."""
 
     zoom: int
     lat: float
@@ -91,10 +101,14 @@ class TileBboxRecord:
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """Where tiles of a source come from; one for each folder or file imported under its name.
+    """The provenance of a source: one record for each folder or file imported under the source's name.
 
-    origin: the path as it was on the importing machine. captured_at is None where neither the source nor the operator
-    said. imported_at: when an import from there last changed a tile.
+    Attributes:
+        name: the name of the source.
+        origin: the imported path on the machine that imported it.
+        terms: licence or attribution.
+        captured_at: when the pictures were taken. None if neither the source nor the operator gave a date.
+        imported_at: when an import from this origin last changed a tile.
     """
 
     name: str
@@ -106,7 +120,10 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoreRevision:
-    """A state of the tile store: two equal revisions hold equal rows. Every change advances it in its own transaction."""
+    """A state of the tile store. Equal revisions hold equal rows.
+
+    Every change of a row advances the revision in the same transaction.
+    """
 
     store_id: str
     revision: int
@@ -114,9 +131,10 @@ class StoreRevision:
 
 @dataclass(frozen=True, slots=True)
 class HostCapabilities:
-    """What decides which engines this machine can build and run. The GPU's fields are None where there is none.
+    """The properties of this machine that decide which engines it can build and run.
 
-    cpus, memory_mb: what there is for building several engines at a time; they decide no engine.
+    The GPU fields are None on a machine without a GPU. cpus and memory_mb limit how many engines are built in parallel;
+    they have no influence on an engine.
     """
 
     arch: str  # platform.machine(): x86_64, aarch64
@@ -131,7 +149,7 @@ class HostCapabilities:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """(pixel - mean) / std for each of R, G, B, on pixels in 0..255."""
+    """Normalisation of pixels in 0..255: (pixel - mean) / std for each channel, in the order R, G, B."""
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -139,12 +157,19 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class BackboneSpec:
-    """One model of the corpus, as the mission names it.
+    """One model of the corpus, as the mission declares it.
 
-    inputs: input name -> shape, batch first; for an image NCHW. A batch dimension of 1 in the mission means
-    "one image"; the graph may be dynamic in it. parity_cosine: the gate's threshold for this model; None for its precision's.
-    precision_overrides: (pattern of node names, precision) for single layers, the first that fits. runtime: None for the
-    mission's.
+    Attributes:
+        model_name: the name in the mission.
+        role: the descriptor backbone, or an auxiliary model.
+        onnx_path: the ONNX file.
+        inputs: input name -> shape, batch dimension first, NCHW for an image. A batch dimension of 1 means "one image";
+            the graph may have a dynamic batch dimension.
+        precision: the precision of the engine.
+        preprocessing: normalisation of the image input.
+        parity_cosine: this model's threshold of the parity gate; None for the threshold of its precision.
+        precision_overrides: (pattern of node names, precision) for single layers. The first matching pattern counts.
+        runtime: the runtime of this model; None for the runtime of the mission.
     """
 
     model_name: str
@@ -160,9 +185,13 @@ class BackboneSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What an ONNX file says of itself.
+    """What an ONNX file declares about itself.
 
-    outputs: name -> shape, None for a dynamic dimension; external_data: its weights; types: input name -> ONNX element type.
+    Attributes:
+        outputs: output name -> shape; None is a dynamic dimension.
+        external_data: the files that hold its weights.
+        opset: the version of the ONNX operator set.
+        types: input name -> ONNX element type.
     """
 
     outputs: dict[str, tuple[int | None, ...]]
@@ -173,7 +202,7 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True)
 class EngineCacheEntry:
-    """One engine as `compile_engines_for_corpus` reports it."""
+    """One engine in the result of `compile_engines_for_corpus`."""
 
     model_name: str
     path: Path
@@ -184,7 +213,7 @@ class EngineCacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class IndexParameters:
-    """HNSW parameters as FAISS names them (M, efConstruction, efSearch)."""
+    """Parameters of an HNSW index: M, efConstruction and efSearch of FAISS."""
 
     m: int = 32
     ef_construction: int = 200
@@ -195,7 +224,7 @@ class IndexParameters:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What is asked of the provisioner (SPEC.md)."""
+    """A request to the provisioner (SPEC.md)."""
 
     bbox: BoundingBox
     zoom_levels: tuple[int, ...]
@@ -208,7 +237,7 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build did (SPEC.md)."""
+    """The result of a build (SPEC.md)."""
 
     engines_built: int
     engines_reused: int

@@ -50,7 +50,10 @@ def test_corrupt_tiles_are_all_named_before_anything_is_embedded(fresh, landscap
     assert done.status == 1
     (failed,) = done.event("build_failed")
     assert failed["error"] == "CoverageError"
-    assert "3 of 80 tiles have no file or one that is not what was imported, such as" in failed["failure_reason"]
+    assert (
+        "3 of 80 tiles are corrupt (the file is missing or differs from the import), such as"
+        in failed["failure_reason"]
+    )
     assert done.ran == ["tiles"]
     assert not (fresh.work / "tiles" / "tiles.inventory").exists()
 
@@ -94,7 +97,10 @@ def test_rows_that_name_no_file_are_mended_by_an_update(whole, landscape_tiles):
     done = whole.provision_json()
     assert done.status == 1
     (failed,) = done.event("build_failed")
-    assert "2 of 80 tiles have no file or one that is not what was imported, such as" in failed["failure_reason"]
+    assert (
+        "2 of 80 tiles are corrupt (the file is missing or differs from the import), such as"
+        in failed["failure_reason"]
+    )
     assert "--update" in failed["failure_reason"]
 
     bring(whole, landscape_tiles, "small-landscape", update=True)
@@ -180,7 +186,7 @@ def test_a_changed_tile_is_read_before_it_is_sealed(whole, landscape_tiles):
     assert done.status == 1
     (failed,) = done.event("build_failed")
     assert (
-        f"1 of 80 tiles have no file or one that is not what was imported, such as {tile.zoom}/{tile.x}/{tile.y}"
+        f"1 of 80 tiles are corrupt (the file is missing or differs from the import), such as {tile.zoom}/{tile.x}/{tile.y}"
         in (failed["failure_reason"])
     )
 
@@ -196,7 +202,7 @@ def test_a_changed_tile_is_read_also_where_another_tile_had_its_bytes(whole, lan
     done = whole.provision_json()
     assert done.status == 1
     (failed,) = done.event("build_failed")
-    named = f"1 of 80 tiles have no file or one that is not what was imported, such as {one.zoom}/{one.x}/{one.y}"
+    named = f"1 of 80 tiles are corrupt (the file is missing or differs from the import), such as {one.zoom}/{one.x}/{one.y}"
     assert named in failed["failure_reason"]
 
 

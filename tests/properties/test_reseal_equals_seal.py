@@ -18,13 +18,13 @@ from preflight.tileset.resealing import SealedFiles, reseal
 from preflight.tileset.sealing import Companions, seal
 
 THEN = datetime(2025, 6, 1, tzinfo=timezone.utc)
-# Few places, so that changes meet what is there.
-PLACES = st.tuples(st.integers(2, 3), st.integers(0, 3), st.integers(0, 3))
+# Only a few tiles, so that changes hit tiles of the old set.
+TILES = st.tuples(st.integers(2, 3), st.integers(0, 3), st.integers(0, 3))
 
 
 @st.composite
 def rows(draw):
-    zoom, x, y = draw(PLACES)
+    zoom, x, y = draw(TILES)
     lat, lon = tile_center(zoom, x, y)
     source = draw(st.sampled_from(["a", "b", "ä", "zz"]))
     captured = THEN + timedelta(seconds=draw(st.integers(-5, 5)))
@@ -41,8 +41,8 @@ def rows(draw):
     )
 
 
-def one_a_tile(found):
-    return {(row.zoom, row.x, row.y): row for row in found}
+def by_tile(tile_rows):
+    return {(row.zoom, row.x, row.y): row for row in tile_rows}
 
 
 def order(row):
@@ -60,12 +60,12 @@ def sealed(tiles, folder):
 @given(
     st.lists(rows(), min_size=1, max_size=12),
     st.lists(rows(), max_size=5),
-    st.lists(PLACES, max_size=4),
+    st.lists(TILES, max_size=4),
     st.sampled_from([(1, 1), (2, 150), (5, 1 << 20)]),
 )
-def test_a_reseal_writes_what_a_seal_would(before, replaced, removed, blocks):
-    old = one_a_tile(before)
-    changed = {**dict.fromkeys(removed), **one_a_tile(replaced)}
+def test_reseal_writes_the_same_bytes_as_seal(before, replaced, removed, blocks):
+    old = by_tile(before)
+    changed = {**dict.fromkeys(removed), **by_tile(replaced)}
     new = {tile: row for tile, row in {**old, **changed}.items() if row is not None}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -75,11 +75,11 @@ def test_a_reseal_writes_what_a_seal_would(before, replaced, removed, blocks):
         expected, header = sealed(new, folder / "new")
         out, lines, times = io.BytesIO(), io.BytesIO(), io.BytesIO()
         with pytest.MonkeyPatch.context() as patch:
-            # Rows and bytes handled at a time: the borders between blocks lie everywhere.
+            # Small blocks of rows and bytes, so that block borders lie everywhere.
             patch.setattr(mapped, "_BLOCK_ROWS", blocks[0])
             patch.setattr(reseal_module, "_BLOCK_BYTES", blocks[1])
-            found, oldest = reseal(files, changed, out, Companions(lines, times))
-        assert found == header
+            resealed, oldest = reseal(files, changed, out, Companions(lines, times))
+        assert resealed == header
         assert out.getvalue() == expected.inventory.read_bytes()
         assert lines.getvalue() == expected.lines.read_bytes()
         assert times.getvalue() == expected.captured.read_bytes()
@@ -96,10 +96,10 @@ def test_companions_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_two_tiles_with_one_id_are_refused(tmp_path):
-    # A centre inside one tile that another row claims as its own makes the same id.
+    # Two rows have the same id if they claim the same centre.
     lat, lon = tile_center(2, 1, 1)
     files, _ = sealed({(2, 1, 1): TileRow(2, 1, 1, lat, lon, "a", "0" * 64, "p", THEN)}, tmp_path)
     twin = TileRow(2, 1, 1, lat, lon, "b", "1" * 64, "p", THEN)
     with pytest.raises(TileContentError, match="same id"):
-        # Under another name in `changed`, so that the old row stays.
+        # `changed` names another tile, so the old row stays.
         reseal(files, {(2, 0, 0): twin}, io.BytesIO(), Companions(io.BytesIO(), io.BytesIO()))

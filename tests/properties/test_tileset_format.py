@@ -33,9 +33,9 @@ def order(row):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(rows(), max_size=20))
-def test_what_is_sealed_comes_back(found):
-    chosen = list(choose_sources(sorted({order(one): one for one in found}.values(), key=order), ["x"]))
-    assert {(one.zoom, one.x, one.y) for one in chosen} == {(one.zoom, one.x, one.y) for one in found}
+def test_an_inventory_returns_what_was_sealed(stored):
+    chosen = list(choose_sources(sorted({order(one): one for one in stored}.values(), key=order), ["x"]))
+    assert {(one.zoom, one.x, one.y) for one in chosen} == {(one.zoom, one.x, one.y) for one in stored}
     assert len({(one.zoom, one.x, one.y) for one in chosen}) == len(chosen)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tiles.inventory")
@@ -44,8 +44,8 @@ def test_what_is_sealed_comes_back(found):
         assert read_header(path) == header
         inventory = Inventory.open(path)
         lines = []
-        for at, one in enumerate(chosen):
-            record = inventory.rows[at]
+        for index, one in enumerate(chosen):
+            record = inventory.rows[index]
             assert (record["zoom"], record["x"], record["y"], record["lat"], record["lon"]) == (
                 one.zoom,
                 one.x,
@@ -54,7 +54,7 @@ def test_what_is_sealed_comes_back(found):
                 one.lon,
             )
             assert record["id"] == tile_id(one.zoom, one.lat, one.lon)
-            assert (inventory.path(at), inventory.source(at), inventory.sha256(at)) == (
+            assert (inventory.path(index), inventory.source(index), inventory.sha256(index)) == (
                 one.path,
                 one.source,
                 one.sha256,

@@ -1,4 +1,4 @@
-"""What is known of a backbone beside its graph: a value that stages can hold without loading numpy or ONNX."""
+"""Facts about a backbone that its graph does not hold. Importing this module loads neither numpy nor ONNX."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ __all__ = ["WEIGHT_FREE_VPR", "BackboneCard", "card_without_shifts"]
 
 @dataclass(frozen=True, slots=True)
 class BackboneCard:
-    """A descriptor backbone as the self-test, the report and an engineer need to know it.
+    """Facts about a descriptor backbone, for the self-test and the reports.
 
-    shift_count is the size of the cyclic group under which turning the camera acts on a descriptor: a turn of
-    360 / shift_count degrees rolls the descriptor, viewed as (-1, shift_count), by one along its last axis. It is 1 for
-    a backbone without such a group.
+    Attributes:
+        name: the name in reports.
+        description: one line about the backbone.
+        descriptor_dim: length of a descriptor.
+        shift_count: how many turns of the camera act on a descriptor as a cyclic shift. A turn by 360 / shift_count
+            degrees rolls the descriptor, viewed as (-1, shift_count), by one along its last axis. It is 1 for a
+            backbone without this property.
     """
 
     name: str
@@ -32,11 +36,12 @@ class BackboneCard:
             raise ValueError(msg)
 
     def shifts(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Every turn of (N, descriptor_dim) descriptors: (shift_count, N, descriptor_dim); the first is the input.
+        """Compute every turn of (N, descriptor_dim) descriptors.
 
-        Raises ValueError when the descriptors have another length.
+        Returns (shift_count, N, descriptor_dim); the first entry is the input. Raises ValueError if the descriptors
+        have another length.
         """
-        import numpy as np  # noqa: PLC0415 - the card is imported where numpy must not be
+        import numpy as np  # noqa: PLC0415 - importing this module must not load numpy
 
         if descriptors.ndim != 2 or descriptors.shape[1] != self.descriptor_dim:
             msg = f"{self.name} gives descriptors of {self.descriptor_dim} numbers, not an array {descriptors.shape}"
@@ -46,7 +51,7 @@ class BackboneCard:
 
 
 def card_without_shifts(name: str, descriptor_dim: int) -> BackboneCard:
-    """The card of a backbone of which only the output is known."""
+    """Return the card of a backbone of which only the length of a descriptor is known."""
     return BackboneCard(name, "no card: nothing is known of its training", descriptor_dim)
 
 
@@ -56,4 +61,4 @@ WEIGHT_FREE_VPR = BackboneCard(
     descriptor_dim=2080,
     shift_count=16,
 )
-"""The built-in backbone's card; its graph is made by `adapters.weight_free_vpr`, which is tested to fit it."""
+"""The card of the built-in backbone. `adapters.demo.weight_free_vpr` builds its graph; a test compares the two."""

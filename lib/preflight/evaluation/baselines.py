@@ -1,4 +1,4 @@
-"""What an index must beat: 16 x 16 thumbnails, and drawing tiles at random."""
+"""The baselines that an index must beat: retrieval by 16 x 16 thumbnails, and random tiles."""
 
 from __future__ import annotations
 
@@ -17,27 +17,34 @@ __all__ = ["best_per_id", "chance_recall", "nearest_thumbnails"]
 def nearest_thumbnails(
     queries: NDArray[np.uint8], chunks: Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]], k: int
 ) -> NDArray[np.int64]:
-    """Ids (Q, k) of the thumbnails that correlate best, -1 where there are fewer.
+    """Find the k thumbnails with the highest normalised correlation (mean removed, length one) for each query.
 
-    queries are (Q, 256) uint8; chunks are (ids, (n, 256) uint8). Thumbnails are compared by normalised correlation:
-    mean removed, length one. Memory is bounded by one chunk. Equal scores are ordered by id.
+    Memory is limited by one chunk. Equal scores are ordered by id.
+
+    Args:
+        queries: (Q, 256) uint8 thumbnails.
+        chunks: pairs of ids (n,) and thumbnails (n, 256) uint8.
+        k: the number of results for each query.
+
+    Returns:
+        (Q, k) ids, best first; -1 where there are fewer than k thumbnails.
     """
     scores = np.full((len(queries), k), -np.inf, dtype=np.float64)
     ids = np.full((len(queries), k), -1, dtype=np.int64)
     for chunk_ids, thumbnails in chunks:
-        found = _correlations(queries, thumbnails)
-        rows = np.broadcast_to(chunk_ids, found.shape)
-        scores, ids = _top(np.hstack([scores, found]), np.hstack([ids, rows]), k)
+        correlations = _correlations(queries, thumbnails)
+        rows = np.broadcast_to(chunk_ids, correlations.shape)
+        scores, ids = _top(np.hstack([scores, correlations]), np.hstack([ids, rows]), k)
     return ids
 
 
-def _correlations(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(Q, n) normalised correlations; a blank thumbnail correlates with nothing.
+def _correlations(queries: NDArray[np.uint8], thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Compute (Q, n) normalised correlations. A uniform thumbnail has correlation 0 with every other.
 
-    Sums of products of bytes are exact in double precision in any order, so that neither chunks nor the machine's
-    matrix product change the ranking.
+    Sums of products of bytes are exact in double precision in any order. The ranking therefore does not depend on the
+    chunks or on the machine's matrix product.
     """
-    a, b = one.astype(np.float64), other.astype(np.float64)
+    a, b = queries.astype(np.float64), thumbnails.astype(np.float64)
     covariance = a.shape[1] * (a @ b.T) - np.outer(a.sum(axis=1), b.sum(axis=1))
     scale = np.outer(_spread(a), _spread(b))
     correlations: NDArray[np.float64] = covariance / np.maximum(scale, 1.0)
@@ -56,15 +63,23 @@ def _top(scores: NDArray[np.float64], ids: NDArray[np.int64], k: int) -> tuple[N
 
 
 def best_per_id(scores: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Merge searches of several turns of the same queries: (S, Q, n) scores and ids -> (Q, k) ids, best first.
+    """Merge the results of searches with S turns of the same queries.
 
-    Each id counts once, with its best score; -1 is none, and fills up. Equal scores are ordered by id.
+    An id counts once, with its best score. Equal scores are ordered by id.
+
+    Args:
+        scores: (S, Q, n) scores.
+        ids: (S, Q, n) ids; -1 stands for no result.
+        k: the number of results for each query.
+
+    Returns:
+        (Q, k) ids, best first; -1 where there are fewer than k.
     """
     merged = np.full((ids.shape[1], k), -1, dtype=np.int64)
     for query in range(ids.shape[1]):
-        found_ids, found = ids[:, query].ravel(), scores[:, query].ravel()
-        order = np.lexsort((found_ids, -found))
-        ranked = found_ids[order]
+        query_ids, query_scores = ids[:, query].ravel(), scores[:, query].ravel()
+        order = np.lexsort((query_ids, -query_scores))
+        ranked = query_ids[order]
         ranked = ranked[ranked != -1]
         first = np.sort(np.unique(ranked, return_index=True)[1])[:k]
         merged[query, : len(first)] = ranked[first]
@@ -72,7 +87,10 @@ def best_per_id(scores: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> 
 
 
 def chance_recall(hits: NDArray[np.int64], tiles: int, k: int) -> float:
-    """Mean probability that k of `tiles` tiles, drawn without putting back, hold one of each query's hits[i] tiles."""
+    """Return the expected recall@k of a random choice: k of `tiles` tiles, drawn without replacement.
+
+    hits: (Q,), the number of correct tiles for each query.
+    """
     draws = min(k, tiles)
-    whole = math.comb(tiles, draws)
-    return float(np.mean([1 - math.comb(tiles - int(m), draws) / whole for m in hits]))
+    combinations = math.comb(tiles, draws)
+    return float(np.mean([1 - math.comb(tiles - int(m), draws) / combinations for m in hits]))

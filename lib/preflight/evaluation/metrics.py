@@ -1,4 +1,4 @@
-"""From returned ids and true positions to recall and metres."""
+"""Computes recall and position errors from the returned ids and the true positions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ __all__ = ["Truth", "figures", "units_holding"]
 
 
 class Truth:
-    """True positions of queries: (Q, 2) int64 columns and rows at POSITION_ZOOM, and (Q, 2) latitudes and longitudes."""
+    """The true positions of Q queries.
+
+    Attributes:
+        cells: (Q, 2) int64, column and row at POSITION_ZOOM.
+        degrees: (Q, 2) float64, latitude and longitude.
+    """
 
     def __init__(self, cells: Sequence[tuple[int, int]], degrees: Sequence[tuple[float, float]]) -> None:
         self.cells = np.asarray(cells, dtype=np.int64).reshape(-1, 2)
@@ -30,44 +35,50 @@ class Truth:
 
 
 def units_holding(truth: Truth, table: TileTable) -> NDArray[np.int64]:
-    """(Q,): how many units of the table, of any zoom, contain each position."""
+    """Return how many units of the table, of any zoom, contain each position: (Q,)."""
     counts = np.zeros(len(truth), dtype=np.int64)
     units = TileLookup(table.zooms, table.xs, table.ys, table.steps)
     for zoom in np.unique(table.zooms).tolist():
-        around = table.steps << zoom
+        columns = table.steps << zoom
         cells = truth.cells // ((1 << POSITION_ZOOM - zoom) // table.steps)
         zooms = np.full(len(cells), zoom)
-        # Those that begin at the position's place in the grid, or up to a tile's side before it; the map is round.
+        # A unit contains the position if it begins less than a tile's side west and north of it. The map is round.
         for i, j in np.ndindex(table.steps, table.steps):
-            counts += units.rows(zooms, (cells[:, 0] - i) % around, cells[:, 1] - j) >= 0
+            counts += units.rows(zooms, (cells[:, 0] - i) % columns, cells[:, 1] - j) >= 0
     return counts
 
 
-def figures(found: NDArray[np.int64], truth: Truth, table: TileTable) -> Figures:
-    """The figures of (Q, k) ids, k at least the largest of RANKS; -1 means none.
+def figures(ids: NDArray[np.int64], truth: Truth, table: TileTable) -> Figures:
+    """Compute recall and position errors.
 
-    Raises ValueError when an id is not in the table: the index is then of another tile set.
+    Args:
+        ids: (Q, k) returned ids, best first; -1 stands for no result. k is at least the largest of RANKS.
+        truth: the true positions.
+        table: the units of the index.
+
+    Raises:
+        ValueError: an id is not in the table, so the index belongs to another tile set.
     """
-    rows = _rows(found, table)
+    rows = _rows(ids, table)
     hits = _hits(rows, truth, table)
     errors = [
         haversine_m(lat, lon, float(table.lats[row]), float(table.lons[row])) if row >= 0 else np.inf
         for row, (lat, lon) in zip(rows[:, 0].tolist(), truth.degrees.tolist(), strict=True)
     ]
     recall = tuple(float(hits[:, :k].any(axis=1).mean()) for k in RANKS)
-    # An error that was measured, not one between two: infinities stay out of the arithmetic.
+    # `inverted_cdf` picks a measured error and does not interpolate, because errors may be infinite.
     median, p90 = np.percentile(errors, [50, 90], method="inverted_cdf").tolist()
     return Figures(recall, median, p90)
 
 
-def _rows(found: NDArray[np.int64], table: TileTable) -> NDArray[np.int64]:
-    """Row of each id in the table, -1 for none."""
+def _rows(ids: NDArray[np.int64], table: TileTable) -> NDArray[np.int64]:
+    """Return the row of each id in the table; -1 for the id -1."""
     order = np.argsort(table.ids, kind="stable")
-    place = np.searchsorted(table.ids, found, sorter=order).clip(max=len(table) - 1)
-    rows: NDArray[np.int64] = np.where(found == -1, -1, order[place])
-    unknown = found[(rows >= 0) & (table.ids[rows] != found)]
+    positions = np.searchsorted(table.ids, ids, sorter=order).clip(max=len(table) - 1)
+    rows: NDArray[np.int64] = np.where(ids == -1, -1, order[positions])
+    unknown = ids[(rows >= 0) & (table.ids[rows] != ids)]
     if len(unknown):
-        raise ValueError(f"the index returned id {int(unknown[0])}, which is no tile of the set")
+        raise ValueError(f"the index returned the id {int(unknown[0])}, which does not belong to the tile set")
     return rows
 
 

@@ -1,7 +1,7 @@
-"""Simulated aerial photographs: crops of the map at a known position, turned, scaled and relit.
+"""Simulated aerial photographs: crops of the map at a known position, rotated, scaled and with other light.
 
-A position is kept as a pair of integers, column and row at zoom 40, where a tile is 36 micrometres wide at the equator:
-which tile holds it is then a shift, and exact.
+A position is a pair of integers: column and row at zoom 40, where a tile is 36 micrometres wide at the equator. A bit
+shift thus gives exactly the tile that contains a position.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ __all__ = ["POSITION_ZOOM", "OpenRgb", "Query", "TileTable", "draw_queries"]
 
 POSITION_ZOOM = 40
 OpenRgb = Callable[[int, int, int], "NDArray[np.uint8] | None"]
-"""(zoom, x, y) -> (side, side, 3) uint8, the same side for all tiles; None when there is no such tile."""
+"""(zoom, x, y) -> (side, side, 3) uint8 with the same side for all tiles; None if there is no such tile."""
 
-_SCALE = (0.85, 1.18)  # height error: the footprint's side in tiles
+_SCALE = (0.85, 1.18)  # side of the footprint in tiles; it varies with the error of the height
 _HEADING_ERROR_DEG = 4.0
 _ATTEMPTS = 40
-_FITS_ANYWHERE = 0.7  # a square of this side, turned any way about a tile's centre, stays inside the tile
-_ENOUGH = 16  # tiles with all neighbours, below which the others are used too
+_SIDE_WITHIN_TILE = 0.7  # a square of this side around a tile's centre stays inside the tile at any heading
+_ENOUGH = 16  # with fewer tiles that have all neighbours, queries are drawn from all tiles
 
 
 @dataclass(frozen=True, slots=True)
 class TileTable:
-    """The units of an index as parallel arrays: ids, zooms, xs, ys int64; lats, lons float64, their centres in degrees.
+    """The N units of an index (tiles or windows) as parallel arrays (N,). lats and lons are the centres in degrees.
 
-    steps: 1 for tiles; for windows, how many of them a tile's side holds: xs and ys then count windows.
+    steps: the number of windows that begin along a tile's side; xs and ys then count windows. 1 for tiles.
     """
 
     ids: NDArray[np.int64]
@@ -52,9 +52,13 @@ class TileTable:
 
 
 class Query(NamedTuple):
-    """Where a photograph was taken, and the photograph with the heading known and unknown, both (size, size, 3) uint8.
+    """A true position and two simulated photographs of it.
 
-    column and row are the true position at POSITION_ZOOM; lat and lon are the same in degrees.
+    Attributes:
+        column, row: the position at POSITION_ZOOM.
+        lat, lon: the same position in degrees.
+        heading_known: (size, size, 3) uint8, north up except for a small heading error.
+        heading_unknown: (size, size, 3) uint8, with a random heading.
     """
 
     column: int
@@ -66,7 +70,10 @@ class Query(NamedTuple):
 
 
 class _Pose(NamedTuple):
-    """Offset of the centre in tiles from the home tile's north-western corner, side in tiles, turn in radians."""
+    """The footprint of a photograph: centre (u, v) from the home tile's north-western corner and side, all in tiles.
+
+    turn is the rotation in radians.
+    """
 
     u: float
     v: float
@@ -75,28 +82,40 @@ class _Pose(NamedTuple):
 
 
 def draw_queries(table: TileTable, open_rgb: OpenRgb, count: int, seed: int, size: int = 224) -> Iterator[Query]:
-    """`count` queries, each of its own generator seeded by (seed, number): a longer run begins like a shorter one.
+    """Draw `count` queries at random positions over the tiles.
 
-    Positions are uniform inside random tiles that have all eight neighbours; where fewer than 16 have, inside any tile,
-    such that the footprint lies on tiles that are there. The photographs of a query share position, scale and light.
-    Raises ValueError when the table is empty, a tile of it does not open, or tiles differ in size.
+    A position is uniform inside a random tile that has all eight neighbours. If fewer than 16 tiles have them, it lies
+    inside any tile, and the footprint lies on existing tiles. The two photographs of a query share position, scale and
+    light.
+
+    Each query has its own random generator, seeded by (seed, number). A longer run therefore begins like a shorter one.
+
+    Args:
+        table: the tiles.
+        open_rgb: opens a tile.
+        count: the number of queries.
+        seed: the seed.
+        size: side of a photograph in pixels.
+
+    Raises:
+        ValueError: the table is empty, a tile of it does not open, or tiles differ in size.
     """
     if not len(table):
         raise ValueError("no tiles to draw queries from")
-    present = TileLookup(table.zooms, table.xs, table.ys)
-    inner = present.surrounded()
-    homes = inner if len(inner) >= _ENOUGH else np.arange(len(present))
+    tiles = TileLookup(table.zooms, table.xs, table.ys)
+    inner = tiles.surrounded()
+    homes = inner if len(inner) >= _ENOUGH else np.arange(len(tiles))
     for number in range(count):
         rng = np.random.Generator(np.random.PCG64([seed, number]))
-        home = present.tile(int(homes[int(rng.integers(len(homes)))]))
-        yield _query(rng, home, _around(home, present), open_rgb, size)
+        home = tiles.tile(int(homes[int(rng.integers(len(homes)))]))
+        yield _query(rng, home, _neighbourhood(home, tiles), open_rgb, size)
 
 
-def _around(tile: tuple[int, int, int], present: TileLookup) -> set[tuple[int, int]]:
-    """(dx, dy) in -1..1 of the tile itself and those of its neighbours that are there."""
+def _neighbourhood(tile: tuple[int, int, int], tiles: TileLookup) -> set[tuple[int, int]]:
+    """Return the offsets (dx, dy) in -1..1 of the tile itself and of its existing neighbours."""
     zoom, x, y = tile
     steps = (-1, 0, 1)
-    return {(dx, dy) for dx in steps for dy in steps if present.row(zoom, x + dx, y + dy) >= 0}
+    return {(dx, dy) for dx in steps for dy in steps if tiles.row(zoom, x + dx, y + dy) >= 0}
 
 
 def _query(
@@ -125,26 +144,26 @@ def _query(
 def _pose(rng: np.random.Generator, around: set[tuple[int, int]], turn: float) -> _Pose:
     for _ in range(_ATTEMPTS):
         u, v, side = rng.uniform(), rng.uniform(), rng.uniform(*_SCALE)
-        # The whole circle must be there, so that the position is as good for any heading.
-        if len(around) == 9 or _circle_is_there(u, v, side * math.sqrt(0.5), around):
+        # The circle around the footprint must lie on tiles, so that the position is valid for any heading.
+        if len(around) == 9 or _circle_on_tiles(u, v, side * math.sqrt(0.5), around):
             return _Pose(u, v, side, turn)
-    return _Pose(0.5, 0.5, _FITS_ANYWHERE, turn)
+    return _Pose(0.5, 0.5, _SIDE_WITHIN_TILE, turn)
 
 
-def _circle_is_there(u: float, v: float, radius: float, around: set[tuple[int, int]]) -> bool:
+def _circle_on_tiles(u: float, v: float, radius: float, around: set[tuple[int, int]]) -> bool:
     rim = [(u + radius * math.cos(a), v + radius * math.sin(a)) for a in (k * math.pi / 16 for k in range(32))]
     return all((math.floor(x), math.floor(y)) in around for x, y in rim)
 
 
 def _mosaic(home: tuple[int, int, int], around: set[tuple[int, int]], open_rgb: OpenRgb) -> NDArray[np.uint8]:
-    """(3 * side, 3 * side, 3): the home tile in the middle, black where there is no tile."""
+    """Join the home tile and its neighbours to (3 * side, 3 * side, 3) uint8. Missing neighbours are black."""
     zoom, x, y = home
     canvas: NDArray[np.uint8] | None = None
     side = 0
     for dx, dy in sorted(around, key=lambda step: step != (0, 0)):
         tile = open_rgb(zoom, x + dx, y + dy)
         if tile is None:
-            raise ValueError(f"tile {zoom}/{x + dx}/{y + dy} is in the table, but does not open")
+            raise ValueError(f"tile {zoom}/{x + dx}/{y + dy} is in the table but does not open")
         if canvas is None:
             side = len(tile)
             canvas = np.zeros((3 * side, 3 * side, 3), dtype=np.uint8)
@@ -156,7 +175,7 @@ def _mosaic(home: tuple[int, int, int], around: set[tuple[int, int]], open_rgb: 
 
 
 def _crop(mosaic: NDArray[np.uint8], pose: _Pose, size: int) -> NDArray[np.float32]:
-    """(size, size, 3) levels 0..255, bilinear: what a camera that looks straight down sees, its top along the turn."""
+    """Sample the view straight down with the turn as heading, bilinear: (size, size, 3) levels 0..255."""
     side = len(mosaic) / 3
     grid = ((np.arange(size) + 0.5) / size - 0.5) * pose.side * side
     right, down = grid[None, :], grid[:, None]
@@ -175,7 +194,7 @@ def _crop(mosaic: NDArray[np.uint8], pose: _Pose, size: int) -> NDArray[np.float
 
 
 def _relit(rng: np.random.Generator, crop: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Another camera on another day: softer, another exposure, contrast and tint, with noise."""
+    """Simulate another camera on another day: blur, exposure, contrast, tint and noise."""
     soft, gamma, gain = rng.uniform(0.0, 0.8), rng.uniform(0.75, 1.35), rng.uniform(0.75, 1.3)
     curve = np.array([255.0 * math.pow(level / 255.0, gamma) * gain for level in range(256)])
     curves = (curve * rng.uniform(0.9, 1.1, (3, 1))).astype(np.float32)
@@ -188,7 +207,7 @@ def _relit(rng: np.random.Generator, crop: NDArray[np.float32]) -> NDArray[np.ui
 
 
 def _blurred(crop: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each pixel averaged with its neighbours by 1, 2, 1 along both axes; the rim with itself."""
+    """Average each pixel with its neighbours by 1, 2, 1 along both axes. Pixels at the edge are repeated outwards."""
     padded = np.pad(crop, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
     blurred: NDArray[np.float32] = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) * np.float32(1 / 16)

@@ -1,4 +1,4 @@
-"""The figures of a self-test, and their JSON. Loads no numpy, so that a report can read them anywhere."""
+"""The figures of a self-test and their JSON. Importing this module does not load numpy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ RANKS = (1, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Recall at each of RANKS, 0..1, and position errors in metres; infinite where nothing was found.
+    """Recall and position errors of one method.
 
-    recall[i] is the share of queries of which one of the first RANKS[i] units contains the true position. An error is
-    the great-circle distance from the true position to the centre of the first unit.
+    An error is the great-circle distance in metres from the true position to the centre of the first unit. It is
+    infinite if the query has no result.
+
+    Attributes:
+        recall: recall[i] is the share of queries, 0 to 1, for which one of the first RANKS[i] units contains the true
+            position.
+        median_error_m: the median error.
+        p90_error_m: the 90th percentile of the errors.
     """
 
     recall: tuple[float, ...]
@@ -26,7 +32,7 @@ class Figures:
     p90_error_m: float
 
     def as_dict(self) -> dict[str, Any]:
-        """With fixed decimals: 4 for recall, 1 for metres; an infinite error is null."""
+        """Return the figures with fixed decimals: 4 for recall, 1 for metres. An infinite error is None."""
         return {
             "recall": {str(k): round(value, 4) for k, value in zip(RANKS, self.recall, strict=True)},
             "median_error_m": _metres(self.median_error_m),
@@ -36,22 +42,28 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class HeadingResult:
-    """One way of flying: the index under test, the thumbnail baseline, and drawing tiles at random."""
+    """The figures of the index under test and of both baselines, with the heading either known or unknown."""
 
     index: Figures
     thumbnail: Figures
     chance: Figures
 
     def as_dict(self) -> dict[str, Any]:
-        """The three, by name."""
+        """Return the three sets of figures by name."""
         return {"index": self.index.as_dict(), "thumbnail": self.thumbnail.as_dict(), "chance": self.chance.as_dict()}
 
 
 @dataclass(frozen=True, slots=True)
 class SelftestResult:
-    """What the self-test measured. The queries are simulated: recall on real photographs is lower.
+    """The result of a self-test. The queries are simulated: recall on real photographs is lower.
 
-    units: what the index holds, which is `tiles` unless windows overlap.
+    Attributes:
+        backbone: the name of the backbone.
+        seed: the seed of the queries.
+        queries, tiles, units: numbers of queries, of tiles and of units in the index. There are as many units as tiles
+            unless windows overlap.
+        shifts: the number of turns that are searched if the heading is unknown.
+        heading_known, heading_unknown: the figures.
     """
 
     backbone: str
@@ -65,11 +77,11 @@ class SelftestResult:
 
     @property
     def margin_over_thumbnail(self) -> float:
-        """recall@1 of the index less that of the thumbnail baseline, heading known; -1..1."""
+        """recall@1 of the index minus that of the thumbnail baseline, with the heading known; -1 to 1."""
         return self.heading_known.index.recall[0] - self.heading_known.thumbnail.recall[0]
 
     def to_json(self) -> bytes:
-        """Indented JSON with sorted keys, fixed decimals and a final newline; equal results give equal bytes."""
+        """Encode as JSON: indented, sorted keys, fixed decimals, final newline. Equal results give equal bytes."""
         document = {
             "backbone": self.backbone,
             "seed": self.seed,

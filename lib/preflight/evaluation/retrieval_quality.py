@@ -1,7 +1,7 @@
-"""The self-test of an index: how well simulated aerial photographs of its own area are found again.
+"""The self-test of an index: measures how well it finds simulated aerial photographs of its own area.
 
-Pure: tiles, model and index are handed in as callables. Synthetic recall overstates what real photographs reach; what
-counts is the margin over the baselines and that it does not fall from one build to the next.
+The module is pure: tiles, model and index are callables from the caller. Recall on simulated photographs is higher than
+on real ones. What matters is the margin over the baselines, and whether it falls from one build to the next.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["Embed", "Search", "Thumbnail", "evaluate"]
 Embed = Callable[["NDArray[np.uint8]"], "NDArray[np.float32]"]
 """(N, size, size, 3) uint8 RGB -> (N, dim) float32, L2-normalised."""
 Search = Callable[["NDArray[np.float32]", int], "tuple[NDArray[np.float32], NDArray[np.int64]]"]
-"""(Q, dim) and k -> scores (Q, k), descending, and ids (Q, k), -1 for none."""
+"""(Q, dim) and k -> scores (Q, k), descending, and ids (Q, k); -1 stands for no result."""
 Thumbnail = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
-"""(size, size, 3) uint8 RGB -> (256,) uint8, the luminance of 16 x 16 equal areas."""
+"""(size, size, 3) uint8 RGB -> (256,) uint8, the mean luminance of 16 x 16 equal areas."""
 
 _CHUNK = 64  # photographs held in memory at a time
 
 
 @dataclass(slots=True)
 class _Views:
-    """What stays of the photographs of one heading: a descriptor and a thumbnail each."""
+    """Descriptors and thumbnails of the photographs with one kind of heading. The photographs are not kept."""
 
     descriptors: list[NDArray[np.float32]] = field(default_factory=list)
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
@@ -61,13 +61,26 @@ def evaluate(
     seed: int,
     size: int = 224,
 ) -> SelftestResult:
-    """Draw `queries` positions over `tiles` and look each up twice, heading known and unknown.
+    """Measure an index with simulated queries, with the heading known and unknown.
 
-    `units` are what the index holds: the tiles themselves, or windows over them. `thumbnails` gives their thumbnails as
-    chunks of (ids, (n, 256) uint8), it is called once.
-    With the heading unknown, all turns of the card's shift group are searched and merged; the thumbnail baseline has no
-    such turns. Raises ValueError when there are no queries or no tiles, a tile of the table does not open, or the index
-    returns an id that is no unit's.
+    If the heading is unknown, all turns of the card are searched and their results merged. The thumbnail baseline has
+    no such turns.
+
+    Args:
+        tiles: the tiles from which the queries are drawn.
+        units: the units in the index: the tiles, or windows over them.
+        card: facts about the backbone.
+        open_rgb: opens a tile.
+        embed: computes descriptors.
+        search: searches the index.
+        thumbnail: computes the thumbnail of a photograph.
+        thumbnails: returns the thumbnails of the units in chunks of ids (n,) and (n, 256) uint8. It is called once.
+        queries: the number of queries.
+        seed: the seed of the queries.
+        size: side of a photograph in pixels.
+
+    Raises:
+        ValueError: there are no queries or no tiles, a tile does not open, or the index returns an id of no unit.
     """
     if queries < 1:
         raise ValueError(f"a self-test needs at least one query, not {queries}")
@@ -82,11 +95,11 @@ def evaluate(
     truth = Truth(cells, degrees)
     chance = _chance(truth, units, seed)
 
-    # Both headings in one walk over the tiles' thumbnails.
+    # One pass over the units' thumbnails for both headings.
     by_thumbnail = nearest_thumbnails(np.stack(known.thumbnails + unknown.thumbnails), thumbnails(), RANKS[-1])
 
-    def judge(found: NDArray[np.int64], by_thumbnail: NDArray[np.int64]) -> HeadingResult:
-        return HeadingResult(figures(found, truth, units), figures(by_thumbnail, truth, units), chance)
+    def measure(by_index: NDArray[np.int64], by_thumbnail: NDArray[np.int64]) -> HeadingResult:
+        return HeadingResult(figures(by_index, truth, units), figures(by_thumbnail, truth, units), chance)
 
     return SelftestResult(
         backbone=card.name,
@@ -95,8 +108,8 @@ def evaluate(
         tiles=len(tiles),
         units=len(units),
         shifts=card.shift_count,
-        heading_known=judge(search(np.concatenate(known.descriptors), RANKS[-1])[1], by_thumbnail[:queries]),
-        heading_unknown=judge(
+        heading_known=measure(search(np.concatenate(known.descriptors), RANKS[-1])[1], by_thumbnail[:queries]),
+        heading_unknown=measure(
             _search_all_turns(card, np.concatenate(unknown.descriptors), search), by_thumbnail[queries:]
         ),
     )
@@ -113,7 +126,7 @@ def _search_all_turns(card: BackboneCard, descriptors: NDArray[np.float32], sear
 
 
 def _chance(truth: Truth, table: TileTable, seed: int) -> Figures:
-    """Recall by counting, position errors by drawing one tile a query."""
+    """Compute the figures of a random choice: recall by combinatorics, errors from one random unit for each query."""
     rng = np.random.Generator(np.random.PCG64([seed, len(truth), len(table)]))
     drawn = table.ids[rng.integers(len(table), size=(len(truth), RANKS[-1]))]
     holding = units_holding(truth, table)

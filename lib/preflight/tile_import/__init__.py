@@ -1,7 +1,7 @@
-"""Tiles from any source into the tile store.
+"""Imports tiles from any source into the tile store.
 
-source     what an adapter for a source hands over
+source     the port that an adapter for a kind of source implements
 importing  the import of one source
 storing    checks and stores one chunk of tiles
-request    what an import is asked, its progress and its counts
+request    the request, the progress and the counts of an import
 """

@@ -1,4 +1,4 @@
-"""What passes between an import and who asks for it: the request, how far it is, the counts at its end."""
+"""The values between an import and its caller: request, progress and final counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ __all__ = ["ImportProgress", "ImportReport", "ImportRequest"]
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """What an operator asks to import. scheme: None means what the source's format says."""
+    """A request to import tiles.
+
+    Attributes:
+        path: the folder or file to import.
+        source: the name under which the tiles are stored.
+        zooms: the first and the last zoom level to import; None for all.
+        scheme: the numbering of the rows of tiles; None for that of the source's format.
+        captured_at: when the pictures were taken; None for the date that the source states.
+        terms: licence or attribution; None for those recorded before, or those that the source states.
+        update: replace stored tiles that differ.
+        skip_bad: skip tiles that cannot be imported, instead of refusing the import.
+    """
 
     path: Path
     source: str
@@ -28,7 +39,10 @@ class ImportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
-    """How far an import is. total is what comes at most, None where it is not known; eta_s seconds to go."""
+    """The progress of an import, in tiles.
+
+    total: the largest possible number of tiles; None if unknown. eta_s: estimated remaining seconds; None if unknown.
+    """
 
     done: int
     total: int | None
@@ -38,10 +52,16 @@ class ImportProgress:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """Counts of tiles; offered is the sum of the others and of the skipped tiles.
+    """The result of an import, in tiles.
 
-    replaced: there with other bytes before. repaired: there with the same bytes, but their file was missing or spoilt, or, with
-    update, their row named another file or a later date of capture.
+    Attributes:
+        offered: all tiles of the source; the sum of the other counts and the skipped tiles.
+        added: tiles that the store did not have under this source.
+        unchanged: tiles that were stored already.
+        replaced: tiles that were stored with other bytes.
+        repaired: tiles that were stored with the same bytes, but whose file was missing or damaged. With `update`, also
+            tiles whose row named another file or a later capture date.
+        skipped: tiles that could not be imported.
     """
 
     offered: int

@@ -1,4 +1,4 @@
-"""A chunk of offered tiles: which may be stored, and storing those: pixels first, then rows."""
+"""Checks one chunk of offered tiles and stores the good ones: first their pixels, then their rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from preflight.records import TileRow
 from preflight.tile_import.request import ImportReport
 from preflight.tile_import.source import MAX_TILE_BYTES, BadTile, OfferedTile
 
-__all__ = ["Keeper", "Tally", "TileImage"]
+__all__ = ["ChunkWriter", "Tally", "TileImage"]
 
 
 class TileImage(NamedTuple):
-    """What decoding a tile's picture shows. width, height: pixels.
+    """The properties of a decoded tile image.
 
-    texture: the standard deviation of the luminance (ITU-R BT.601, 0..255) of 16 x 16 equal areas. Of these areas and not of
-    all pixels, because waves, glints and a sensor's noise fill every pixel of a picture that shows no place: real map and
-    aerial tiles had 5.9 and more, made-up water, glints and dense fog 5.1 at most, where over all pixels the same were 13.9
-    and more, and up to 14.6. Transparent parts count as black.
+    Attributes:
+        width, height: size in pixels.
+        texture: the standard deviation of the mean luminance (ITU-R BT.601, 0..255) of 16 x 16 equal areas. Transparent
+            parts count as black.
+
+    The texture uses areas instead of pixels because waves, glints and sensor noise vary every pixel of a picture that
+    shows no place. With areas, real map and aerial tiles have 5.9 and more; synthetic water, glints and dense fog have
+    at most 5.1. With pixels the ranges overlap: the same real tiles have 13.9 and more, the synthetic ones up to 14.6.
     """
 
     width: int
@@ -33,15 +37,15 @@ class TileImage(NamedTuple):
     texture: float
 
 
-class _Judged(NamedTuple):
-    """A tile that may be stored."""
+class _Checked(NamedTuple):
+    """The result of the check of a good tile."""
 
     sha256: str
     texture: float | None
 
 
-class _Kept(NamedTuple):
-    """A tile whose file is whole. written: it was not before."""
+class _Stored(NamedTuple):
+    """A tile whose file is intact. written: the file was missing or damaged before."""
 
     row: TileRow
     written: bool
@@ -49,28 +53,28 @@ class _Kept(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What was done so far."""
+    """The counts of an import so far. redated: the repaired tiles that took an earlier capture date."""
 
     offered: int = 0
     added: int = 0
     replaced: int = 0
     repaired: int = 0
-    redated: int = 0  # of those repaired
+    redated: int = 0
     skipped: list[BadTile] = field(default_factory=list)
 
     @property
     def dated(self) -> bool:
-        """Whether a tile took the date of this import."""
+        """Whether a tile took the capture date of this import."""
         return bool(self.added or self.replaced or self.redated)
 
     def report(self) -> ImportReport:
-        """The counts; what was neither added, replaced nor repaired, nor skipped, is unchanged."""
+        """Return the counts. Tiles that are in no other count are unchanged."""
         unchanged = self.offered - self.added - self.replaced - self.repaired - len(self.skipped)
         return ImportReport(self.offered, self.added, unchanged, self.replaced, self.repaired, tuple(self.skipped))
 
 
-class Keeper:
-    """Stores chunks of one source; `tally` counts them."""
+class ChunkWriter:
+    """Checks and stores the chunks of one source. `tally` holds the counts."""
 
     def __init__(
         self,
@@ -92,88 +96,95 @@ class Keeper:
         self._skip_bad = skip_bad
         self.tally = Tally()
 
-    def keep(self, chunk: list[OfferedTile | BadTile], pool: Executor) -> None:
-        """Pixels, then rows. Raises ImportSourceError, DatabaseError."""
-        places = [(tile.zoom, tile.x, tile.y) for tile in chunk if _off_the_map(tile) is None]
-        found = self._metadata.rows_of_tiles(places)
-        held = {(row.zoom, row.x, row.y): row for row in found if row.source == self._source}
-        # The faults first: a chunk with a refused tile leaves nothing behind, so one pass judges and one stores.
-        judged = list(pool.map(lambda tile: self._judge(tile, held), chunk))
-        bad = [one for one in judged if isinstance(one, BadTile)]
+    def write(self, chunk: list[OfferedTile | BadTile], pool: Executor) -> None:
+        """Check a chunk, then store its pixels, then its rows. pool: runs the checks and the writes of files.
+
+        Raises:
+            ImportSourceError: a tile is refused. Nothing of the chunk is stored if a check fails.
+            DatabaseError: as the tile store raises.
+        """
+        tiles = [(tile.zoom, tile.x, tile.y) for tile in chunk if _off_the_map(tile) is None]
+        rows = self._metadata.rows_of_tiles(tiles)
+        old_rows = {(row.zoom, row.x, row.y): row for row in rows if row.source == self._source}
+        # All checks come before the first write, because a chunk with a refused tile must leave nothing behind.
+        checked = list(pool.map(lambda tile: self._check(tile, old_rows), chunk))
+        bad = [result for result in checked if isinstance(result, BadTile)]
         if bad and not self._skip_bad:
             raise ImportSourceError(
                 f"tile {bad[0].zoom}/{bad[0].x}/{bad[0].y} of {self._source} {bad[0].reason}. Fetch it again or remove "
                 "it, or import the others with --skip-bad"
             )
-        good = [(tile, found) for tile, found in zip(chunk, judged, strict=True) if isinstance(found, _Judged)]
-        self._store(list(pool.map(lambda one: self._kept(*one), good)), held)
+        good = [(tile, result) for tile, result in zip(chunk, checked, strict=True) if isinstance(result, _Checked)]
+        self._write_rows(list(pool.map(lambda pair: self._write_pixels(*pair), good)), old_rows)
         self.tally.offered += len(chunk)
         self.tally.skipped += bad
 
-    def _store(self, kept: Sequence[_Kept], held: Mapping[tuple[int, int, int], TileRow]) -> None:
-        """The rows of tiles whose files are written. Raises ImportSourceError, DatabaseError."""
+    def _write_rows(self, stored: Sequence[_Stored], old_rows: Mapping[tuple[int, int, int], TileRow]) -> None:
+        """Write the rows of tiles whose files are stored. Raises ImportSourceError, DatabaseError."""
         rows, repaired, redated = [], 0, 0
-        # By path: tiles that share their bytes share a file, which one of them writes.
-        written = {one.row.path for one in kept if one.written}
-        for row, _ in kept:
-            there = held.get((row.zoom, row.x, row.y))
-            if there is None or there.sha256 != row.sha256:
+        # Tiles with the same bytes share a file, and only one of them writes it. So compare paths, not tiles.
+        written = {one.row.path for one in stored if one.written}
+        for row, _ in stored:
+            old = old_rows.get((row.zoom, row.x, row.y))
+            if old is None or old.sha256 != row.sha256:
                 rows.append(row)
                 continue
-            elsewhere = row.path != there.path
-            earlier = self._replace and row.captured_at < there.captured_at
-            mended = earlier or (self._replace and elsewhere)
-            if mended or row.texture != there.texture:
+            other_path = row.path != old.path
+            earlier = self._replace and row.captured_at < old.captured_at
+            corrected = earlier or (self._replace and other_path)
+            if corrected or row.texture != old.texture:
                 rows.append(row)
-            # A file that no row names repairs nothing.
-            repaired += mended or (row.path in written and not elsewhere)
+            # A file written under another path than the row names repairs no tile.
+            repaired += corrected or (row.path in written and not other_path)
             redated += earlier
         changed = self._metadata.upsert(rows, replace=self._replace) if rows else 0
-        added = len({(row.zoom, row.x, row.y) for row in rows} - held.keys())
+        added = len({(row.zoom, row.x, row.y) for row in rows} - old_rows.keys())
         self.tally.added += added
         self.tally.replaced += max(0, changed - added)
         self.tally.repaired += repaired
         self.tally.redated += redated
 
-    def _judge(self, tile: OfferedTile | BadTile, held: Mapping[tuple[int, int, int], TileRow]) -> _Judged | BadTile:
-        """The hash of a tile's content and what it shows, or what is wrong with it."""
+    def _check(
+        self, tile: OfferedTile | BadTile, old_rows: Mapping[tuple[int, int, int], TileRow]
+    ) -> _Checked | BadTile:
         if isinstance(tile, BadTile):
             return tile
         reason = _off_the_map(tile)
         if reason is None:
             sha256 = hashlib.sha256(tile.content).hexdigest()
-            there = held.get((tile.zoom, tile.x, tile.y))
-            # What is held was decoded when it came, if its texture says so.
-            if there is not None and there.sha256 == sha256 and there.texture is not None:
-                return _Judged(sha256, there.texture)
+            old = old_rows.get((tile.zoom, tile.x, tile.y))
+            # A stored tile with a texture was decoded when it was imported.
+            if old is not None and old.sha256 == sha256 and old.texture is not None:
+                return _Checked(sha256, old.texture)
             texture = self._texture(tile.content)
             if not isinstance(texture, str):
-                return _Judged(sha256, texture)
+                return _Checked(sha256, texture)
             reason = texture
         return BadTile(tile.zoom, tile.x, tile.y, reason)
 
     def _texture(self, content: bytes) -> float | str:
-        """Of a picture, or what is wrong with it."""
+        """Return the texture of an image, or the reason why it cannot be imported."""
         if len(content) > MAX_TILE_BYTES:
             return f"has {len(content):,} bytes; no tile has more than {MAX_TILE_BYTES:,}"
         try:
             width, height, texture = self._check_image(content)
         except TileContentError as error:
             return f"does not decode: {error}"
-        return texture if width == height else f"is {width} x {height} pixels; tiles are square"
+        return texture if width == height else f"is {width} x {height} pixels; a tile must be square"
 
-    def _kept(self, tile: OfferedTile | BadTile, found: _Judged) -> _Kept:
-        assert isinstance(tile, OfferedTile)  # noqa: S101 - only those have a hash
-        path, written = self._pixels.put(tile.content, found.sha256, tile.suffix)
-        place = tile.zoom, tile.x, tile.y
-        row = TileRow(*place, *tile_center(*place), self._source, found.sha256, path, self._captured_at, found.texture)
-        return _Kept(row, written)
+    def _write_pixels(self, tile: OfferedTile | BadTile, checked: _Checked) -> _Stored:
+        assert isinstance(tile, OfferedTile)  # noqa: S101 - a BadTile is never checked successfully
+        path, written = self._pixels.put(tile.content, checked.sha256, tile.suffix)
+        key = tile.zoom, tile.x, tile.y
+        row = TileRow(*key, *tile_center(*key), self._source, checked.sha256, path, self._captured_at, checked.texture)
+        return _Stored(row, written)
 
 
 def _off_the_map(tile: OfferedTile | BadTile) -> str | None:
+    """Return why a tile is not on the map; None if it is."""
     if not 0 <= tile.zoom <= MAX_ZOOM:
-        return f"is no tile: zooms go from 0 to {MAX_ZOOM}"
+        return f"has an invalid zoom: zooms go from 0 to {MAX_ZOOM}"
     last = (1 << tile.zoom) - 1
     if not (0 <= tile.x <= last and 0 <= tile.y <= last):
-        return f"is off the map: at zoom {tile.zoom} x and y go from 0 to {last}"
+        return f"is off the map: at zoom {tile.zoom}, x and y go from 0 to {last}"
     return None

@@ -8,6 +8,6 @@ coverage       missing, outdated and corrupt tiles
 findings       notes on single tiles: no texture, unknown texture, another source exists
 windows        overlapping retrieval units that cross tile borders
 mosaic         the pixels of such windows
-tile_lookup    row numbers by tile coordinates
+tile_lookup    array rows by tile coordinates
 mapped         reads a memory-mapped file without keeping its pages
 """

@@ -1,4 +1,7 @@
-"""What an area lacks: tiles that are missing, too old or corrupt, found before anything is built; and findings on the others."""
+"""Checks whether the tiles of an area suffice for a build: finds missing, stale and corrupt tiles, and other findings.
+
+The check runs before anything is built.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,32 @@ __all__ = ["CoverageReport", "CoverageWalk", "Lack", "check", "lacks_geojson"]
 
 Reason = Literal["missing", "stale", "corrupt"]
 
-_NAMED = 5
-_ABSENT, _FRESH, _STALE, _CORRUPT = 0, 1, 2, 3
-_REASONS: dict[int, Reason] = {_ABSENT: "missing", _STALE: "stale", _CORRUPT: "corrupt"}
+_MOST_NAMED = 5
+_MISSING, _FRESH, _STALE, _CORRUPT = 0, 1, 2, 3
+_REASONS: dict[int, Reason] = {_MISSING: "missing", _STALE: "stale", _CORRUPT: "corrupt"}
 _REMEDY = (
-    "Run the C11 TileDownloader for this area (`doit plan --missing=FILE` writes these tiles as GeoJSON for it), "
-    "or `doit import SOURCE` (with --update where tiles are there but bad), then provision again"
+    "Run the C11 TileDownloader for this area (`doit plan --missing=FILE` writes these tiles as GeoJSON for it), or "
+    "import the tiles with `doit import SOURCE` (add --update to replace stale or corrupt ones). Then run `doit "
+    "provision` again"
 )
 
 Lack = tuple[Reason, int, int, int]
-"""Why a tile is wanted, and its zoom, x and y."""
+"""A tile that the build needs: the reason, and the tile's zoom, x and y."""
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageReport:
-    """Counts of tiles. first_...: the first few (zoom, x, y). sources: name and tiles, by name.
+    """Counts of the tiles of an area.
 
-    stale: captured too long ago, or in the future, so that nobody knows how long; ahead: the latter alone, and not in
-    first_stale. corrupt: their files are not there, or hold other bytes than their rows say. A tile may be stale and corrupt.
+    Attributes:
+        expected: the tiles that cover the area.
+        present, missing: the expected tiles with a row and without one.
+        stale: the tiles that were captured too long ago, and those in `ahead`.
+        ahead: the tiles that are dated in the future; their age is unknown.
+        corrupt: the tiles whose file is missing or differs from the hash in the row. A tile may be stale and corrupt.
+        first_missing, first_stale, first_ahead, first_corrupt: (zoom, x, y) of the first few tiles of each kind.
+            `first_stale` does not name the tiles in `ahead`.
+        sources: name and number of tiles of each source, by name.
     """
 
     expected: int
@@ -53,39 +64,43 @@ class CoverageReport:
 
     @property
     def missing_share(self) -> float:
-        """Missing tiles by expected tiles, 0 to 1."""
+        """The missing tiles as a share of the expected ones, 0 to 1."""
         return self.missing / self.expected if self.expected else 0.0
 
 
 class CoverageWalk:
-    """Counts the rows of a tile set as they stream by; memory is one byte a tile of the cover.
+    """Counts the rows of a tile set as they stream by. It needs one byte of memory for each tile of the cover.
 
-    now: aware UTC. Stale is what was captured more than max_age before it, or more than MOST_AHEAD after it.
+    A tile is stale if it was captured more than max_age before `now`, or more than MOST_AHEAD after it. `now` is aware
+    UTC.
     """
 
     def __init__(self, cover: Cover, *, now: datetime, max_age: timedelta) -> None:
         self._cover = cover
         self._oldest, self._newest = now - max_age, now + MOST_AHEAD
-        self._seen = bytearray(len(cover))
+        self._states = bytearray(len(cover))
         self._stale = 0
         self._ahead = 0
         self._first_stale: list[tuple[int, int, int]] = []
         self._first_ahead: list[tuple[int, int, int]] = []
         self._corrupt: list[tuple[int, int, int]] = []
-        self._taker = FindingCollector()
+        self._collector = FindingCollector()
         self._sources: Counter[str] = Counter()
 
     def through(self, rows: Iterable[TileRow]) -> Iterator[TileRow]:
-        """Hand on every row inside the cover, counted; rows outside it are left out. One row a tile is expected."""
+        """Yield the rows inside the cover and count them. Rows outside the cover are dropped.
+
+        The rows must contain each tile at most once.
+        """
         for row in rows:
             position = self._cover.position(row.zoom, row.x, row.y)
             if position is None:
                 continue
-            self._seen[position] = _FRESH
+            self._states[position] = _FRESH
             self._sources[row.source] += 1
-            self._taker.sealed(row)
+            self._collector.sealed(row)
             if not self._oldest <= row.captured_at <= self._newest:
-                self._seen[position] = _STALE
+                self._states[position] = _STALE
                 self._count_stale(row)
             yield row
 
@@ -93,28 +108,28 @@ class CoverageWalk:
         ahead = row.captured_at > self._newest
         self._stale += 1
         self._ahead += ahead
-        first = self._first_ahead if ahead else self._first_stale
-        if len(first) < _NAMED:
-            first.append((row.zoom, row.x, row.y))
+        named = self._first_ahead if ahead else self._first_stale
+        if len(named) < _MOST_NAMED:
+            named.append((row.zoom, row.x, row.y))
 
     def passed_over(self, row: TileRow) -> None:
-        """A row of the cover that is not sealed, because another source's is."""
-        self._taker.passed_over(row)
+        """Note a row of the cover that is not sealed because the row of another source is."""
+        self._collector.passed_over(row)
 
     def corrupt(self, tile: tuple[int, int, int]) -> None:
-        """A tile that went through and turned out not to be what its row says."""
+        """Mark a counted tile (zoom, x, y) as corrupt: its file is missing or differs from the hash in its row."""
         position = self._cover.position(*tile)
         if position is not None:
-            self._seen[position] = _CORRUPT
+            self._states[position] = _CORRUPT
             self._corrupt.append(tile)
 
     def findings(self) -> Findings:
-        """On the tiles that went through so far."""
-        return self._taker.findings()
+        """Return the findings on the tiles that were counted so far."""
+        return self._collector.findings()
 
     def report(self) -> CoverageReport:
-        """What has been counted so far."""
-        present = len(self._seen) - self._seen.count(_ABSENT)
+        """Return the counts so far."""
+        present = len(self._states) - self._states.count(_MISSING)
         return CoverageReport(
             expected=len(self._cover),
             present=present,
@@ -122,32 +137,32 @@ class CoverageWalk:
             stale=self._stale,
             ahead=self._ahead,
             corrupt=len(self._corrupt),
-            first_missing=tuple(self._cover.tile(position) for position in self._absent()),
+            first_missing=tuple(self._cover.tile(position) for position in self._first_missing()),
             first_stale=tuple(self._first_stale),
             first_ahead=tuple(self._first_ahead),
-            first_corrupt=tuple(self._corrupt[:_NAMED]),
+            first_corrupt=tuple(self._corrupt[:_MOST_NAMED]),
             sources=tuple(sorted(self._sources.items())),
         )
 
     def lacks(self) -> Iterator[Lack]:
-        """Every tile that was missing, stale or corrupt so far, in the order of the cover."""
-        for tile, seen in zip(self._cover, self._seen, strict=True):
-            if seen != _FRESH:
-                yield (_REASONS[seen], *tile)
+        """Yield every tile that is missing, stale or corrupt so far, in the order of the cover."""
+        for tile, state in zip(self._cover, self._states, strict=True):
+            if state != _FRESH:
+                yield (_REASONS[state], *tile)
 
-    def _absent(self) -> Iterator[int]:
-        at = -1
-        for _ in range(_NAMED):
-            at = self._seen.find(_ABSENT, at + 1)
-            if at < 0:
+    def _first_missing(self) -> Iterator[int]:
+        position = -1
+        for _ in range(_MOST_NAMED):
+            position = self._states.find(_MISSING, position + 1)
+            if position < 0:
                 return
-            yield at
+            yield position
 
 
 def lacks_geojson(lacks: Iterable[Lack]) -> Iterator[str]:
-    """The text of a GeoJSON FeatureCollection (RFC 7946), in parts: one Polygon a tile, its borders in degrees.
+    """Yield the text of a GeoJSON FeatureCollection (RFC 7946) in parts. Each tile is one Polygon in degrees.
 
-    properties: zoom, x and y of the XYZ scheme, and `reason`: missing, stale or corrupt.
+    The properties of a feature are zoom, x and y in the XYZ scheme, and `reason`: missing, stale or corrupt.
     """
     yield '{"type":"FeatureCollection","features":['
     comma = "\n"
@@ -170,10 +185,18 @@ def lacks_geojson(lacks: Iterable[Lack]) -> Iterator[str]:
 def check(
     report: CoverageReport, area: Area, zooms: Iterable[int], *, allow_missing: float, max_age: timedelta
 ) -> None:
-    """Refuse a tile set with more missing than the share allowed, with stale or corrupt tiles, or with no tiles at all.
+    """Check the counts of a tile set against the limits of the mission.
+
+    Args:
+        report: the counts.
+        area: the area, for the message.
+        zooms: the zoom levels, for the message.
+        allow_missing: the allowed share of missing tiles, 0 to 1.
+        max_age: the allowed age of a tile, for the message.
 
     Raises:
-        CoverageError: every reason at once, counted, with the area, the zooms and what to do.
+        CoverageError: too many tiles are missing, no tile is present, or a tile is stale or corrupt. The message counts
+            all reasons and names the area, the zooms and the remedy.
     """
     problems = []
     if report.present == 0:
@@ -185,21 +208,22 @@ def check(
         )
     if report.stale > report.ahead:
         problems.append(
-            f"{report.stale - report.ahead} of {report.present} tiles were captured more than {max_age.days} days ago, such as "
-            f"{_names(report.first_stale)}"
+            f"{report.stale - report.ahead} of {report.present} tiles were captured more than {max_age.days} days ago, "
+            f"such as {_names(report.first_stale)}"
         )
     if report.ahead:
         problems.append(
-            f"{report.ahead} of {report.present} tiles are dated in the future, such as {_names(report.first_ahead)}, so that "
-            "their age is unknown (set this computer's clock, or import them with --update and the real --captured-at)"
+            f"{report.ahead} of {report.present} tiles are dated in the future, such as {_names(report.first_ahead)}, "
+            "so their age is unknown (set this computer's clock, or import them with --update and the real "
+            "--captured-at)"
         )
     if report.corrupt:
         problems.append(
-            f"{report.corrupt} of {report.present} tiles have no file or one that is not what was imported, such as "
-            f"{_names(report.first_corrupt)}"
+            f"{report.corrupt} of {report.present} tiles are corrupt (the file is missing or differs from the import), "
+            f"such as {_names(report.first_corrupt)}"
         )
     if problems:
-        where = f"{_place(area)} at zoom {', '.join(map(str, sorted(set(zooms))))}"
+        where = f"{_area_text(area)} at zoom {', '.join(map(str, sorted(set(zooms))))}"
         raise CoverageError(f"{where}: {'; '.join(problems)}. {_REMEDY}")
 
 
@@ -207,11 +231,11 @@ def _names(tiles: Iterable[tuple[int, int, int]]) -> str:
     return ", ".join("/".join(map(str, tile)) for tile in tiles)
 
 
-def _place(area: Area) -> str:
+def _area_text(area: Area) -> str:
     boxes = area.boxes()
-    shown = ", ".join(_box(box) for box in boxes[:3])
+    shown = ", ".join(_box_text(box) for box in boxes[:3])
     return f"area {shown}" + (f" and {len(boxes) - 3} more parts" if len(boxes) > 3 else "")
 
 
-def _box(box: BoundingBox) -> str:
+def _box_text(box: BoundingBox) -> str:
     return f"lat {box.lat_min:.6f}..{box.lat_max:.6f} lon {box.lon_min:.6f}..{box.lon_max:.6f}"

@@ -1,4 +1,4 @@
-"""Rows of a mapped file, looked at without keeping its pages: those a process has looked at count as its memory."""
+"""Reads the rows of a memory-mapped file and releases its pages, which otherwise count as memory of the process."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _BLOCK_ROWS = 1 << 14  # about 1 MB
 
 
 def row_blocks(rows: NDArray[np.void]) -> Iterator[tuple[int, NDArray[np.void]]]:
-    """Rows a few thousand at a time, with the number of the first.
+    """Yield the rows in blocks of 16,384, each with the index of its first row.
 
-    Where they lie in a mapped file, only these stay mapped: pages of a file that a process has looked at count as its memory.
+    If the rows lie in a memory-mapped file, its pages are released after each block.
     """
-    mapped = _file_of(rows)
-    for at in range(0, len(rows), _BLOCK_ROWS):
-        yield at, rows[at : at + _BLOCK_ROWS]
+    mapped = _mapping_of(rows)
+    for first in range(0, len(rows), _BLOCK_ROWS):
+        yield first, rows[first : first + _BLOCK_ROWS]
         if mapped is not None:
-            # Looked at once more they are there again, most likely from the kernel's cache.
+            # The next access maps the pages again, most likely from the page cache.
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def columns_of(rows: NDArray[np.void], *names: str) -> list[NDArray[Any]]:
-    """Copies of these fields of all rows, in the order named, taken as `row_blocks` gives them."""
+    """Copy these fields of all rows, in the order of `names`, block by block as `row_blocks`."""
     import numpy as np  # noqa: PLC0415 - heavy
 
-    found = [np.empty(len(rows), rows.dtype[name]) for name in names]
-    for at, block in row_blocks(rows):
-        for name, column in zip(names, found, strict=True):
-            column[at : at + len(block)] = block[name]
-    return found
+    columns = [np.empty(len(rows), rows.dtype[name]) for name in names]
+    for first, block in row_blocks(rows):
+        for name, column in zip(names, columns, strict=True):
+            column[first : first + len(block)] = block[name]
+    return columns
 
 
-def _file_of(rows: NDArray[np.void]) -> mmap.mmap | None:
-    """The mapped file an array is a view of; None where it is of none, or may be written through."""
+def _mapping_of(rows: NDArray[np.void]) -> mmap.mmap | None:
+    """Return the mapping that the array is a read-only view of; None if it is no such view."""
     import numpy as np  # noqa: PLC0415 - heavy
 
     base: object = rows

@@ -1,4 +1,4 @@
-"""Writing `tiles.inventory`: from sorted rows, or from parts that are packed already. Its format: `tileset.inventory`."""
+"""Writes `tiles.inventory` from sorted rows or from packed parts. `tileset.inventory` describes the format."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Companions(NamedTuple):
-    """Kept beside an inventory in work/, so that a few changed tiles can be sealed anew without reading all rows again.
+    """The files beside an inventory in work/ that let `reseal` seal a few changed tiles without reading all rows.
 
-    lines: the lines of the aggregate. captured: `capture_time` of each row, int64 little-endian. Both in the rows' order.
+    Both are in the order of the rows. lines: the lines of the aggregate. captured: `capture_time` of each row, int64
+    little-endian.
     """
 
     lines: BinaryIO
@@ -55,13 +56,19 @@ class Companions(NamedTuple):
 
 
 def seal(rows: Iterable[TileRow], out: BinaryIO, companions: Companions | None = None) -> SealedHeader:
-    """Write the inventory of rows sorted by (zoom, lat, lon, source); one packed record a row is held in memory.
+    """Write the inventory of a tile set. Memory holds one packed record for each row.
 
-    companions: where to keep what `reseal` needs beside the inventory.
+    Args:
+        rows: the rows, sorted by (zoom, lat, lon, source), one source for each tile.
+        out: the inventory; a seekable file at its start.
+        companions: the companion files to write, for a later `reseal`.
+
+    Returns:
+        The header of the inventory.
 
     Raises:
-        TileContentError: two tiles with one id, the id -1, a tile twice, a hash that is none, or a centre outside its
-            tile.
+        TileContentError: two tiles have the same id, an id is -1, a tile occurs twice, a hash is invalid, a centre lies
+            outside its tile, or the set exceeds a limit of the format.
         ValueError: the rows are not sorted.
     """
     import numpy as np  # noqa: PLC0415 - heavy
@@ -81,7 +88,7 @@ def seal(rows: Iterable[TileRow], out: BinaryIO, companions: Companions | None =
     if companions is not None:
         companions.captured.write(np.array(captured, "<i8").tobytes())
     table = np.frombuffer(packed, row_type())
-    _refuse_twins(table)
+    _refuse_duplicates(table)
     zooms = np.unique(table["zoom"]).tolist()
     draft = SealedHeader(len(table), tuple(sorted(sources)), tuple(zooms), digest.hexdigest(), "", len(blob))
     numbers = numbers_by_name(tuple(sources))
@@ -91,35 +98,39 @@ def seal(rows: Iterable[TileRow], out: BinaryIO, companions: Companions | None =
 
 
 def pack_row(row: TileRow, source: int) -> bytes:
-    """A row as the file holds it. Raises TileContentError for one that may not be sealed."""
+    """Pack a row as the file holds it. source: the index of its source. Raises TileContentError for an invalid row."""
     name = f"tile {row.zoom}/{row.x}/{row.y} of {row.source}"
     number = tile_id(row.zoom, row.lat, row.lon)
     if number == -1:
-        raise TileContentError(f"{name}: its id is -1, which the index reads as none. Leave this tile out of the area")
+        raise TileContentError(
+            f"{name} has the id -1, which means `no result` in the index. Leave this tile out of the area"
+        )
     if source >= MOST_SOURCES:
-        raise TileContentError(f"{name}: its tile set has more than {MOST_SOURCES:,} sources. {FEWER_SOURCES}")
+        raise TileContentError(f"{name}: the tile set has more than {MOST_SOURCES:,} sources. {FEWER_SOURCES}")
     if not _HEX.fullmatch(row.sha256):
-        raise TileContentError(f"{name}: {row.sha256!r} is no SHA-256. Import the tile again")
+        raise TileContentError(f"{name}: its hash {row.sha256!r} is no SHA-256. Import the tile again")
     bounds = tile_bounds(row.zoom, row.x, row.y)
     if not (bounds.lat_min < row.lat < bounds.lat_max and bounds.lon_min < row.lon < bounds.lon_max):
-        raise TileContentError(f"{name}: its centre ({row.lat}, {row.lon}) is outside the tile. Correct its row")
+        raise TileContentError(
+            f"{name}: its centre ({row.lat}, {row.lon}) is outside the tile. Correct its row in the tile store"
+        )
     return ROW.pack(number, row.zoom, row.x, row.y, row.lat, row.lon, source, bytes.fromhex(row.sha256))
 
 
 def aggregate_line(row: TileRow) -> bytes:
-    """The row's part of the aggregate."""
+    """Return the line of a row in the aggregate."""
     return f"{row.zoom}|{row.lat!r}|{row.lon!r}|{row.source}|{row.sha256}\n".encode()
 
 
 def capture_time(row: TileRow) -> int:
-    """Microseconds since 1970-01-01 UTC."""
+    """Return the capture time of a row in microseconds since 1970-01-01 UTC."""
     return (row.captured_at - _EPOCH) // timedelta(microseconds=1)
 
 
 def numbers_by_name(sources: Sequence[str]) -> NDArray[np.uint16] | None:
-    """What the number of each source becomes when sources are numbered by name, so that equal sets are equal bytes.
+    """Return the new number of each source if sources are numbered by name. None if no number changes.
 
-    None where nothing changes.
+    Numbering by name gives equal tile sets equal bytes.
     """
     import numpy as np  # noqa: PLC0415 - heavy
 
@@ -128,13 +139,19 @@ def numbers_by_name(sources: Sequence[str]) -> NDArray[np.uint16] | None:
 
 
 def write_inventory(out: BinaryIO, draft: SealedHeader, body: Iterable[Buffer]) -> SealedHeader:
-    """Write the file from its parts, which may come one at a time; returns its header.
+    """Write an inventory from packed parts.
 
-    draft: the header but for `body_sha256`, which is filled in. body: rows, offsets and paths as the format has them, in
-    order; sources are numbered by name, no tile is there twice. out: a file that can seek, at its start.
+    Args:
+        out: a seekable file at its start.
+        draft: the header without `body_sha256`, which this function fills in.
+        body: the rows, offsets and paths in the format's layout and order, in any number of buffers. The sources must
+            be numbered by name, and each tile must occur once.
+
+    Returns:
+        The complete header.
     """
     start = out.tell()
-    # As long as it will be: the hash is filled in when the body is there.
+    # Reserve the space of the header: its hash of the body is known only after the body is written.
     out.seek(start + len(header_bytes(replace(draft, body_sha256="0" * 64))))
     digest = hashlib.sha256()
     for part in body:
@@ -151,32 +168,32 @@ def write_inventory(out: BinaryIO, draft: SealedHeader, body: Iterable[Buffer]) 
 def _in_order(rows: Iterable[TileRow]) -> Iterator[TileRow]:
     last: tuple[int, float, float, str] | None = None
     for row in rows:
-        place = row_order(row)
-        if last is not None and place < last:
-            raise ValueError(f"rows must come by (zoom, lat, lon, source): {place} came after {last}")
-        last = place
+        key = row_order(row)
+        if last is not None and key < last:
+            raise ValueError(f"rows must be sorted by (zoom, lat, lon, source): {key} came after {last}")
+        last = key
         yield row
 
 
 def _checked_length(blob: bytearray) -> int:
     if len(blob) >= 1 << 32:
-        raise TileContentError("the paths of this tile set exceed 4 GiB. Build it as several areas")
+        raise TileContentError("the paths of this tile set exceed 4 GiB. Build smaller areas")
     return len(blob)
 
 
-def _refuse_twins(table: NDArray[np.void]) -> None:
+def _refuse_duplicates(table: NDArray[np.void]) -> None:
     import numpy as np  # noqa: PLC0415 - heavy
 
     order = np.argsort(table["id"], kind="stable")
     ids = table["id"][order]
-    twins = np.flatnonzero(ids[1:] == ids[:-1])
-    if len(twins):
-        one, other = (table[order[twins[0] + step]] for step in (0, 1))
+    equal_ids = np.flatnonzero(ids[1:] == ids[:-1])
+    if len(equal_ids):
+        one, other = (table[order[equal_ids[0] + step]] for step in (0, 1))
         names = " and ".join("/".join(str(tile[name]) for name in ("zoom", "x", "y")) for tile in (one, other))
         raise TileContentError(f"tiles {names} have the same id {one['id']}. Leave one of them out of the area")
-    places = np.lexsort((table["y"], table["x"], table["zoom"]))
-    keys = np.stack([table[name][places].astype(np.int64) for name in ("zoom", "x", "y")], axis=1)
-    again = np.flatnonzero(np.all(keys[1:] == keys[:-1], axis=1))
-    if len(again):
-        name = "/".join(map(str, keys[again[0]].tolist()))
-        raise TileContentError(f"tile {name} comes twice: one source a tile is sealed (see choose_sources)")
+    by_tile = np.lexsort((table["y"], table["x"], table["zoom"]))
+    tiles = np.stack([table[name][by_tile].astype(np.int64) for name in ("zoom", "x", "y")], axis=1)
+    repeated = np.flatnonzero(np.all(tiles[1:] == tiles[:-1], axis=1))
+    if len(repeated):
+        name = "/".join(map(str, tiles[repeated[0]].tolist()))
+        raise TileContentError(f"tile {name} occurs twice: give `seal` one source for each tile (see choose_sources)")

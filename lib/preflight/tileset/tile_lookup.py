@@ -1,4 +1,7 @@
-"""Which tiles are there, for sets of a million: sorted integers instead of a Python set of tuples (16 bytes a tile, not 200)."""
+"""Finds tiles in a set of a million by (zoom, x, y).
+
+The set is an array of sorted integers. It needs 16 bytes for each tile; a Python set of tuples would need 200.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["TileLookup"]
 
-_BITS = 26  # of x and of y: the deepest zoom is 24, a tile's side holds at most 4 windows
-_BLOCK = 1 << 16  # looked at together: a dozen numbers a tile are held meanwhile
+_BITS = 26  # for x and for y: the deepest zoom is 24, and at most 4 windows begin along a tile's side
+_BLOCK = 1 << 16  # tiles checked together by `surrounded`, which needs about 12 temporary numbers for each
 
 
 class TileLookup:
-    """Distinct tiles, found by (zoom, x, y); they are ordered by zoom, x, y.
+    """A lookup table of distinct tiles or windows, ordered by (zoom, x, y).
 
-    steps: with windows instead of tiles, how many of them a tile's side holds: x and y count them.
+    zooms, xs and ys are parallel arrays (N,). For windows, xs and ys count windows, and `steps` is the number of
+    windows that begin along a tile's side.
     """
 
     def __init__(self, zooms: NDArray[np.int64], xs: NDArray[np.int64], ys: NDArray[np.int64], steps: int = 1) -> None:
@@ -31,39 +35,39 @@ class TileLookup:
         return len(self._codes)
 
     def tile(self, number: int) -> tuple[int, int, int]:
-        """(zoom, x, y) of the tile with this number in the order."""
+        """Return (zoom, x, y) of the tile with this number in the order of the table."""
         code = int(self._codes[number])
         mask = (1 << _BITS) - 1
         return code >> 2 * _BITS, code >> _BITS & mask, code & mask
 
     def row(self, zoom: int, x: int, y: int) -> int:
-        """The row a tile was given in; -1 when it is not there, or lies off the map."""
+        """Return the index of a tile in the arrays that were given; -1 if it is not among them or lies off the map."""
         return int(self.rows(np.array([zoom]), np.array([x]), np.array([y]))[0])
 
     def rows(self, zooms: NDArray[np.int64], xs: NDArray[np.int64], ys: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As `row`, for many."""
+        """Return `row` of each of N tiles, (N,)."""
         if not len(self):
             return np.full(len(zooms), -1, np.int64)
         last = self._steps * np.left_shift(1, zooms) - 1
-        wanted = _codes(zooms, xs, ys)
-        found = np.searchsorted(self._codes, wanted).clip(max=len(self) - 1)
-        there = (self._codes[found] == wanted) & (xs >= 0) & (xs <= last) & (ys >= 0) & (ys <= last)
-        rows: NDArray[np.int64] = np.where(there, self._rows[found], -1)
+        codes = _codes(zooms, xs, ys)
+        numbers = np.searchsorted(self._codes, codes).clip(max=len(self) - 1)
+        found = (self._codes[numbers] == codes) & (xs >= 0) & (xs <= last) & (ys >= 0) & (ys <= last)
+        rows: NDArray[np.int64] = np.where(found, self._rows[numbers], -1)
         return rows
 
     def surrounded(self) -> NDArray[np.int64]:
-        """The numbers, ascending, of the tiles that have all eight neighbours."""
+        """Return the numbers, ascending, of the tiles whose eight neighbours are all in the table."""
         mask = (1 << _BITS) - 1
-        whole = np.ones(len(self), bool)
-        for at in range(0, len(self), _BLOCK):
-            codes, here = self._codes[at : at + _BLOCK], whole[at : at + _BLOCK]
+        surrounded = np.ones(len(self), bool)
+        for first in range(0, len(self), _BLOCK):
+            codes, block = self._codes[first : first + _BLOCK], surrounded[first : first + _BLOCK]
             zooms, xs, ys = codes >> 2 * _BITS, codes >> _BITS & mask, codes & mask
             for dx, dy in ((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)):
-                here &= self.rows(zooms, xs + dx, ys + dy) >= 0
-        return np.flatnonzero(whole)
+                block &= self.rows(zooms, xs + dx, ys + dy) >= 0
+        return np.flatnonzero(surrounded)
 
 
 def _codes(zooms: NDArray[np.int64], xs: NDArray[np.int64], ys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Off the map, a code may be another tile's: who asks checks the range."""
+    """Encode each tile as one number. A tile off the map may share a code with another: the caller checks the range."""
     codes: NDArray[np.int64] = zooms << 2 * _BITS | xs << _BITS | ys
     return codes

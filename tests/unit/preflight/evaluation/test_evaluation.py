@@ -1,4 +1,4 @@
-"""The self-test end to end on a small landscape, and its parts on values worked out by hand."""
+"""The self-test end to end on a small landscape, and its parts on values computed by hand."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(pixels, table, embed):
     matrix = np.concatenate([embed(np.stack(small[i : i + 16])) for i in range(0, len(small), 16)])
     thumbs = np.stack([thumbnail16(image) for image in small])
 
-    def go(order=None, card=CARD, queries=QUERIES):
+    def run_selftest(order=None, card=CARD, queries=QUERIES):
         ids = table.ids if order is None else table.ids[order]
 
         def search(vectors, k):
@@ -83,7 +83,7 @@ def run(pixels, table, embed):
             seed=5,
         )
 
-    return go
+    return run_selftest
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_the_index_beats_chance_and_the_thumbnails(result):
         assert 0 < figures_.median_error_m <= figures_.p90_error_m < 2000
 
 
-def test_turning_the_descriptor_is_what_finds_unknown_headings(run, result):
-    upright_only = run(card=replace(CARD, shift_count=1))
-    assert upright_only.heading_known == result.heading_known
-    assert upright_only.heading_unknown.index.recall[1] < result.heading_unknown.index.recall[1] - 0.1
+def test_searching_all_turns_is_what_finds_unknown_headings(run, result):
+    one_turn = run(card=replace(CARD, shift_count=1))
+    assert one_turn.heading_known == result.heading_known
+    assert one_turn.heading_unknown.index.recall[1] < result.heading_unknown.index.recall[1] - 0.1
 
 
 def test_an_index_with_shuffled_ids_is_no_better_than_chance(run, result):
@@ -116,7 +116,7 @@ def test_an_index_with_shuffled_ids_is_no_better_than_chance(run, result):
     assert shuffled.heading_known.index.recall[0] < result.heading_known.index.recall[0] - 0.15
 
 
-def test_equal_runs_give_equal_bytes_with_every_figure(run, result):
+def test_equal_runs_give_equal_bytes_that_hold_every_figure(run, result):
     content = run().to_json()
     assert content == result.to_json()
     document = json.loads(content)
@@ -155,7 +155,7 @@ def test_a_longer_run_begins_like_a_shorter_one(pixels, table):
 
 
 def test_a_photograph_shows_the_place_it_claims():
-    # A landscape whose colours are its coordinates: red grows eastwards, green southwards.
+    # The colours of this landscape are its coordinates: red grows to the east, green to the south.
     def open_rgb(zoom, x, y):
         line = np.arange(64)
         tile = np.full((64, 64, 3), 100, dtype=np.uint8)
@@ -163,32 +163,34 @@ def test_a_photograph_shows_the_place_it_claims():
         tile[..., 1] = (y * 64 + line)[:, None]
         return tile
 
-    table = table_of([(10, x, y) for x in range(4) for y in range(4)])  # four inner tiles: too few, all are homes
+    table = table_of(
+        [(10, x, y) for x in range(4) for y in range(4)]
+    )  # only four inner tiles, so queries are drawn from all
     for query in draw_queries(table, open_rgb, 20, seed=1, size=32):
         u, v = query.column / 2 ** (POSITION_ZOOM - 10), query.row / 2 ** (POSITION_ZOOM - 10)
         for shot in (query.heading_known, query.heading_unknown):
             red, green, blue = shot.astype(float).mean(axis=(0, 1))
-            # Gain and gamma move all alike, tint by a tenth: the order of the three tells where it is.
-            for level, place in ((red, u * 64), (green, v * 64)):
-                if abs(place - 100) > 60:
-                    assert (level > blue) == (place > 100)
+            # Gain and gamma change all channels alike, tint by a tenth: their order shows the position.
+            for level, coordinate in ((red, u * 64), (green, v * 64)):
+                if abs(coordinate - 100) > 60:
+                    assert (level > blue) == (coordinate > 100)
         east_west = query.heading_known[:, -6:, 0].mean() - query.heading_known[:, :6, 0].mean()
         assert east_west > 0
 
 
 @pytest.mark.parametrize("tiles", [[(12, 5, 5)], [(12, 5, 5), (12, 6, 5)], [(12, x, 5) for x in range(20)]])
-def test_tiles_without_neighbours_are_used_from_inside(tiles):
+def test_the_footprint_stays_on_tiles_where_neighbours_are_missing(tiles):
     white = np.full((64, 64, 3), 255, dtype=np.uint8)
     table = table_of(tiles)
     for query in draw_queries(table, lambda *_: white, 12, seed=4, size=48):
         for shot in (query.heading_known, query.heading_unknown):
-            assert shot.min() > 100  # nothing black: the footprint never leaves the tiles that are there
+            assert shot.min() > 100  # no black: the footprint never leaves the existing tiles
 
 
-def test_faults_of_the_tiles_are_named():
+def test_the_message_names_a_faulty_tile():
     white = np.full((32, 32, 3), 255, dtype=np.uint8)
     table = table_of([(12, x, y) for x in range(3) for y in range(3)])
-    with pytest.raises(ValueError, match="12/1/1 is in the table, but does not open"):
+    with pytest.raises(ValueError, match="12/1/1 is in the table but does not open"):
         list(draw_queries(table, lambda _, x, y: None if (x, y) == (1, 1) else white, 20, seed=1))
     with pytest.raises(ValueError, match="its neighbour"):
         list(draw_queries(table, lambda _, x, y: white[:16, :16] if (x, y) == (1, 1) else white, 20, seed=1))
@@ -201,23 +203,23 @@ def cell(zoom, u, v):
     return int(u * unit), int(v * unit)
 
 
-def test_a_hit_is_any_tile_that_holds_the_position():
+def test_a_hit_is_any_tile_that_contains_the_position():
     tiles = [(3, 2, 2), (4, 4, 4), (4, 5, 5), (4, 7, 7)]
     table = table_of(tiles)
-    at = tile_center(4, 4, 4)
-    truth = Truth([cell(4, 4.5, 4.5)] * 4, [at] * 4)
-    found = np.full((4, 10), -1, dtype=np.int64)
-    found[0, 0] = table.ids[1]  # the tile
-    found[1, 0] = table.ids[0]  # its parent
-    found[2, :2] = table.ids[[2, 1]]  # the tile second
-    found[3, :6] = table.ids[[3, 2, 3, 2, 3, 1]]  # the tile sixth
-    got = figures(found, truth, table)
+    centre = tile_center(4, 4, 4)
+    truth = Truth([cell(4, 4.5, 4.5)] * 4, [centre] * 4)
+    ids = np.full((4, 10), -1, dtype=np.int64)
+    ids[0, 0] = table.ids[1]  # the tile comes first
+    ids[1, 0] = table.ids[0]  # its parent comes first
+    ids[2, :2] = table.ids[[2, 1]]  # the tile comes second
+    ids[3, :6] = table.ids[[3, 2, 3, 2, 3, 1]]  # the tile comes sixth
+    got = figures(ids, truth, table)
     assert got.recall == (0.5, 0.75, 1.0)
     assert units_holding(truth, table).tolist() == [2, 2, 2, 2]
     assert got.median_error_m > 0
 
 
-def test_nothing_found_is_an_infinite_error_and_null_in_json():
+def test_a_query_without_results_has_an_infinite_error_and_null_in_json():
     table = table_of([(4, 4, 4)])
     got = figures(np.full((2, 10), -1, dtype=np.int64), Truth([cell(4, 4.5, 4.5)] * 2, [(0.0, 0.0)] * 2), table)
     assert got == Figures((0.0, 0.0, 0.0), math.inf, math.inf)
@@ -227,20 +229,20 @@ def test_nothing_found_is_an_infinite_error_and_null_in_json():
 
 def test_an_id_of_another_tile_set_is_refused():
     table = table_of([(4, 4, 4), (4, 4, 5)])
-    with pytest.raises(ValueError, match="id 77, which is no tile"):
+    with pytest.raises(ValueError, match="id 77, which does not belong to the tile set"):
         figures(np.full((1, 10), 77, dtype=np.int64), Truth([cell(4, 4, 4)], [(0.0, 0.0)]), table)
 
 
-def test_position_error_is_metres_to_the_centre_of_the_first_tile():
+def test_the_position_error_is_the_distance_to_the_centre_of_the_first_tile():
     table = table_of([(18, 131072, 131071)])
     box = tile_bounds(18, 131072, 131071)
-    found = np.full((1, 10), table.ids[0], dtype=np.int64)
+    ids = np.full((1, 10), table.ids[0], dtype=np.int64)
     edge = (float(table.lats[0]), box.lon_max)
-    got = figures(found, Truth([cell(18, 131072.99, 131071.5)], [edge]), table)
+    got = figures(ids, Truth([cell(18, 131072.99, 131071.5)], [edge]), table)
     assert got.median_error_m == pytest.approx(6371008.8 * math.radians(box.lon_max - table.lons[0]), rel=1e-6)
 
 
-def test_chance_is_drawing_without_putting_back():
+def test_chance_is_drawing_without_replacement():
     assert chance_recall(np.array([1]), 80, 10) == pytest.approx(10 / 80)
     assert chance_recall(np.array([2, 0]), 10, 1) == pytest.approx(0.1)
     assert chance_recall(np.array([1]), 3, 10) == 1.0
@@ -255,22 +257,22 @@ def test_the_best_turn_of_each_id_counts():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 12), st.lists(st.integers(0, 30), max_size=4), st.integers(0, 1000))
-def test_thumbnails_are_ranked_alike_however_they_are_chunked(count, k, cuts, seed):
+def test_the_ranking_of_thumbnails_does_not_depend_on_the_chunks(count, k, cuts, seed):
     rng = np.random.default_rng(seed)
     ids = rng.permutation(count).astype(np.int64)
     thumbs = rng.integers(0, 4, (count, 256), dtype=np.uint8)
     thumbs[count // 2] = thumbs[0]  # a tie
     queries = rng.integers(0, 256, (3, 256), dtype=np.uint8)
-    queries[0] = thumbs[0] * 3 + 7  # relit: gain and offset do not matter
+    queries[0] = thumbs[0] * 3 + 7  # gain and offset do not matter
     borders = [0, *sorted(min(cut, count) for cut in cuts), count]
     chunks = [(ids[a:b], thumbs[a:b]) for a, b in pairwise(borders) if b > a]
-    found = nearest_thumbnails(queries, chunks, k)
-    assert (found == nearest_thumbnails(queries, [(ids, thumbs)], k)).all()
-    assert found[0, 0] in (ids[0], ids[count // 2])
-    assert ((found == -1).sum(axis=1) == max(0, k - count)).all()
+    nearest = nearest_thumbnails(queries, chunks, k)
+    assert (nearest == nearest_thumbnails(queries, [(ids, thumbs)], k)).all()
+    assert nearest[0, 0] in (ids[0], ids[count // 2])
+    assert ((nearest == -1).sum(axis=1) == max(0, k - count)).all()
 
 
-def test_a_blank_thumbnail_is_no_fault():
+def test_a_uniform_thumbnail_is_accepted():
     blank = np.full((1, 256), 9, dtype=np.uint8)
     assert nearest_thumbnails(blank, [(np.array([4]), blank)], 2).tolist() == [[4, -1]]
 

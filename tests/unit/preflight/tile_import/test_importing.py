@@ -95,7 +95,7 @@ def test_tiles_are_counted_as_added_unchanged_and_replaced(bring, metadata):
     assert bring(second, replace=True) == ImportReport(offered=6, added=1, unchanged=3, replaced=2)
 
 
-def test_a_row_says_where_and_what_the_tile_is(bring, metadata, tmp_path):
+def test_a_row_holds_the_place_source_and_date_of_its_tile(bring, metadata, tmp_path):
     bring([tile(7, b"tile seven")])
     [row] = metadata.rows_in_box(10, (7, 7), (5, 5))
     assert (row.lat, row.lon) == tile_center(10, 7, 5)
@@ -104,7 +104,7 @@ def test_a_row_says_where_and_what_the_tile_is(bring, metadata, tmp_path):
         assert file.read() == b"tile seven"
 
 
-def test_progress_is_told_chunk_by_chunk(bring, monkeypatch):
+def test_progress_is_reported_after_each_chunk(bring, monkeypatch):
     monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 4)
     seen = []
     assert bring((tile(x) for x in range(10)), progress=seen.append).added == 10
@@ -112,7 +112,7 @@ def test_progress_is_told_chunk_by_chunk(bring, monkeypatch):
     assert {(one.total, one.eta_s) for one in seen} == {(None, None)}
 
 
-def test_rate_and_time_to_go_are_told_with_the_total(bring, monkeypatch, caplog):
+def test_progress_has_a_rate_and_a_remaining_time_if_the_total_is_known(bring, monkeypatch, caplog):
     monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 4)
     times = iter(NOW + timedelta(seconds=second) for second in range(100))
     seen = []
@@ -120,8 +120,8 @@ def test_rate_and_time_to_go_are_told_with_the_total(bring, monkeypatch, caplog)
         bring((tile(x) for x in range(8)), progress=seen.append, total=12, clock=lambda: next(times))
     assert [(one.done, one.tiles_per_s > 0, one.eta_s > 0) for one in seen] == [(4, True, True), (8, True, True)]
     assert seen[1].eta_s == pytest.approx(4 / seen[1].tiles_per_s)
-    told = [record.fields for record in caplog.records if getattr(record, "event", "") == "import_progress"]
-    assert [(one["done"], one["total"]) for one in told] == [(4, 12), (8, 12)]
+    logged = [record.fields for record in caplog.records if getattr(record, "event", "") == "import_progress"]
+    assert [(one["done"], one["total"]) for one in logged] == [(4, 12), (8, 12)]
 
 
 def test_a_set_without_a_date_counts_as_captured_now_with_one_warning(bring, metadata, caplog):
@@ -135,15 +135,15 @@ def test_a_set_without_a_date_counts_as_captured_now_with_one_warning(bring, met
 @pytest.mark.parametrize(
     ("offered", "reason"),
     [
-        ([], "offers no tiles"),
-        ([tile(1024)], "10/1024/5 of field is off the map: at zoom 10 x and y go from 0 to 1023"),
+        ([], "field has no tiles to import"),
+        ([tile(1024)], "10/1024/5 of field is off the map: at zoom 10, x and y go from 0 to 1023"),
         ([tile(1, y=-1)], "10/1/-1 of field is off the map: at zoom 10"),
-        ([tile(1, zoom=25)], "25/1/5 of field is no tile: zooms go from 0 to 24"),
+        ([tile(1, zoom=25)], "25/1/5 of field has an invalid zoom: zooms go from 0 to 24"),
         ([tile(1), tile(2, b"\x89PNG nonsense")], "10/2/5 of field does not decode"),
         ([tile(1), tile(1, b"tile, but other bytes")], "10/1/5 of field"),
     ],
 )
-def test_a_chunk_with_a_bad_tile_is_refused_whole(bring, metadata, offered, reason):
+def test_a_chunk_with_a_bad_tile_is_refused_completely(bring, metadata, offered, reason):
     with pytest.raises(ImportSourceError, match=reason):
         bring(offered)
     assert metadata.count() == 0
@@ -156,7 +156,7 @@ def test_an_image_that_is_not_square_is_refused(bring):
         bring([tile(1, out.getvalue())])
 
 
-def test_other_bytes_are_refused_unless_asked_for(bring):
+def test_other_bytes_are_refused_without_replace(bring):
     bring([tile(1)])
     with pytest.raises(ImportSourceError, match=r"10/1/5 of field.*replacement"):
         bring([tile(1, b"tile, but other bytes")])
@@ -164,8 +164,8 @@ def test_other_bytes_are_refused_unless_asked_for(bring):
 
 
 @pytest.mark.parametrize("source", ["", "a|b", "a\nb"])
-def test_a_source_the_aggregate_could_not_hold_is_refused(bring, source):
-    with pytest.raises(ImportSourceError, match="cannot name a source"):
+def test_a_name_that_the_aggregate_cannot_hold_is_refused(bring, source):
+    with pytest.raises(ImportSourceError, match="is no valid name of a source"):
         bring([tile(1)], source=source)
 
 
@@ -174,7 +174,7 @@ def test_a_date_without_a_zone_is_refused(bring):
         bring([tile(1)], captured_at=datetime(2025, 6, 1))  # noqa: DTZ001 - the fault under test
 
 
-def test_bad_tiles_are_skipped_where_asked_and_reported(bring, metadata):
+def test_skipped_tiles_are_reported(bring, metadata):
     offered = [tile(1), tile(2, b"nonsense"), BadTile(10, 3, 5, "does not decompress"), tile(4), tile(9999)]
     report = bring(offered, skip_bad=True)
     assert (report.offered, report.added, report.unchanged, report.replaced) == (5, 2, 0, 0)
@@ -186,18 +186,18 @@ def test_bad_tiles_are_skipped_where_asked_and_reported(bring, metadata):
     assert (again.added, again.unchanged, len(again.skipped)) == (0, 2, 3)
 
 
-def test_a_bad_tile_of_the_source_itself_is_named(bring):
+def test_the_message_names_a_bad_tile_of_the_source(bring):
     with pytest.raises(ImportSourceError, match=r"10/3/5 of field does not decompress.*--skip-bad"):
         bring([tile(1), BadTile(10, 3, 5, "does not decompress")])
 
 
-def test_nothing_but_bad_tiles_is_refused_also_where_skipping_is_asked(bring, metadata):
+def test_a_source_with_only_bad_tiles_is_refused_even_with_skip_bad(bring, metadata):
     with pytest.raises(ImportSourceError, match="none of the 2 tiles of field can be imported: tile 10/1/5"):
         bring([tile(1, b"nonsense"), tile(2, b"nonsense")], skip_bad=True)
     assert metadata.count() == 0
 
 
-def test_skipping_does_not_hide_tiles_with_other_bytes_or_a_full_disk(bring, monkeypatch):
+def test_skip_bad_does_not_hide_tiles_with_other_bytes_or_a_full_disk(bring, monkeypatch):
     bring([tile(1)])
     with pytest.raises(ImportSourceError, match="10/1/5 of field"):
         bring([tile(1, b"tile, but other bytes")], skip_bad=True)
@@ -210,7 +210,7 @@ def test_skipping_does_not_hide_tiles_with_other_bytes_or_a_full_disk(bring, mon
         bring([tile(2, b"tile two")], skip_bad=True)
 
 
-def test_what_is_there_is_not_decoded_again(bring):
+def test_stored_tiles_are_not_decoded_again(bring):
     tiles = [tile(x, b"tile %d" % x) for x in range(6)]
     bring(tiles[:4])
     decoded = []
@@ -223,7 +223,7 @@ def test_what_is_there_is_not_decoded_again(bring):
     assert sorted(decoded) == [b"tile 4", b"tile 5"]
 
 
-def test_a_lost_file_of_a_tile_that_is_there_comes_back(bring, tmp_path):
+def test_a_missing_file_of_a_stored_tile_is_written_again(bring, tmp_path):
     bring([tile(1)])
     [file] = (tmp_path / "store").rglob("*.png")
     file.unlink()
@@ -231,14 +231,14 @@ def test_a_lost_file_of_a_tile_that_is_there_comes_back(bring, tmp_path):
     assert file.read_bytes() == b"tile"
 
 
-def test_spoilt_files_are_written_anew_and_counted_without_an_update(bring, metadata, tmp_path):
+def test_damaged_files_are_written_again_and_counted_without_replace(bring, metadata, tmp_path):
     tiles = [tile(x, b"tile %d" % x) for x in range(5)]
     bring(tiles[:4], origin="/media/a")
     revision, provenance = metadata.revision(), metadata.sources()
     files = {file.read_bytes(): file for file in (tmp_path / "store").rglob("*.png")}
-    for number, spoilt in ((1, b"tile I"), (2, b"")):
+    for number, damaged in ((1, b"tile I"), (2, b"")):
         files[b"tile %d" % number].chmod(0o644)
-        files[b"tile %d" % number].write_bytes(spoilt)
+        files[b"tile %d" % number].write_bytes(damaged)
     later = NOW + timedelta(days=1)
     done = bring(tiles[:4], origin="/media/a", captured_at=later, clock=lambda: later)
     assert done == ImportReport(offered=4, added=0, unchanged=2, replaced=0, repaired=2)
@@ -249,7 +249,7 @@ def test_spoilt_files_are_written_anew_and_counted_without_an_update(bring, meta
 
 @pytest.fixture
 def foreign(bring, metadata):
-    """Rows of tile 1 to 4 that another program wrote, of which only the hashes are right."""
+    """Rows of tiles 1 to 4 that another program wrote. Only their hashes are right."""
     bring([tile(x, b"tile %d" % x) for x in range(1, 5)], source="ours")
     rows = metadata.rows_of_tiles([(10, x, 5) for x in range(1, 5)])
     rows = [replace(row, source="c11", path=f"c11/{row.x}.png") for row in rows]
@@ -258,50 +258,50 @@ def foreign(bring, metadata):
     return rows
 
 
-def held_rows(metadata):
+def foreign_rows(metadata):
     return sorted(
         (row for row in metadata.rows_of_tiles([(10, x, 5) for x in range(1, 5)]) if row.source == "c11"),
         key=lambda row: row.x,
     )
 
 
-def test_an_update_mends_a_row_that_names_no_file_and_keeps_its_date(bring, metadata, foreign, tmp_path):
+def test_an_update_corrects_the_path_of_a_row_and_keeps_its_date(bring, metadata, foreign, tmp_path):
     offered = [tile(x, b"tile %d" % x) for x in range(1, 5)]
     assert bring(offered, source="c11", captured_at=NOW).unchanged == 4
-    assert held_rows(metadata) == foreign
+    assert foreign_rows(metadata) == foreign
     before = metadata.revision().revision
     done = bring(offered[2:], source="c11", captured_at=NOW, replace=True)
     assert done == ImportReport(offered=2, added=0, unchanged=0, replaced=0, repaired=2)
-    found = held_rows(metadata)
-    assert found[:2] == foreign[:2]
-    for row, old in zip(found[2:], foreign[2:], strict=True):
+    rows = foreign_rows(metadata)
+    assert rows[:2] == foreign[:2]
+    for row, old in zip(rows[2:], foreign[2:], strict=True):
         assert row == replace(old, path=row.path)
         with TileFiles(tmp_path / "store").open_tile(row.path) as file:
             assert file.read() == b"tile %d" % row.x
     assert metadata.changed_since(before) == {(10, 3, 5), (10, 4, 5)}
-    mended = metadata.revision()
+    corrected = metadata.revision()
     assert bring(offered[2:], source="c11", captured_at=NOW, replace=True).unchanged == 2
-    assert metadata.revision() == mended
+    assert metadata.revision() == corrected
 
 
-def test_an_update_takes_a_date_that_is_earlier_and_then_says_where_it_comes_from(bring, metadata, foreign):
-    """A day that has not come is mended so; no import makes a tile younger that has the same bytes."""
+def test_an_update_takes_an_earlier_date_and_records_it_as_provenance(bring, metadata, foreign):
+    """This corrects dates in the future. No import makes a tile with the same bytes younger."""
     offered = [tile(x, b"tile %d" % x) for x in range(1, 5)]
     later = NOW + timedelta(days=1)
     bring(offered, source="c11", captured_at=NOW, origin="/media/a", replace=True)
     [first] = [record for record in metadata.sources() if record.name == "c11"]
-    assert [row.captured_at for row in held_rows(metadata)] == [THEN, NOW, THEN, THEN]
+    assert [row.captured_at for row in foreign_rows(metadata)] == [THEN, NOW, THEN, THEN]
     assert first.captured_at == NOW
     done = bring(offered, source="c11", captured_at=THEN, origin="/media/a", clock=lambda: later, replace=True)
     assert done == ImportReport(offered=4, added=0, unchanged=3, replaced=0, repaired=1)
-    assert {row.captured_at for row in held_rows(metadata)} == {THEN}
+    assert {row.captured_at for row in foreign_rows(metadata)} == {THEN}
     assert metadata.sources() == [SourceRecord("c11", "/media/a", None, THEN, later)]
     done = bring(offered, source="c11", captured_at=NOW, origin="/media/a", clock=lambda: later, replace=True)
     assert done.unchanged == 4
     assert metadata.sources() == [SourceRecord("c11", "/media/a", None, THEN, later)]
 
 
-def test_tiles_that_share_a_lost_file_are_repaired_together(bring, tmp_path):
+def test_tiles_that_share_a_missing_file_are_repaired_together(bring, tmp_path):
     bring([tile(x) for x in range(9)])
     [file] = (tmp_path / "store").rglob("*.png")
     file.unlink()
@@ -309,13 +309,13 @@ def test_tiles_that_share_a_lost_file_are_repaired_together(bring, tmp_path):
     assert done == ImportReport(offered=10, added=1, unchanged=0, replaced=0, repaired=9)
 
 
-def test_a_file_that_no_row_names_repairs_nothing(bring, foreign, tmp_path):
+def test_a_file_under_another_path_than_the_row_names_repairs_nothing(bring, foreign, tmp_path):
     for file in (tmp_path / "store").rglob("*.png"):
         file.unlink()
     assert bring([tile(1, b"tile 1")], source="c11").unchanged == 1
 
 
-def test_an_import_that_breaks_off_is_continued(bring, metadata, monkeypatch):
+def test_an_interrupted_import_is_continued(bring, metadata, monkeypatch):
     monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 4)
 
     def breaking():
@@ -330,42 +330,42 @@ def test_an_import_that_breaks_off_is_continued(bring, metadata, monkeypatch):
     assert (report.added, report.unchanged) == (2, 4)
 
 
-def test_a_source_is_left_when_its_tile_is_refused(bring, monkeypatch):
-    """While the error is still held, as whoever tells of it does."""
+def test_the_source_is_closed_when_a_tile_is_refused(bring, monkeypatch):
+    """It is closed while the caller still holds the error, which keeps the traceback's frames alive."""
     monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 1)
-    left = []
+    closed = []
 
     class Source:
         def __iter__(self):
             try:
                 yield from (tile(x, b"nonsense") for x in range(3))
             finally:
-                left.append(True)
+                closed.append(True)
 
-    with pytest.raises(ImportSourceError) as held:
+    with pytest.raises(ImportSourceError) as error:
         bring(Source())
-    assert left == [True]
-    assert "does not decode" in str(held.value)
+    assert closed == [True]
+    assert "does not decode" in str(error.value)
 
 
-def test_a_chunk_is_bounded_in_bytes_too(bring, monkeypatch):
+def test_a_chunk_is_limited_in_bytes_too(bring, monkeypatch):
     monkeypatch.setattr("preflight.tile_import.importing._CHUNK_BYTES", 30)
     seen = []
     bring((tile(x, b"tile" + bytes(12)) for x in range(5)), progress=seen.append)
     assert [one.done for one in seen] == [2, 4, 5]
 
 
-def test_a_tile_too_large_is_bad(bring, monkeypatch):
+def test_a_tile_that_is_too_large_is_refused(bring, monkeypatch):
     monkeypatch.setattr("preflight.tile_import.storing.MAX_TILE_BYTES", 3)
     with pytest.raises(ImportSourceError, match="10/1/5 of field has 4 bytes"):
         bring([tile(1)])
 
 
-def test_provenance_is_recorded_and_changes_only_with_tiles(bring, metadata):
+def test_provenance_is_recorded_and_changes_only_with_tiles_or_terms(bring, metadata):
     later = NOW + timedelta(days=1)
     bring([tile(1)], origin="/media/a", terms="CC BY 4.0")
     assert metadata.sources() == [SourceRecord("field", "/media/a", "CC BY 4.0", THEN, NOW)]
-    # Nothing changed: neither does the record, whatever the date, but for terms that are new.
+    # No tile changed, so the record keeps its date. Only new terms change it.
     bring([tile(1)], origin="/media/a", captured_at=later, clock=lambda: later)
     assert metadata.sources() == [SourceRecord("field", "/media/a", "CC BY 4.0", THEN, NOW)]
     bring([tile(1)], origin="/media/a", terms="CC0", clock=lambda: later)
@@ -383,7 +383,7 @@ def test_a_refused_import_leaves_no_provenance(bring, metadata):
     assert metadata.sources() == []
 
 
-def test_terms_given_go_before_those_recorded_and_these_before_those_stated(bring, metadata):
+def test_given_terms_win_over_recorded_ones_and_recorded_over_stated_ones(bring, metadata):
     def terms_after(**given):
         bring([tile(1)], origin="/media/a", **given)
         return metadata.sources()[0].terms
@@ -394,16 +394,16 @@ def test_terms_given_go_before_those_recorded_and_these_before_those_stated(brin
     assert terms_after(stated_terms="stated") == "given"
 
 
-def test_texture_is_stored_as_it_was_measured(bring, metadata):
+def test_the_measured_texture_is_stored(bring, metadata):
     bring([tile(1)], check_image=lambda _: TileImage(256, 256, 12.345))
     [row] = metadata.rows_in_box(10, (1, 1), (5, 5))
     assert row.texture == 12.345
 
 
-def test_texture_nobody_measured_is_filled_in_without_any_other_change(bring, metadata):
+def test_a_missing_texture_is_filled_in_without_any_other_change(bring, metadata):
     bring([tile(1), tile(2)], origin="/media/a")
     rows = [replace(row, texture=None) for row in metadata.rows_of_tiles([(10, 1, 5), (10, 2, 5)])]
-    # As another program writes them.
+    # Another program writes rows without texture.
     metadata.upsert([replace(row, source="c11") for row in rows], replace=False)
     before, provenance = metadata.revision().revision, metadata.sources()
     offered, decoded = [tile(1), tile(2)], []
@@ -416,8 +416,8 @@ def test_texture_nobody_measured_is_filled_in_without_any_other_change(bring, me
     report = bring(offered, source="c11", captured_at=later, clock=lambda: later, check_image=check)
     assert report == ImportReport(offered=2, added=0, unchanged=2, replaced=0)
     assert len(decoded) == 2
-    found = [row for row in metadata.rows_of_tiles([(10, 1, 5), (10, 2, 5)]) if row.source == "c11"]
-    assert found == [replace(row, source="c11", texture=8.5) for row in rows]
+    filled_in = [row for row in metadata.rows_of_tiles([(10, 1, 5), (10, 2, 5)]) if row.source == "c11"]
+    assert filled_in == [replace(row, source="c11", texture=8.5) for row in rows]
     assert metadata.sources() == provenance
     filled = metadata.revision().revision
     assert filled > before
@@ -426,7 +426,7 @@ def test_texture_nobody_measured_is_filled_in_without_any_other_change(bring, me
     assert metadata.revision().revision == filled
 
 
-def test_what_does_not_decode_is_found_where_texture_is_filled_in(bring, metadata):
+def test_a_tile_without_texture_is_decoded_and_refused_if_it_does_not_decode(bring, metadata):
     bring([tile(1)])
     [row] = metadata.rows_of_tiles([(10, 1, 5)])
     nonsense = b"\x89PNG nonsense"
@@ -438,7 +438,7 @@ def test_what_does_not_decode_is_found_where_texture_is_filled_in(bring, metadat
 
 @pytest.mark.parametrize("ahead", [timedelta(days=1, seconds=1), timedelta(days=400)])
 def test_a_date_in_the_future_is_refused(bring, metadata, ahead):
-    with pytest.raises(ImportSourceError, match=r"of field are said to be captured 202[56]-.* but it is 2025-07-01"):
+    with pytest.raises(ImportSourceError, match=r"of field have the capture date 202[56]-.* but today is 2025-07-01"):
         bring([tile(1)], captured_at=NOW + ahead, origin="/media/a")
     assert (metadata.count(), metadata.sources()) == (0, [])
 
@@ -455,9 +455,9 @@ def dated_mbtiles(path, date):
 
 
 def dated_geotiff(path, date):
-    place = rasterio.transform.from_origin(1_000_000, 1_000_000, 100, 100)
+    origin = rasterio.transform.from_origin(1_000_000, 1_000_000, 100, 100)
     grid = {"driver": "GTiff", "width": 512, "height": 512, "count": 1, "dtype": "uint8"}
-    with rasterio.open(path, "w", crs="EPSG:3857", transform=place, **grid) as dataset:
+    with rasterio.open(path, "w", crs="EPSG:3857", transform=origin, **grid) as dataset:
         dataset.write(np.arange(512 * 512, dtype=np.uint8).reshape(1, 512, 512))
         dataset.update_tags(TIFFTAG_DATETIME=date)
 
@@ -469,7 +469,7 @@ def dated_geotiff(path, date):
         (dated_geotiff, "a.tif", "2062:05:01 12:00:00", "2025:05:01 00:00:00"),
     ],
 )
-def test_a_date_in_the_future_that_the_source_states_is_refused_unless_one_is_given(
+def test_a_future_date_that_the_source_states_is_refused_unless_another_is_given(
     metadata, tmp_path, caplog, write, name, wrong, right
 ):
     access = TileAccess(tmp_path / "store", lambda _: metadata, TileFiles)
@@ -481,7 +481,7 @@ def test_a_date_in_the_future_that_the_source_states_is_refused_unless_one_is_gi
         added = wiring.import_source(access, request, lambda: NOW).added
         return added, [one.captured_at for one in metadata.sources()]
 
-    with pytest.raises(ImportSourceError, match=r"captured 2062-05-01, but it is 2025-07-01.*--captured-at"):
+    with pytest.raises(ImportSourceError, match=r"capture date 2062-05-01, but today is 2025-07-01.*--captured-at"):
         bring(wrong)
     assert (metadata.count(), metadata.sources()) == (0, [])
     caplog.set_level(logging.WARNING)
@@ -492,16 +492,16 @@ def test_a_date_in_the_future_that_the_source_states_is_refused_unless_one_is_gi
     assert bring(right)[0] == 0
 
 
-def test_a_date_that_may_be_today_elsewhere_counts_as_now(bring, metadata):
-    """Without a zone it is read as UTC, which is behind half of the world."""
+def test_a_date_that_may_be_today_in_another_time_zone_counts_as_now(bring, metadata):
+    """A date without a time zone is read as UTC, which is behind local time in half of the world."""
     bring([tile(1)], captured_at=NOW + timedelta(hours=14), origin="/media/a")
     assert {row.captured_at for row in metadata.rows_in_box(10, (0, 9), (5, 5))} == {NOW}
     assert [one.captured_at for one in metadata.sources()] == [NOW]
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
-def test_the_real_tiles_show_more_than_water_or_fog_drawn_over_them(bring, metadata):
-    """Why texture is measured on 16 x 16 areas: the real tiles keep their distance from what shows no place."""
+def test_real_tiles_have_more_texture_than_water_or_fog(bring, metadata):
+    """The reason to measure texture on 16 x 16 areas: it separates real tiles from pictures that show no place."""
     from preflight.adapters import images
 
     noise = np.random.default_rng(0)

@@ -26,28 +26,28 @@ def rows(tiles, age_days=0, source="a"):
     ]
 
 
-def report_of(found, max_age=MONTH):
+def report_of(tile_rows, max_age=MONTH):
     walk = CoverageWalk(COVER, now=NOW, max_age=max_age)
-    handed_on = list(walk.through(found))
-    return walk.report(), handed_on
+    yielded = list(walk.through(tile_rows))
+    return walk.report(), yielded
 
 
-def test_a_whole_set_passes_and_is_handed_on_unchanged():
-    found = rows(COVER)
-    report, handed_on = report_of(found)
-    assert handed_on == found
+def test_a_complete_set_passes_and_its_rows_are_yielded_unchanged():
+    complete = rows(COVER)
+    report, yielded = report_of(complete)
+    assert yielded == complete
     assert (report.expected, report.present, report.missing, report.stale) == (len(COVER), len(COVER), 0, 0)
     assert report.sources == (("a", len(COVER)),)
     check(report, AREA, ZOOMS, allow_missing=0.0, max_age=MONTH)
 
 
-def test_rows_outside_the_area_are_left_out():
-    report, handed_on = report_of(rows([(12, 0, 0), (5, 1, 1)]))
-    assert handed_on == []
+def test_rows_outside_the_area_are_dropped():
+    report, yielded = report_of(rows([(12, 0, 0), (5, 1, 1)]))
+    assert yielded == []
     assert report.present == 0
 
 
-def test_missing_tiles_are_counted_named_and_explained():
+def test_the_message_counts_and_names_missing_tiles_and_the_remedy():
     tiles = list(COVER)
     report, _ = report_of(rows(tiles[2:]))
     with pytest.raises(CoverageError) as caught:
@@ -65,20 +65,20 @@ def test_missing_tiles_are_counted_named_and_explained():
         assert part in message
 
 
-def test_a_share_may_be_missing_where_the_mission_allows_it():
+def test_the_mission_may_allow_a_share_of_missing_tiles():
     report, _ = report_of(rows(list(COVER)[1:]))
     check(report, AREA, ZOOMS, allow_missing=1 / len(COVER), max_age=MONTH)
     with pytest.raises(CoverageError):
         check(report, AREA, ZOOMS, allow_missing=0.9 / len(COVER), max_age=MONTH)
 
 
-def test_no_tiles_at_all_fails_whatever_is_allowed():
+def test_a_set_without_tiles_is_refused_with_any_allowance():
     report, _ = report_of([])
     with pytest.raises(CoverageError, match=f"none of the {len(COVER)} tiles.*C11 TileDownloader"):
         check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
 
 
-def test_stale_tiles_fail_also_when_missing_ones_may():
+def test_stale_tiles_are_refused_even_if_missing_tiles_are_allowed():
     tiles = list(COVER)
     report, _ = report_of(rows(tiles[:3]) + rows(tiles[3:5], age_days=31, source="b"))
     assert report.stale == 2
@@ -88,8 +88,8 @@ def test_stale_tiles_fail_also_when_missing_ones_may():
         check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
 
 
-def test_tiles_dated_in_the_future_are_stale_and_said_to_be_so():
-    """Nobody knows how old they are. As far ahead as an import allows, they count as captured now."""
+def test_tiles_dated_in_the_future_are_stale_and_reported_as_such():
+    """Their age is unknown. A date that an import still accepts is not too far ahead: it counts as now."""
     tiles = list(COVER)
     report, _ = report_of(
         rows(tiles[:2], age_days=-1) + rows(tiles[2:9], age_days=-1.001) + rows(tiles[9:], age_days=31)
@@ -106,7 +106,7 @@ def test_tiles_dated_in_the_future_are_stale_and_said_to_be_so():
         assert part in message
 
 
-def test_only_what_is_wrong_with_dates_is_said():
+def test_the_message_names_only_the_date_fault_that_occurs():
     tiles = list(COVER)
     report, _ = report_of(rows(tiles, age_days=-2))
     with pytest.raises(CoverageError) as caught:
@@ -118,14 +118,14 @@ def test_only_what_is_wrong_with_dates_is_said():
     assert "future" not in str(caught.value)
 
 
-def test_a_tile_from_the_future_is_wanted_again():
+def test_a_tile_dated_in_the_future_is_listed_as_stale():
     tiles = list(COVER)
     walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
     list(walk.through(rows(tiles[:1], age_days=-2) + rows(tiles[1:])))
     assert list(walk.lacks()) == [("stale", *tiles[0])]
 
 
-def test_what_is_lacking_is_told_tile_by_tile():
+def test_missing_and_stale_tiles_are_listed():
     tiles = list(COVER)
     walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
     list(walk.through(rows(tiles[2:4], age_days=31) + rows(tiles[4:])))
@@ -138,7 +138,7 @@ def test_what_is_lacking_is_told_tile_by_tile():
     assert walk.report().present == len(tiles) - 2
 
 
-def test_what_is_lacking_is_geojson_of_the_tiles_borders():
+def test_the_geojson_has_the_borders_of_each_listed_tile():
     tiles = list(COVER)[:2]
     document = json.loads("".join(lacks_geojson([("missing", *tiles[0]), ("stale", *tiles[1])])))
     assert document["type"] == "FeatureCollection"
@@ -146,22 +146,22 @@ def test_what_is_lacking_is_geojson_of_the_tiles_borders():
         {"zoom": tile[0], "x": tile[1], "y": tile[2], "reason": reason}
         for tile, reason in zip(tiles, ("missing", "stale"), strict=True)
     ]
-    # RFC 7946: outer rings turn to the left; read back as an area, each is exactly its tile.
+    # RFC 7946: outer rings are counter-clockwise. Each polygon, read as an area, covers exactly its tile.
     for tile, feature in zip(tiles, document["features"], strict=True):
         assert shapely.geometry.shape(feature["geometry"]).exterior.is_ccw
         assert list(cover(area_from_geojson(json.dumps(feature)), [tile[0]])) == [tile]
 
 
-def test_nothing_lacking_is_an_empty_collection():
+def test_the_geojson_of_no_tiles_is_an_empty_collection():
     assert json.loads("".join(lacks_geojson([]))) == {"type": "FeatureCollection", "features": []}
 
 
-def test_a_tile_of_exactly_the_greatest_age_is_fresh():
+def test_a_tile_of_exactly_the_maximum_age_is_fresh():
     report, _ = report_of(rows(COVER, age_days=30))
     assert report.stale == 0
 
 
-def test_only_the_first_few_are_named():
+def test_only_the_first_five_tiles_are_named():
     report, _ = report_of(rows(list(COVER)[:1]))
     assert len(report.first_missing) == 5
     assert report.first_missing == tuple(list(COVER)[1:6])
@@ -172,19 +172,17 @@ def test_corrupt_tiles_are_counted_named_and_listed():
     walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
     list(walk.through(rows(tiles)))
     walk.corrupt(tiles[7])
-    walk.corrupt((5, 1, 1))  # not of the area
+    walk.corrupt((5, 1, 1))  # outside the area
     report = walk.report()
     assert (report.present, report.missing, report.corrupt, report.first_corrupt) == (len(tiles), 0, 1, (tiles[7],))
     assert list(walk.lacks()) == [("corrupt", *tiles[7])]
-    with pytest.raises(
-        CoverageError, match=f"1 of {len(tiles)} tiles have no file or one that is not what was"
-    ) as caught:
+    with pytest.raises(CoverageError, match=f"1 of {len(tiles)} tiles are corrupt") as caught:
         check(report, AREA, ZOOMS, allow_missing=1.0, max_age=MONTH)
     assert "/".join(map(str, tiles[7])) in str(caught.value)
     assert "--update" in str(caught.value)
 
 
-def test_remarks_are_on_the_tiles_of_the_area():
+def test_findings_are_about_the_tiles_of_the_area_only():
     walk = CoverageWalk(COVER, now=NOW, max_age=MONTH)
     list(walk.through(rows([*COVER, (5, 1, 1)])))
     walk.passed_over(rows([next(iter(COVER))], source="b")[0])

@@ -38,31 +38,32 @@ def sealed(tmp_path):
     return path, rows, written(path, rows)
 
 
-def test_ids_are_those_of_the_specification():
+def test_ids_follow_the_specification():
     digest = hashlib.sha256(b"19|0.348470|32.5").digest()
-    assert tile_id(19, 0.348470, 32.5) != int.from_bytes(digest[:8], "big", signed=True), "repr, not the digits typed"
+    assert tile_id(19, 0.348470, 32.5) != int.from_bytes(digest[:8], "big", signed=True), "the id hashes repr()"
     assert tile_id(19, 0.34847, 32.5) == int.from_bytes(
         hashlib.sha256(b"19|0.34847|32.5").digest()[:8], "big", signed=True
     )
     assert tile_id(19, 0.348470230102539, 32.58991241455078) == -2264715062491817582
 
 
-def test_an_inventory_gives_back_what_was_sealed(sealed):
+def test_an_inventory_returns_what_was_sealed(sealed):
     path, rows, header = sealed
     assert read_header(path) == header
     assert (header.count, header.sources, header.zooms) == (3, ("a", "b"), (12, 13))
     inventory = Inventory.open(path)
     assert len(inventory) == 3
-    for at, one in enumerate(rows):
-        record = inventory.rows[at]
+    for index, one in enumerate(rows):
+        record = inventory.rows[index]
         assert (record["zoom"], record["x"], record["y"]) == (one.zoom, one.x, one.y)
         assert (record["lat"], record["lon"]) == (one.lat, one.lon)
         assert record["id"] == tile_id(one.zoom, one.lat, one.lon)
-        assert (inventory.path(at), inventory.source(at), inventory.sha256(at)) == (one.path, one.source, one.sha256)
+        assert (inventory.path(index), inventory.source(index)) == (one.path, one.source)
+        assert inventory.sha256(index) == one.sha256
     assert not inventory.rows.flags.writeable
 
 
-def test_the_layout_is_as_written_down(sealed):
+def test_the_layout_is_as_documented(sealed):
     path, rows, header = sealed
     content = path.read_bytes()
     assert content[:12] == b"PFTILES\0\x01\0\0\0"
@@ -78,7 +79,7 @@ def test_the_layout_is_as_written_down(sealed):
     assert len(body) == 3 * 67 + 4 * 4 + sum(len(one.path) for one in rows)
 
 
-def test_every_altered_byte_is_refused(sealed):
+def test_a_change_of_any_byte_is_refused(sealed):
     path, _, _ = sealed
     content = path.read_bytes()
     for at in range(len(content)):
@@ -88,14 +89,14 @@ def test_every_altered_byte_is_refused(sealed):
 
 
 @pytest.mark.parametrize("keep", [0, 10, 48, 100, -1])
-def test_a_truncated_file_is_refused_by_its_header_alone(sealed, keep):
+def test_reading_the_header_refuses_a_truncated_file(sealed, keep):
     path, _, _ = sealed
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(TileContentError, match=r"tiles\.inventory"):
         read_header(path)
 
 
-def test_a_longer_or_absent_file_is_refused(sealed, tmp_path):
+def test_a_longer_or_missing_file_is_refused(sealed, tmp_path):
     path, _, _ = sealed
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(TileContentError, match="do not fit"):

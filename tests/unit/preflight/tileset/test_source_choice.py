@@ -14,14 +14,14 @@ def row(zoom, x, y, source="a"):
     return TileRow(zoom, x, y, *tile_center(zoom, x, y), source, "ab" * 32, "objects/ab/ab.png", THEN)
 
 
-def test_the_first_source_in_order_is_kept_then_by_name():
+def test_the_preferred_source_is_kept_and_unlisted_ones_by_name():
     tile = [row(12, 2000, 1500, source) for source in ("a", "b", "c")]
     assert [one.source for one in choose_sources(tile, ["c", "b"])] == ["c"]
     assert [one.source for one in choose_sources(tile, [])] == ["a"]
     assert [one.source for one in choose_sources(tile, ["z"])] == ["a"]
 
 
-def test_sources_that_disagree_about_a_centre_still_give_one_tile():
+def test_sources_with_different_centres_of_a_tile_give_one_row():
     west, east = row(12, 2000, 1500, "a"), row(12, 2001, 1500, "a")
     nudged = replace(row(12, 2000, 1500, "b"), lat=east.lat + 1e-12)
     assert list(choose_sources([west, east, nudged], ["b"])) == [east, nudged]
