@@ -325,12 +325,13 @@ def _loading(runs: Sequence[dict[str, float]]) -> str:
 
 
 NOTES = """\
-Port and bare take turns in one process, on one engine file with the same options; a ratio is the median of the ratios of up to
-{rounds} rounds in each of {turns} processes, which alternate with the vendor's own loop: `benchmark_app` for OpenVINO (its
-latency hint; its throughput hint beside the queue), a session with ONNX Runtime's default options, and the ViT written by hand in
-PyTorch. Port and bare must give the same numbers. µs a call are CPU, on a graph that takes the same images and does nothing.
-Builds and commands: wall / CPU seconds and MB of the largest process; builds and loads are medians of {turns}. Models opened:
-ONNX files and engines, in the command with nothing changed / with the file written anew.
+Port and bare take turns in one process, on one engine file with the same options, and must give the same numbers. A
+ratio is the median of the ratios of up to {rounds} rounds in each of {turns} processes. These alternate with the
+vendor's own loop: `benchmark_app` for OpenVINO (its latency hint, or its throughput hint beside the queue), a session
+with ONNX Runtime's default options, and the ViT written by hand in PyTorch. µs a call are CPU, on a graph that takes
+the same images and does nothing. Builds and commands: wall / CPU seconds and MB of the largest process. Builds and
+loads are medians of {turns}. Models opened: ONNX files and engines, in the command with nothing changed / with the file
+written again.
 """
 
 

@@ -130,9 +130,10 @@ def table(all_figures: list[Figures]) -> str:
 
 
 NOTES = f"""\
-Wall / user + system CPU seconds of the command and all processes it waited for; MB of the largest of them; in brackets the CPU
-seconds of the Postgres server beside it, which runs on. Medians of {TURNS}. The last two columns are times of the first `doit
-import` of the same source, CPU with the server's: 0.5 is a command that takes half as long for a tile.
+Wall / user + system CPU seconds of the command and of all processes it waited for; MB of the largest of these
+processes. In brackets: CPU seconds of the Postgres server, which keeps running. Medians of {TURNS}. The last two
+columns compare with the first `doit import` of the same source, the server's CPU included: 0.5 means half the time for
+a tile.
 """
 
 

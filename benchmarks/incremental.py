@@ -328,9 +328,9 @@ def machine(bin_folder: Path | None, started: datetime, command: str) -> str:
 
 
 NOTES = """\
-Wall / user + system CPU seconds of the command and all processes it waited for; MB of the largest of them; in brackets the
-CPU seconds of the Postgres server beside it. Medians: of {nothing} for nothing to do, of {changes} for one tile. Times within
-a one-tile provision are from the start of the process, in seconds of wall time."""
+Wall / user + system CPU seconds of the command and of all processes it waited for; MB of the largest of these
+processes. In brackets: CPU seconds of the Postgres server beside them. Medians of {nothing} runs with nothing to do, of
+{changes} with one changed tile. Times within a one-tile provision are wall seconds from the start of the process."""
 
 
 def report(all_figures: list[Figures], about: str) -> str:

@@ -153,10 +153,10 @@ _LINES = (
     ("MB of the inventory", lambda one: f"{one.inventory / 1e6:.1f}", lambda one: float(one.inventory)),
 )
 NOTES = f"""\
-Wall / user + system CPU seconds of the command; MB of its largest process; in brackets the CPU seconds of the Postgres server
-beside it, which runs on. Medians of {TURNS}. The last column compares CPU with the server's for the commands, and what the
-line shows for the others. The step alone is from its line in the command's log to that of the next step,
-or to the end of the command.
+Wall / user + system CPU seconds of the command; MB of its largest process. In brackets: CPU seconds of the Postgres
+server, which keeps running. Medians of {TURNS}. For commands, the last column compares CPU, the server's included. For
+other lines it compares what the line shows. The step alone lasts from its line in the command's log to the next step's
+line, or to the end of the command.
 """
 
 

@@ -262,10 +262,10 @@ def start_table(runs: dict[str, list[Used]]) -> tuple[list[str], list[Goal]]:
 
 
 NOTES = f"""\
-Wall / user + system CPU seconds of whole processes, page cache warm; medians of {LARGE_TURNS} runs (large files),
-{SMALL_TURNS} (small files) and {START_TURNS} (start), the tools in turn. The verifier also reads and compares the
-sidecars and lists the folder; the others read the artifacts alone. {DEEP} verifies the cache, opens the list of its tiles
-and hashes their files; the others read the tile files alone.
+Wall / user + system CPU seconds of whole processes, with a warm page cache. Medians of {LARGE_TURNS} runs (large
+files), {SMALL_TURNS} (small files) and {START_TURNS} (start). The tools take turns. The verifier also reads and
+compares the sidecars and lists the folder; the other tools only read the artifacts. {DEEP} verifies the
+cache, opens the list of its tiles and hashes their files; the other tools only read the tile files.
 """
 
 
