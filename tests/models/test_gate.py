@@ -24,7 +24,7 @@ from preflight.stages.engines import compile_step, inspect_step
 from preflight.stages.parity_gate import parity_path, parity_step
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
-from preflight.wiring.parts import onnx_models
+from preflight.wiring.libraries import onnx_models
 
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 SHAPES = {

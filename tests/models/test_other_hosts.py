@@ -20,7 +20,7 @@ from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.rule import Tracer
-from preflight.wiring.parts import onnx_models
+from preflight.wiring.libraries import onnx_models
 
 HERE = HostCapabilities(platform.machine(), "avx2")
 

@@ -26,7 +26,7 @@ from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Tracer
-from preflight.wiring.parts import onnx_models, precision_tools
+from preflight.wiring.libraries import onnx_models, precision_tools
 from preflight.wiring.provisioner import CacheProvisioner
 
 SHAPES = {

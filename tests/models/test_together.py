@@ -24,7 +24,7 @@ from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.rule import Tracer
-from preflight.wiring.parts import onnx_models
+from preflight.wiring.libraries import onnx_models
 
 SHAPE = {"image": (1, 3, 56, 56)}
 

@@ -26,7 +26,7 @@ from preflight.stages.manifest import ManifestBuilder
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
 from preflight.trace.digests import DigestCache
-from preflight.wiring import parts
+from preflight.wiring import libraries, runtimes
 
 
 def build_engine_compiler(
@@ -41,12 +41,14 @@ def build_engine_compiler(
     """
     named = {section.runtime for section in config.backbones} - {None, config.runtime}
     return EngineCompiler(
-        parts.runtime_choice(config.runtime, host, environment, timings, config.device),
+        runtimes.runtime_choice(config.runtime, host, environment, timings, config.device),
         host,
-        parts.onnx_models(),
+        libraries.onnx_models(),
         workspace_mb=config.workspace_mb,
         batch_size=config.descriptors.batch_size,
-        others={name: parts.runtime_choice(name, host, environment, timings) for name in sorted(filter(None, named))},
+        others={
+            name: runtimes.runtime_choice(name, host, environment, timings) for name in sorted(filter(None, named))
+        },
     )
 
 
@@ -95,6 +97,6 @@ def build_manifest_builder(
 ) -> ManifestBuilder:
     """Makes and signs the statement of a job."""
     layout = CacheLayout(job.cache_root)
-    runtimes = {runtime.name: runtime.version for runtime in compiler.runtimes()}
-    builder = {"preflight": __version__, **runtimes, **parts.index_identity()}
+    used = {runtime.name: runtime.version for runtime in compiler.runtimes()}
+    builder = {"preflight": __version__, **used, **libraries.index_identity()}
     return ManifestBuilder(job, layout, compiler, digests, generations, clock, signer, builder)

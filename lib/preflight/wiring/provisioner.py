@@ -20,7 +20,8 @@ from preflight.stages.prepare_onnx import prepare_without_tiles
 from preflight.trace.digests import hash_file
 from preflight.wiring.assembly import open_session
 from preflight.wiring.factories import build_engine_compiler
-from preflight.wiring.parts import Options, Surroundings, precision_tools
+from preflight.wiring.libraries import precision_tools
+from preflight.wiring.surroundings import Options, Surroundings
 
 
 class CacheProvisioner:

@@ -1,92 +1,24 @@
-"""Which adapter stands behind which port, and what a run is handed of the world."""
+"""Which runtime compiles and runs engines: by its name in the mission, or not at all."""
 
 # ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from preflight.engine.compiler import RuntimeChoice
 from preflight.errors import EngineBuildError
-from preflight.mission.job import Job
-from preflight.ports import (
-    Clock,
-    DescriptorIndexFactory,
-    Engine,
-    ImageCodec,
-    InferenceRuntime,
-    OnnxModels,
-    PrecisionTools,
-)
-from preflight.records import (
-    BackboneSpec,
-    HostCapabilities,
-    ModelSummary,
-)
-from preflight.report.run_log import RunLog
-from preflight.signing import (
-    PASSPHRASE_VARIABLE,
-    Ask,
-    OfflineSigner,
-    SigningRequest,
-    check_signing_mode,
-    given_passphrase,
-    load_public_key,
-    load_signing_key,
-    sign_statement,
-)
-from preflight.stages.descriptors import Progress
-from preflight.wiring.verifying import wall_clock
+from preflight.ports import InferenceRuntime
+from preflight.records import HostCapabilities
 
-# The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss.index enforces it).
-_SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}
 # C7: the variable that allows (1, or unset) or forbids (0) a runtime.
 _GATES = {"tensorrt": "BUILD_TENSORRT_RUNTIME", "pytorch_fp16": "BUILD_PYTORCH_FP16_RUNTIME"}
 # Who may bring the module `tensorrt`: JetPack's package and the one on PyPI, or what the latter stands for.
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 # What brings the module `onnxruntime` with its CUDA provider.
 _ORT_GPU = "onnxruntime-gpu"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a run differs from the usual one."""
-
-    repair: bool = False
-    recalibrate: bool = False
-    wait: float = 0.0  # seconds for the holder of the lock to end
-    progress: Progress | None = None
-    ask: Ask | None = None  # for the passphrase of an encrypted key; None where nobody can be asked
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a run is handed of the world."""
-
-    clock: Clock
-    environment: Mapping[str, str]
-    host: HostCapabilities
-
-    @classmethod
-    def real(cls) -> Surroundings:
-        """This machine, now."""
-        from preflight.adapters.host import installed_nvml, probe_host
-
-        return cls(wall_clock, os.environ, probe_host(nvml=installed_nvml()))
-
-
-# Adapters behind ports
-
-
-def image_codec() -> ImageCodec:
-    """Pillow."""
-    from preflight.adapters import images
-
-    return images
 
 
 def runtime_choice(
@@ -202,101 +134,3 @@ def installed_version(distribution: str, extra: str) -> str:
     except metadata.PackageNotFoundError as error:
         raise EngineBuildError(f"{distribution} is not installed: run pip install -e '.[{extra}]'") from error
     return version
-
-
-class _OnnxModels:
-    """OnnxModels by the onnx package and ONNX Runtime."""
-
-    def inspect(self, spec: BackboneSpec) -> ModelSummary:
-        from preflight.adapters.onnx.models import inspect
-
-        model = inspect(spec.onnx_path)
-        model.check_against(spec)
-        return ModelSummary(model.outputs, model.external_data, model.opset, model.types)
-
-    def join(self, onnx: Path, target: Path) -> None:
-        from preflight.adapters.onnx.models import join
-
-        join(onnx, target)
-
-    def reference(self, onnx: Path) -> Engine:
-        from preflight.adapters.onnxruntime.runtime import OnnxRuntime
-
-        return OnnxRuntime(threads=os.cpu_count() or 1).reference(onnx)
-
-
-def onnx_models() -> OnnxModels:
-    """The reader of ONNX files."""
-    return _OnnxModels()
-
-
-def precision_tools() -> PrecisionTools:
-    """What writes a precision into ONNX files."""
-    from preflight.adapters.onnx.precision import OnnxPrecision
-    from preflight.adapters.onnxruntime.runtime import OnnxRuntime
-
-    # Its adapter imports ONNX Runtime without its reporter.
-    return OnnxPrecision(lambda: OnnxRuntime().version)
-
-
-def precision_versions() -> tuple[str, str]:
-    """What measures ranges, and all that then writes a precision, without importing them. Raises EngineBuildError."""
-    measuring = f"onnxruntime {onnxruntime_version()}"
-    return measuring, f"{measuring} onnx {installed_version('onnx', 'cpu')}"
-
-
-def index_factory() -> DescriptorIndexFactory:
-    """FAISS."""
-    from preflight.adapters.faiss.index import FaissIndexFactory
-
-    return FaissIndexFactory()
-
-
-def index_identity() -> dict[str, str]:
-    """What decides an index's bytes, known without loading FAISS."""
-    for name in ("faiss-cpu", "faiss-gpu"):
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        return {"faiss": version, "simd": _SIMD.get(platform.machine(), "NONE")}
-    raise EngineBuildError("FAISS is not installed: run pip install -e '.[cpu]'")
-
-
-class KeySigner:
-    """A key that lies here, held to the signing mode."""
-
-    def __init__(self, job: Job, passphrase: bytes | None, run_log: RunLog, ask: Ask | None = None) -> None:
-        self._key = load_signing_key(job.signing_key, passphrase, ask)
-        _hold_to_mode(job, self._key.fingerprint, run_log)
-
-    @property
-    def fingerprint(self) -> str:
-        """As `ports.Signer`."""
-        return self._key.fingerprint
-
-    def waiting(self) -> bytes | None:
-        """As `ports.Signer`."""
-        return None
-
-    def sign(self, statement: bytes) -> bytes:
-        """As `ports.Signer`."""
-        return sign_statement(statement, self._key)
-
-
-def signer_of(
-    job: Job, request_folder: Path, run_log: RunLog, environment: Mapping[str, str], ask: Ask | None
-) -> KeySigner | OfflineSigner:
-    """Who signs for a job; request_folder: the folder where statements wait for an offline signature. Raises SigningKeyError."""
-    if job.config.manifest.signing == "here":
-        return KeySigner(job, given_passphrase(None, environment.get(PASSPHRASE_VARIABLE)), run_log, ask)
-    signer = OfflineSigner(load_public_key(job.signing_key), SigningRequest(request_folder))
-    _hold_to_mode(job, signer.fingerprint, run_log)
-    return signer
-
-
-def _hold_to_mode(job: Job, fingerprint: str, run_log: RunLog) -> None:
-    section = job.config.manifest
-    warning = check_signing_mode(section.signing_mode, fingerprint, section.allowed_operator_fingerprints)
-    if warning is not None:
-        run_log.warn("dev_signing_with_operator_key", warning)
