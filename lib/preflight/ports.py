@@ -187,7 +187,7 @@ class InferenceRuntime(Protocol):
 
     @property
     def name(self) -> str:
-        """As in the mission: openvino, onnxruntime, tensorrt, pytorch_fp16."""
+        """As in the mission."""
 
     @property
     def version(self) -> str:

@@ -58,9 +58,8 @@ from preflight.wiring.factories import (
     is_builtin,
 )
 from preflight.wiring.imports import import_demo
-from preflight.wiring.libraries import image_codec
+from preflight.wiring.libraries import image_codec, onnxruntime_version
 from preflight.wiring.outlook import Outlook
-from preflight.wiring.runtimes import onnxruntime_version
 from preflight.wiring.signing import signer_of
 from preflight.wiring.surroundings import Options, Surroundings
 from preflight.wiring.verifying import tile_access
@@ -95,7 +94,11 @@ class Assembly:
         self.digests = DigestCache(self.layout.digests)
         self.generations = Generations(self.layout, self.digests)
         self.compiler = build_engine_compiler(
-            job.config, surroundings.host, surroundings.environment, self.layout.work / "timings"
+            job.config,
+            surroundings.host,
+            surroundings.environment,
+            self.layout.work / "timings",
+            surroundings.runtimes,
         )
         self._signing: Signer | None = None
         self.builder = build_manifest_builder(

@@ -8,11 +8,12 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from preflight.engine.runtime_choice import installed_version
 from preflight.errors import EngineBuildError
 from preflight.ports import DescriptorIndexFactory, Engine, ImageCodec, OnnxModels, PrecisionTools
 from preflight.records import BackboneSpec, ModelSummary
-from preflight.wiring.runtimes import installed_version, onnxruntime_version
 
+_INSTALL = "pip install -e '.[cpu]'"
 # The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss.index enforces it).
 _SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}
 
@@ -62,7 +63,14 @@ def precision_tools() -> PrecisionTools:
 def precision_versions() -> tuple[str, str]:
     """What measures ranges, and all that then writes a precision, without importing them. Raises EngineBuildError."""
     measuring = f"onnxruntime {onnxruntime_version()}"
-    return measuring, f"{measuring} onnx {installed_version('onnx', 'cpu')}"
+    return measuring, f"{measuring} onnx {installed_version('onnx', _INSTALL, 'onnx')}"
+
+
+def onnxruntime_version() -> str:
+    """The version of ONNX Runtime, which computes the reference, without importing it. Raises EngineBuildError."""
+    from preflight.adapters.onnxruntime import PACKAGES
+
+    return installed_version("onnxruntime", _INSTALL, *PACKAGES)
 
 
 def index_factory() -> DescriptorIndexFactory:

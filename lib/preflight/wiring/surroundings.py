@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from preflight.engine.runtimes import RUNTIMES, RuntimeTable
 from preflight.ports import Clock
 from preflight.records import HostCapabilities
 from preflight.signing import Ask
@@ -26,11 +27,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a run is handed of the world."""
+    """What a run is handed of the world. runtimes: those that a mission can name."""
 
     clock: Clock
     environment: Mapping[str, str]
     host: HostCapabilities
+    runtimes: RuntimeTable = RUNTIMES
 
     @classmethod
     def real(cls) -> Surroundings:
