@@ -122,12 +122,14 @@ class RuntimeTable:
     """Runtimes, each with a name and a tag of its own. The order is that of messages.
 
     Raises:
-        ValueError: two rows have the same name or tag.
+        ValueError: there is no row, or two rows have the same name or tag.
     """
 
     rows: tuple[Runtime, ...]
 
     def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("The table has no runtime")
         for field in ("name", "tag"):
             value, count = Counter(getattr(row, field) for row in self.rows).most_common(1)[0]
             if count > 1:
