@@ -196,7 +196,7 @@ class InferenceRuntime(Protocol):
 
     @property
     def name(self) -> str:
-        """The name in the mission: openvino, onnxruntime, tensorrt, pytorch_fp16."""
+        """The name in the mission: a name of `engine.runtimes.RUNTIMES`."""
 
     @property
     def version(self) -> str:

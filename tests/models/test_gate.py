@@ -15,8 +15,10 @@ from preflight.adapters import images
 from preflight.adapters.onnxruntime import runtime as onnxruntime
 from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 from preflight.adapters.openvino.runtime import OpenVinoRuntime
-from preflight.engine.compiler import EngineCompiler, RuntimeChoice
+from preflight.engine.compiler import EngineCompiler
 from preflight.engine.parity import check_parity, cosines
+from preflight.engine.runtime_choice import RuntimeChoice
+from preflight.engine.runtimes import RUNTIMES
 from preflight.errors import ParityError
 from preflight.records import BackboneSpec, HostCapabilities, Preprocessing
 from preflight.report.run_log import RunLog
@@ -24,7 +26,7 @@ from preflight.stages.engines import compile_step, inspect_step
 from preflight.stages.parity_gate import parity_path, parity_step
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
-from preflight.wiring.parts import onnx_models
+from preflight.wiring.libraries import onnx_models
 
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 SHAPES = {
@@ -55,7 +57,7 @@ def gate(layout):
     """gate(spec, runtime): inspect, compile and gate as a build does; returns the gate's record."""
 
     def run(spec, runtime):
-        choice = RuntimeChoice(runtime.name, runtime.version, lambda: runtime)
+        choice = RuntimeChoice(RUNTIMES.named(runtime.name), runtime.version, lambda: runtime)
         host = HostCapabilities(platform.machine(), "avx2")
         compiler = EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
         digests = DigestCache(layout.digests)
@@ -94,7 +96,7 @@ def test_an_engine_of_other_weights_is_refused(gate, layout, model_file, runtime
     spec = _spec("aliked", model_file("aliked"))
     gate(spec, runtime)
     host = HostCapabilities(platform.machine(), "avx2")
-    choice = RuntimeChoice(runtime.name, runtime.version, lambda: runtime)
+    choice = RuntimeChoice(RUNTIMES.named(runtime.name), runtime.version, lambda: runtime)
     compiler = EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
     engine = layout.engines / str(compiler.name(spec))
     engine.unlink()

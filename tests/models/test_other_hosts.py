@@ -11,7 +11,9 @@ import pytest
 
 from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 from preflight.adapters.openvino.runtime import OpenVinoRuntime
-from preflight.engine.compiler import EngineCompiler, RuntimeChoice
+from preflight.engine.compiler import EngineCompiler
+from preflight.engine.runtime_choice import RuntimeChoice
+from preflight.engine.runtimes import RUNTIMES
 from preflight.errors import EngineBuildError
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.report.run_log import RunLog
@@ -20,7 +22,7 @@ from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.rule import Tracer
-from preflight.wiring.parts import onnx_models
+from preflight.wiring.libraries import onnx_models
 
 HERE = HostCapabilities(platform.machine(), "avx2")
 
@@ -32,7 +34,7 @@ def step_on(tmp_path, model_file):
     layout = CacheLayout(tmp_path / "cache")
     digests = DigestCache(layout.digests)
     runtime = OpenVinoRuntime()
-    choice = RuntimeChoice(runtime.name, runtime.version, lambda: runtime)
+    choice = RuntimeChoice(RUNTIMES.named(runtime.name), runtime.version, lambda: runtime)
 
     def make(host):
         compiler = EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
@@ -103,7 +105,7 @@ def test_an_engine_of_a_gpu_is_not_loaded_without_one(tmp_path):
 def test_weights_beside_the_graph_are_brought_into_one_file_for_onnx_runtime(tmp_path, model_file):
     """It takes no others; what it builds is what it builds of the model in one file."""
     runtime = OnnxRuntime()
-    choice = RuntimeChoice(runtime.name, runtime.version, lambda: runtime, one_file=True)
+    choice = RuntimeChoice(RUNTIMES.named(runtime.name), runtime.version, lambda: runtime)
     compiler = EngineCompiler(choice, HERE, onnx_models(), workspace_mb=256, batch_size=4)
     engines = []
     for external in (False, True):

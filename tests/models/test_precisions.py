@@ -15,8 +15,10 @@ from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 from preflight.adapters.openvino.runtime import OpenVinoRuntime
 from preflight.adapters.tensorrt.runtime import TENSORRT_RTX, TensorRtRuntime
 from preflight.engine.calibration_table import CalibrationTable, merged
-from preflight.engine.compiler import EngineCompiler, RuntimeChoice
+from preflight.engine.compiler import EngineCompiler
 from preflight.engine.parity import cosines, synthetic_inputs
+from preflight.engine.runtime_choice import RuntimeChoice
+from preflight.engine.runtimes import RUNTIMES
 from preflight.ports import CompileRequest
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.report.run_log import RunLog
@@ -26,7 +28,7 @@ from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Tracer
-from preflight.wiring.parts import onnx_models, precision_tools
+from preflight.wiring.libraries import onnx_models, precision_tools
 from preflight.wiring.provisioner import CacheProvisioner
 
 SHAPES = {
@@ -152,7 +154,7 @@ def test_tensorrt_builds_what_is_prepared(brought, feed, tmp_path, kind, precisi
 def orin():
     """A compiler as on an Orin; its library is the one that needs no GPU to build."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
-    choice = RuntimeChoice("tensorrt", "10.3", lambda: TensorRtRuntime(TENSORRT_RTX))
+    choice = RuntimeChoice(RUNTIMES.named("tensorrt"), "10.3", lambda: TensorRtRuntime(TENSORRT_RTX), gpu=True)
     host = HostCapabilities("aarch64", "neon", sm="87", jetpack="6.2")
     return EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
 

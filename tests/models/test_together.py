@@ -14,7 +14,9 @@ from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 from preflight.adapters.openvino.runtime import OpenVinoRuntime
 from preflight.adapters.pytorch.runtime import TorchRuntime
 from preflight.adapters.tensorrt.runtime import TENSORRT_RTX, TensorRtRuntime
-from preflight.engine.compiler import EngineCompiler, RuntimeChoice
+from preflight.engine.compiler import EngineCompiler
+from preflight.engine.runtime_choice import RuntimeChoice
+from preflight.engine.runtimes import RUNTIMES
 from preflight.errors import EngineBuildError
 from preflight.ports import ConcurrentRuntime
 from preflight.records import BackboneSpec, HostCapabilities
@@ -24,7 +26,7 @@ from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.rule import Tracer
-from preflight.wiring.parts import onnx_models
+from preflight.wiring.libraries import onnx_models
 
 SHAPE = {"image": (1, 3, 56, 56)}
 
@@ -37,9 +39,8 @@ class Corpus:
         own = OpenVinoRuntime() if runtime is None else runtime
         precision = "fp16" if own.name == "pytorch_fp16" else "fp32"
         host = HostCapabilities(platform.machine(), "avx2", cpus=cpus, memory_mb=memory_mb)
-        choice = RuntimeChoice(
-            own.name, own.version, lambda: own, aside=isinstance(own, ConcurrentRuntime), one_file=one_file
-        )
+        row = replace(RUNTIMES.named(own.name), concurrent=isinstance(own, ConcurrentRuntime), one_file=one_file)
+        choice = RuntimeChoice(row, own.version, lambda: own)
         self.compiler = EngineCompiler(choice, host, onnx_models(), workspace_mb=256, batch_size=4)
         self.digests = DigestCache(None)
         self.tracer = Tracer(self.digests, atomic_write)

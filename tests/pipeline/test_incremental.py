@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -418,8 +418,8 @@ def test_another_faiss(built, build, monkeypatch):
         def identity(self):
             return {**super().identity(), "faiss": "99.1"}
 
-    monkeypatch.setattr(wiring.parts, "index_identity", lambda: {**real, "faiss": "99.1"})
-    monkeypatch.setattr(wiring.parts, "index_factory", Newer)
+    monkeypatch.setattr(wiring.libraries, "index_identity", lambda: {**real, "faiss": "99.1"})
+    monkeypatch.setattr(wiring.libraries, "index_factory", Newer)
     done = build(built)
     assert done.ran == ["index", "selftest", *SIGNED]
     assert done.work == (0, 0, 1)
@@ -430,9 +430,7 @@ def test_another_faiss(built, build, monkeypatch):
 def test_another_openvino(built, build, monkeypatch):
     """A new engine embeds all anew; its vectors are equal, so the index is not built again."""
     choice = wiring.runtime_choice("openvino")
-    monkeypatch.setattr(
-        wiring.parts, "runtime_choice", lambda *_: engine_compiler.RuntimeChoice(choice.name, "2099.1", choice.make)
-    )
+    monkeypatch.setattr(wiring.factories, "runtime_choice", lambda *_: replace(choice, version="2099.1"))
     done = build(built)
     names = [f"engine:{DESCRIPTOR}", f"parity:{DESCRIPTOR}", "descriptors", "selftest", "corpus"]
     assert done.ran == [*names, *SIGNED]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,30 +10,14 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from preflight.engine.file_names import EngineName
-from preflight.engine.precisions import written_in_onnx
-from preflight.ports import Compilation, CompileRequest, ConcurrentRuntime, Engine, InferenceRuntime, OnnxModels
+from preflight.engine.runtime_choice import RuntimeChoice
+from preflight.ports import Compilation, CompileRequest, ConcurrentRuntime, Engine, OnnxModels
 from preflight.records import BackboneSpec, HostCapabilities, ModelSummary
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.trace.digests import hash_file
 from preflight.trace.record import canonical_json
 from takeoff.layout import sidecar_bytes
 from takeoff.names import sidecar_name
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeChoice:
-    """A runtime by name and version, known without importing it; `make` imports it.
-
-    cuda: told to use the GPU. aside: it is a `ConcurrentRuntime`, and this host's memory is all it takes. one_file: it takes
-    no weights beside the ONNX file.
-    """
-
-    name: str
-    version: str
-    make: Callable[[], InferenceRuntime]
-    cuda: bool = False
-    aside: bool = False
-    one_file: bool = False
 
 
 class EngineCompiler:
@@ -78,7 +62,7 @@ class EngineCompiler:
         """The file name that says what the engine is and where it runs (D-C10-7). Raises EngineBuildError."""
         runtime = self.runtime_of(spec)
         return EngineName.on_host(
-            spec.model_name, self.host, runtime.name, runtime.version, spec.precision, cuda=runtime.cuda
+            spec.model_name, self.host, runtime.row, runtime.version, spec.precision, gpu=runtime.gpu
         )
 
     def components(self, spec: BackboneSpec, model: Mapping[str, str]) -> dict[str, str]:
@@ -99,7 +83,7 @@ class EngineCompiler:
 
     def reads_precision(self, spec: BackboneSpec) -> bool:
         """Whether the runtime finds a model's precision in its ONNX file, which must be brought to it before."""
-        return written_in_onnx(self.runtime_of(spec).name, spec.precision)
+        return spec.precision in self.runtime_of(spec).row.prepared
 
     def request(self, spec: BackboneSpec) -> CompileRequest:
         """The spec as the runtime port takes it."""
@@ -146,7 +130,7 @@ class EngineCompiler:
     @contextmanager
     def _readable(self, spec: BackboneSpec) -> Iterator[BackboneSpec]:
         """The spec, with the weights in its file where the runtime reads no others."""
-        if not self.runtime_of(spec).one_file or not self._models.inspect(spec).external_data:
+        if not self.runtime_of(spec).row.one_file or not self._models.inspect(spec).external_data:
             yield spec
             return
         with TemporaryDirectory(prefix="preflight-onnx-") as folder:

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, get_args
 
+from preflight.engine.runtimes import RUNTIMES, TAG, Runtime, RuntimeTable
 from preflight.errors import EngineBuildError
 from preflight.records import HostCapabilities, Precision
 
 __all__ = ["EngineName", "model_name_problem"]
 
-# The mission's runtime -> its tag in a file name.
-_TAGS = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tensorrt": "trt", "pytorch_fp16": "torch"}
-_RUNTIMES = {tag: runtime for runtime, tag in _TAGS.items()}
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_PRECISIONS: tuple[str, ...] = get_args(Precision)
 _LONGEST_MODEL = 100  # with the rest and ".sha256" a name stays below the 255 bytes a file system takes
 
 # Letters, digits and single underscores inside: a second one would look like the separator.
@@ -36,7 +34,7 @@ _FIELDS = {
 _NAME = re.compile(
     rf"(?P<model>{_MODEL})__"
     rf"(?:sm(?P<sm>[0-9]+)_jp(?P<jetpack>none|{_VERSION})|cpu-(?P<isa>{_FIELDS['isa'].pattern}))"
-    rf"_(?P<tag>{'|'.join(_RUNTIMES)})(?P<version>{_VERSION})_(?P<precision>{'|'.join(_PRECISIONS)})\.engine"
+    rf"_(?P<tag>{TAG})(?P<version>{_VERSION})_(?P<precision>{'|'.join(_PRECISIONS)})\.engine"
 )
 
 
@@ -44,14 +42,12 @@ _NAME = re.compile(
 class EngineName:
     """One engine's name, taken apart. Either isa is given, or sm with jetpack (None: no JetPack).
 
-    runtime is the mission's word: openvino, onnxruntime, tensorrt, pytorch_fp16.
-
     Raises:
         EngineBuildError: a field that the file name cannot carry.
     """
 
     model: str
-    runtime: str
+    runtime: Runtime
     version: str
     precision: Precision
     isa: str | None = None
@@ -68,37 +64,39 @@ class EngineName:
         cls,
         model: str,
         host: HostCapabilities,
-        runtime: str,
+        runtime: Runtime,
         version: str,
         precision: Precision,
         *,
-        cuda: bool = False,
+        gpu: bool,
     ) -> EngineName:
-        """The name of an engine built on `host`: the GPU form for a GPU runtime, else the CPU form.
+        """The name of an engine built on `host`: the GPU form for an engine of its GPU, else the CPU form.
 
-        cuda: whether the GPU was asked for, of a runtime that is told.
+        gpu: whether it is an engine of the GPU, as `Runtime.on_gpu` says.
 
         Raises:
             EngineBuildError: a field that the file name cannot carry, or a GPU's engine on a host without one.
         """
-        on_gpu = cuda or runtime == "tensorrt" or (runtime == "pytorch_fp16" and host.sm is not None)
-        if not on_gpu:
+        if not gpu:
             return cls(model, runtime, version, precision, isa=host.isa)
         return cls(model, runtime, version, precision, sm=host.sm, jetpack=host.jetpack)
 
     def __str__(self) -> str:
         where = f"cpu-{self.isa}" if self.isa is not None else f"sm{self.sm}_jp{self.jetpack or 'none'}"
-        return f"{self.model}__{where}_{_TAGS[self.runtime]}{self.version}_{self.precision}.engine"
+        return f"{self.model}__{where}_{self.runtime.tag}{self.version}_{self.precision}.engine"
 
     @classmethod
-    def parse(cls, name: str) -> EngineName:
+    def parse(cls, name: str, runtimes: RuntimeTable = RUNTIMES) -> EngineName:
         """The name taken apart; prints as it was.
+
+        runtimes: those whose engines are known.
 
         Raises:
             EngineBuildError: no name of this schema.
         """
         found = _NAME.fullmatch(name)
-        if found is None:
+        runtime = None if found is None else runtimes.tagged(found["tag"])
+        if found is None or runtime is None:
             raise EngineBuildError(
                 f"{name!r} is no engine file name. They look like ultra_vpr__sm87_jp6.2_trt10.3_fp16.engine or "
                 "weight_free_vpr__cpu-avx2_openvino2026.4.1_fp32.engine."
@@ -106,7 +104,7 @@ class EngineName:
         jetpack = found["jetpack"]
         return cls(
             model=found["model"],
-            runtime=_RUNTIMES[found["tag"]],
+            runtime=runtime,
             version=found["version"],
             precision=cast("Precision", found["precision"]),  # the pattern lists them
             isa=found["isa"],
@@ -125,8 +123,6 @@ def model_name_problem(name: str) -> str | None:
 
 
 def _problem(name: EngineName) -> str | None:
-    if name.runtime not in _TAGS:
-        return f"runtime {name.runtime!r} is none of {', '.join(_TAGS)}"
     if name.precision not in _PRECISIONS:
         return f"precision {name.precision!r} is none of {', '.join(_PRECISIONS)}"
     if (name.isa is None) == (name.sm is None) or (name.isa is not None and name.jetpack is not None):

@@ -13,7 +13,8 @@ from uuid import UUID
 from preflight.area.area import Area
 from preflight.area.web_mercator import haversine_m
 from preflight.engine.file_names import model_name_problem
-from preflight.engine.precisions import ACCEPTED, override_problem
+from preflight.engine.precisions import override_problem
+from preflight.engine.runtimes import RUNTIMES, Place, Runtime, RuntimeTable, either
 from preflight.mission.cache_place import trust_problem
 from preflight.mission.schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
 from preflight.records import STEPS, BackboneSpec, BoundingBox, IndexParameters, Origin, SectorClass
@@ -26,6 +27,11 @@ MAX_CALIBRATION_BYTES = 16 << 20
 MAX_ORIGIN_DISTANCE_M = 50_000.0
 
 _CONFIG = "components.c10_provisioning"
+_WHERE: Mapping[Place, str] = {
+    "cpu": "on the CPU",
+    "gpu": "on the GPU",
+    "gpu if any": "on the GPU where there is one",
+}
 _BUILT_HERE = f"{BUILTIN}weight_free_vpr"
 
 Problem = tuple[str, str]
@@ -72,10 +78,12 @@ class Job:
         return timedelta(days=ages.active_conflict if self.sector_class == "active_conflict" else ages.stable_rear)
 
 
-def check_job(job: Job, tile_root: Path) -> list[Problem]:
+def check_job(job: Job, tile_root: Path, runtimes: RuntimeTable = RUNTIMES) -> list[Problem]:
     """Everything that would stop a build of this job only after hours, or let it sign what a flight cannot use.
 
     An area without parts is taken as one that was refused already. Reads the calibration; writes nothing, raises nothing.
+
+    runtimes: those that the job can name.
     """
     return [
         *_values(job),
@@ -83,7 +91,8 @@ def check_job(job: Job, tile_root: Path) -> list[Problem]:
         *_calibration(job.calibration),
         *_origin(job),
         *_backbones(job.backbones),
-        *_precisions(job),
+        *_precisions(job, runtimes),
+        *_runtime(job.config, runtimes),
         *_config(job.config),
     ]
 
@@ -194,24 +203,50 @@ def _backbone(spec: BackboneSpec, at: str) -> Iterator[Problem]:
         yield f"{at}.expected_input_shape", "a descriptor backbone takes one image: [1, 3, height, width]"
 
 
-def _precisions(job: Job) -> Iterator[Problem]:
+def _precisions(job: Job, runtimes: RuntimeTable) -> Iterator[Problem]:
     for number, spec in enumerate(job.backbones):
         at = f"{_CONFIG}.backbones[{number}]"
-        runtime = spec.runtime or job.config.runtime
-        accepted = ACCEPTED[runtime]
-        if spec.precision not in accepted:
-            built = f"builds {' and '.join(accepted)} engines alone, not {spec.precision}"
-            yield f"{at}.precision", f"the runtime {runtime} {built}; say {' or '.join(accepted)}"
+        name = spec.runtime or job.config.runtime
+        runtime = runtimes.get(name)
+        if runtime is None:
+            if spec.runtime is not None:
+                yield f"{at}.runtime", _unknown(name, runtimes)
+            continue
+        # The mission's device is for the mission's runtime.
+        device = job.config.device if name == job.config.runtime else None
+        if spec.precision not in runtime.precisions_on(device):
+            yield f"{at}.precision", _not_built(runtime, device, spec.precision, runtimes)
         elif spec.precision == "int8" and not _is_image(spec.inputs):
             why = (
                 "int8 is calibrated on tiles, and this model takes no image: say fp32, or fp16 where the runtime has it"
             )
             yield f"{at}.precision", why
-        elif spec.precision == "int8" and job.config.device == "cuda":
-            why = "ONNX Runtime on CUDA computes what is int8 in fp32: say fp32, or choose the runtime tensorrt"
-            yield f"{at}.precision", why
-        if (problem := override_problem(runtime, spec)) is not None:
+        if (problem := override_problem(runtime, spec, runtimes)) is not None:
             yield f"{at}.precision_overrides", problem
+
+
+def _not_built(runtime: Runtime, device: str | None, precision: str, runtimes: RuntimeTable) -> str:
+    built = runtime.precisions_on(device)
+    which = runtime.name if device is None else f"{runtime.name} with device {device}"
+    others = [row.name for row in runtimes if row is not runtime and precision in row.precisions]
+    instead = f", or choose the runtime {either(others)}" if others else ""
+    return (
+        f"the runtime {which} builds {' and '.join(built)} engines alone, not {precision}; say {either(built)}{instead}"
+    )
+
+
+def _unknown(name: str, runtimes: RuntimeTable) -> str:
+    return f"{name!r} is not a runtime of this version; say {either(runtimes.names)}"
+
+
+def _runtime(config: ProvisioningConfig, runtimes: RuntimeTable) -> Iterator[Problem]:
+    runtime = runtimes.get(config.runtime)
+    if runtime is None:
+        yield f"{_CONFIG}.runtime", _unknown(config.runtime, runtimes)
+    elif config.device is not None and runtime.cuda is None:
+        takers = [row.name for row in runtimes if row.cuda is not None]
+        alone = f"is for the runtime {' and '.join(takers)} alone" if takers else "is for no runtime of this version"
+        yield f"{_CONFIG}.device", f"{alone}, not {runtime.name}, which runs {_WHERE[runtime.place]}; leave it out"
 
 
 def _is_image(inputs: Mapping[str, Sequence[int]]) -> bool:
@@ -224,9 +259,6 @@ def _config(config: ProvisioningConfig) -> Iterator[Problem]:
     if overlap not in STEPS:
         choices = ", ".join(f"{choice:g}" for choice in STEPS)
         yield f"{_CONFIG}.descriptors.overlap", f"{overlap} is none of {choices}"
-    if config.device is not None and config.runtime != "onnxruntime":
-        own = "tensorrt runs on the GPU, openvino on the CPU, pytorch_fp16 on the GPU where there is one"
-        yield f"{_CONFIG}.device", f"is for the runtime onnxruntime alone, not {config.runtime} ({own}); leave it out"
     manifest = config.manifest
     if manifest.signing_mode == "operator" and not manifest.allowed_operator_fingerprints:
         yield (

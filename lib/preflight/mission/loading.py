@@ -13,6 +13,7 @@ from pathlib import Path
 from preflight.area.area import Area, area_from_bbox, area_from_geojson
 from preflight.area.corridor import corridor
 from preflight.area.routes import Route, parse_route
+from preflight.engine.runtimes import RUNTIMES, RuntimeTable
 from preflight.errors import MissionError
 from preflight.mission.fields import convert
 from preflight.mission.job import BUILTIN, Job, check_job
@@ -37,12 +38,13 @@ class Mission:
     job: Job
 
 
-def load_mission(path: Path, environment: Mapping[str, str]) -> Mission:
+def load_mission(path: Path, environment: Mapping[str, str], runtimes: RuntimeTable = RUNTIMES) -> Mission:
     """Read and check a mission file.
 
     Args:
         path: the file. Paths inside it are relative to its folder.
         environment: what `${NAME}` in a string stands for.
+        runtimes: those that the mission can name.
 
     Raises:
         MissionError: with every problem found, each with its path in the file.
@@ -55,12 +57,12 @@ def load_mission(path: Path, environment: Mapping[str, str]) -> Mission:
     problems.check(str(path))
     if file is None:
         raise MissionError(str(path), ("the file holds no mission",))
-    mission = _resolve(file, source, problems)
+    mission = _resolve(file, source, problems, runtimes)
     problems.check(str(path))
     return mission
 
 
-def _resolve(file: MissionFile, source: Path, problems: Problems) -> Mission:
+def _resolve(file: MissionFile, source: Path, problems: Problems, runtimes: RuntimeTable) -> Mission:
     """What the file asks; of use only where no problem was found."""
 
     def place(text: str) -> Path:
@@ -85,7 +87,7 @@ def _resolve(file: MissionFile, source: Path, problems: Problems) -> Mission:
         backbones=tuple(_backbone(section, place) for section in config.backbones),
         config=config,
     )
-    for at, problem in check_job(job, place(store.root)):
+    for at, problem in check_job(job, place(store.root), runtimes):
         problems.add(at, problem)
     if store.database != "embedded" and not store.database.startswith(("postgresql://", "postgres://")):
         problems.add("tile_store.database", "is neither `embedded` nor a postgresql:// URL")

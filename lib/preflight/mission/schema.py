@@ -7,7 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from preflight.records import SectorClass
+from preflight.engine.runtimes import DEFAULT_RUNTIME
+from preflight.records import Precision, SectorClass
 
 MAX_ZOOM = 22
 # Below the Dead Sea's shore, above any aircraft.
@@ -85,13 +86,13 @@ class BackboneSection(_Part, frozen=True):
     input_name: Name | None = None
     expected_input_shape: tuple[Positive, ...] | None = None
     inputs: dict[str, tuple[Positive, ...]] | None = None
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     # Pattern of node names, as a shell has them -> precision; the first that fits a node decides.
     precision_overrides: dict[Name, Literal["fp32", "fp16", "int8"]] = {}
     preprocessing: PreprocessingSection = PreprocessingSection()
     parity: ParitySection | None = None
-    # Where it is not the one of the whole corpus: pytorch_fp16 runs descriptor backbones alone.
-    runtime: Literal["openvino", "onnxruntime", "tensorrt", "pytorch_fp16"] | None = None
+    # Where it is not the one of the whole corpus.
+    runtime: Name | None = None
 
 
 class DescriptorsSection(_Part, frozen=True):
@@ -146,11 +147,15 @@ class ProvisionerSection(_Part, frozen=True):
 
 
 class ProvisioningConfig(_Part, frozen=True):
-    """components.c10_provisioning (SPEC.md's configuration). device: for the runtime onnxruntime alone; cpu if not given."""
+    """components.c10_provisioning (SPEC.md's configuration).
+
+    runtime: a name of `preflight.engine.runtimes`; `check_job` refuses others. device: for a runtime that takes one; cpu if
+    not given.
+    """
 
     backbones: Annotated[tuple[BackboneSection, ...], msgspec.Meta(min_length=1)]
     manifest: ManifestSection
-    runtime: Literal["openvino", "onnxruntime", "tensorrt", "pytorch_fp16"] = "openvino"
+    runtime: Name = DEFAULT_RUNTIME
     device: Literal["cpu", "cuda"] | None = None
     workspace_mb: Positive = 2048
     descriptors: DescriptorsSection = DescriptorsSection()

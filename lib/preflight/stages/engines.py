@@ -130,7 +130,7 @@ def compile_step(
                     "model": spec.model_name,
                     "sm": host.sm,
                     "jp": host.jetpack,
-                    "trt": runtime.version if runtime.name == "tensorrt" else None,
+                    "trt": runtime.version if runtime.row.tag == "trt" else None,
                     "runtime": f"{runtime.name} {runtime.version}",
                     "precision": spec.precision,
                 },

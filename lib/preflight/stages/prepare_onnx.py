@@ -18,7 +18,6 @@ from preflight.engine.calibration_table import METHOD, CalibrationKey, Calibrati
 from preflight.engine.compiler import EngineCompiler
 from preflight.engine.model_input import image_size, preprocessing_text
 from preflight.engine.parity import synthetic_inputs
-from preflight.engine.precisions import symmetric
 from preflight.errors import EngineBuildError
 from preflight.ports import ImageCodec, PrecisionTools
 from preflight.records import BackboneSpec
@@ -94,7 +93,7 @@ class Preparation:
     def _write(self) -> Step:
         spec, compiler = self.spec, self.compiler
         table, target = table_path(spec, self.layout), prepared_path(spec, self.layout, compiler)
-        signed = symmetric(compiler.runtime_of(spec).name)
+        signed = compiler.runtime_of(spec).row.signed_int8
 
         def components() -> Mapping[str, str]:
             return {
@@ -180,7 +179,7 @@ def prepare_without_tiles(
     probe, target = folder / "probe.onnx", folder / f"{spec.model_name}.onnx"
     made = _made_up(spec, compiler.inspect(spec).types)
     ranges, _ = _ranges(spec, compiler, tools(), made, probe)
-    tools().prepare(spec, ranges, target, symmetric=symmetric(compiler.runtime_of(spec).name))
+    tools().prepare(spec, ranges, target, symmetric=compiler.runtime_of(spec).row.signed_int8)
     return replace(spec, onnx_path=target)
 
 

@@ -1,6 +1,9 @@
 """The composition root: the one place that knows which adapter stands behind which port.
 
-parts         adapters behind ports; environment, host
+runtimes      which runtime compiles and runs engines
+libraries     images, ONNX files and the index
+signing       who signs
+surroundings  what a run is handed: clock, environment, host, options
 factories     SPEC.md's factories, from the configuration
 assembly      one run: stages, session, planner
 provisioner   the Python API
@@ -26,15 +29,10 @@ if TYPE_CHECKING:
         build_manifest_builder,
     )
     from preflight.wiring.imports import check_image, import_demo, import_folder, import_source
-    from preflight.wiring.parts import (
-        Options,
-        Surroundings,
-        image_codec,
-        index_factory,
-        index_identity,
-        runtime_choice,
-    )
+    from preflight.wiring.libraries import image_codec, index_factory, index_identity
     from preflight.wiring.provisioner import build_cache_provisioner
+    from preflight.wiring.runtimes import runtime_choice
+    from preflight.wiring.surroundings import Options, Surroundings
     from preflight.wiring.verifying import build_manifest_verifier, flying_host, tile_access, wall_clock
 else:
     _HOMES = {
@@ -46,8 +44,10 @@ else:
             "build_manifest_builder",
         ),
         "imports": ("check_image", "import_demo", "import_folder", "import_source"),
-        "parts": ("Options", "Surroundings", "image_codec", "index_factory", "index_identity", "runtime_choice"),
+        "libraries": ("image_codec", "index_factory", "index_identity"),
         "provisioner": ("build_cache_provisioner",),
+        "runtimes": ("runtime_choice",),
+        "surroundings": ("Options", "Surroundings"),
         "verifying": ("build_manifest_verifier", "flying_host", "tile_access", "wall_clock"),
     }
 

@@ -49,7 +49,7 @@ from preflight.store.generations import Generations
 from preflight.store.lock import BuildLock
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step, Tracer
-from preflight.wiring import parts
+from preflight.wiring import libraries
 from preflight.wiring.factories import (
     build_backbone_specs,
     build_descriptor_batcher,
@@ -58,14 +58,10 @@ from preflight.wiring.factories import (
     is_builtin,
 )
 from preflight.wiring.imports import import_demo
+from preflight.wiring.libraries import image_codec, onnxruntime_version
 from preflight.wiring.outlook import Outlook
-from preflight.wiring.parts import (
-    Options,
-    Surroundings,
-    image_codec,
-    onnxruntime_version,
-    signer_of,
-)
+from preflight.wiring.signing import signer_of
+from preflight.wiring.surroundings import Options, Surroundings
 from preflight.wiring.verifying import tile_access
 
 
@@ -98,7 +94,11 @@ class Assembly:
         self.digests = DigestCache(self.layout.digests)
         self.generations = Generations(self.layout, self.digests)
         self.compiler = build_engine_compiler(
-            job.config, surroundings.host, surroundings.environment, self.layout.work / "timings"
+            job.config,
+            surroundings.host,
+            surroundings.environment,
+            self.layout.work / "timings",
+            surroundings.runtimes,
         )
         self._signing: Signer | None = None
         self.builder = build_manifest_builder(
@@ -150,8 +150,8 @@ class Assembly:
             self.compiler,
             lambda: self.card(job.descriptor),
             descriptors.store,
-            parts.index_factory,
-            parts.index_identity(),
+            libraries.index_factory,
+            libraries.index_identity(),
             tiles.pixels,
             image_codec,
         )
@@ -160,7 +160,13 @@ class Assembly:
         if any(self.compiler.reads_precision(spec) for spec in job.backbones):
             samples.append(calibration_sample_step(layout, tiles.pixels, image_codec, **draw))
         index = index_step(
-            job, layout, descriptors.store, parts.index_factory, parts.index_identity(), self.digests, self.run_log
+            job,
+            layout,
+            descriptors.store,
+            libraries.index_factory,
+            libraries.index_identity(),
+            self.digests,
+            self.run_log,
         )
         windows = () if steps_of(job) == 1 else (units_step(job, layout),)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)
@@ -187,8 +193,8 @@ class Assembly:
             self.compiler,
             digests,
             image_codec,
-            parts.precision_tools,
-            parts.precision_versions(),
+            libraries.precision_tools,
+            libraries.precision_versions(),
             recalibrate=self.options.recalibrate,
         )
         steps: tuple[Step, ...] = (

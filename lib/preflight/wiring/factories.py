@@ -9,6 +9,8 @@ from pathlib import Path
 from preflight import __version__
 from preflight.descriptors.batcher import DescriptorBatcher
 from preflight.engine.compiler import EngineCompiler
+from preflight.engine.runtime_choice import RuntimeChoice
+from preflight.engine.runtimes import RUNTIMES, RuntimeTable
 from preflight.mission.job import BUILTIN, Job
 from preflight.mission.schema import ProvisioningConfig
 from preflight.ports import (
@@ -26,7 +28,8 @@ from preflight.stages.manifest import ManifestBuilder
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
 from preflight.trace.digests import DigestCache
-from preflight.wiring import parts
+from preflight.wiring import libraries
+from preflight.wiring.runtimes import runtime_choice
 
 
 def build_engine_compiler(
@@ -34,19 +37,27 @@ def build_engine_compiler(
     host: HostCapabilities,
     environment: Mapping[str, str] | None = None,
     timings: Path | None = None,
+    runtimes: RuntimeTable = RUNTIMES,
 ) -> EngineCompiler:
     """Compiles backbones with the configured runtime, or the one they name.
 
-    environment, timings: as `runtime_choice` takes them. Raises EngineBuildError when the runtime is forbidden or missing.
+    environment, timings, runtimes: as `runtime_choice` takes them.
+
+    Raises:
+        EngineBuildError: as `runtime_choice`.
     """
+
+    def choice(name: str, device: str | None = None) -> RuntimeChoice:
+        return runtime_choice(name, host, environment, timings, device, runtimes)
+
     named = {section.runtime for section in config.backbones} - {None, config.runtime}
     return EngineCompiler(
-        parts.runtime_choice(config.runtime, host, environment, timings, config.device),
+        choice(config.runtime, config.device),
         host,
-        parts.onnx_models(),
+        libraries.onnx_models(),
         workspace_mb=config.workspace_mb,
         batch_size=config.descriptors.batch_size,
-        others={name: parts.runtime_choice(name, host, environment, timings) for name in sorted(filter(None, named))},
+        others={name: choice(name) for name in sorted(filter(None, named))},
     )
 
 
@@ -96,5 +107,5 @@ def build_manifest_builder(
     """Makes and signs the statement of a job."""
     layout = CacheLayout(job.cache_root)
     runtimes = {runtime.name: runtime.version for runtime in compiler.runtimes()}
-    builder = {"preflight": __version__, **runtimes, **parts.index_identity()}
+    builder = {"preflight": __version__, **runtimes, **libraries.index_identity()}
     return ManifestBuilder(job, layout, compiler, digests, generations, clock, signer, builder)

@@ -17,7 +17,7 @@ from preflight.tile_import.importing import import_tiles
 from preflight.tile_import.request import ImportProgress, ImportReport, ImportRequest
 from preflight.tile_import.source import BadTile, OfferedTile, TileSource
 from preflight.tile_import.storing import TileImage
-from preflight.wiring.parts import image_codec
+from preflight.wiring.libraries import image_codec
 
 DEMO_SEED = 1
 

@@ -20,7 +20,8 @@ from preflight.stages.prepare_onnx import prepare_without_tiles
 from preflight.trace.digests import hash_file
 from preflight.wiring.assembly import open_session
 from preflight.wiring.factories import build_engine_compiler
-from preflight.wiring.parts import Options, Surroundings, precision_tools
+from preflight.wiring.libraries import precision_tools
+from preflight.wiring.surroundings import Options, Surroundings
 
 
 class CacheProvisioner:
@@ -110,12 +111,14 @@ def build_cache_provisioner(
             backbones=tuple(backbones),
             config=config,
         )
-        problems += [f"{at}: {problem}" for at, problem in check_job(job, _place(tiles.root))]
+        problems += [f"{at}: {problem}" for at, problem in check_job(job, _place(tiles.root), surroundings.runtimes)]
         if problems:
             raise MissionError("BuildRequest", tuple(problems))
         return job
 
-    compiler = build_engine_compiler(config, surroundings.host, surroundings.environment)
+    compiler = build_engine_compiler(
+        config, surroundings.host, surroundings.environment, runtimes=surroundings.runtimes
+    )
     return CacheProvisioner(
         job_of,
         lambda job: open_session(job, tiles, surroundings, options),

@@ -10,13 +10,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from preflight.adapters.onnxruntime.runtime import OnnxRuntime
-from preflight.adapters.openvino.runtime import OpenVinoRuntime
-from preflight.adapters.pytorch.runtime import TorchRuntime
 from preflight.adapters.tensorrt.runtime import TENSORRT_RTX, TensorRtRuntime
+from preflight.engine.runtimes import RUNTIMES
+from preflight.errors import EngineBuildError
 from preflight.ports import CompileRequest, InferenceRuntime
+from preflight.records import HostCapabilities
+from preflight.wiring import runtime_choice
 
 _SIDE, _DIM = 32, 24
+# Those that run without a GPU. A new runtime is among them without being named here.
+_HERE = [row.name for row in RUNTIMES if row.place != "gpu"]
+# Extras without which these tests cannot run at all.
+_INSTALLED = {"cpu"}
 
 
 def _tiny_model(batch: int | str) -> onnx.ModelProto:
@@ -46,17 +51,20 @@ def _tiny_model(batch: int | str) -> onnx.ModelProto:
 
 
 def _runtime(name: str) -> InferenceRuntime:
-    if name == "pytorch_fp16":
-        pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[cpu,torch]'")
-    return {"openvino": OpenVinoRuntime, "onnxruntime": OnnxRuntime, "pytorch_fp16": TorchRuntime}[name]()
+    try:
+        return runtime_choice(name, HostCapabilities("x86_64", "avx2")).make()
+    except EngineBuildError as error:
+        if set(RUNTIMES.named(name).extra.split(",")) <= _INSTALLED:
+            raise
+        pytest.skip(str(error))
 
 
-@pytest.fixture(params=["openvino", "onnxruntime", "pytorch_fp16"])
+@pytest.fixture(params=_HERE)
 def runtime(request: pytest.FixtureRequest) -> InferenceRuntime:
     return _runtime(request.param)
 
 
-@pytest.fixture(params=["openvino", "onnxruntime", "pytorch_fp16", "tensorrt_rtx"])
+@pytest.fixture(params=[*_HERE, "tensorrt_rtx"])
 def compiler(request: pytest.FixtureRequest) -> InferenceRuntime:
     """A runtime that compiles here; TensorRT's family runs nothing without a GPU."""
     if request.param != "tensorrt_rtx":
@@ -88,10 +96,11 @@ def external_data_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def request_for(request: pytest.FixtureRequest) -> Callable[..., CompileRequest]:
-    """At the precision of the test's runtime: fp32, but where a runtime has one of its own."""
+    """At the first precision of the test's runtime: fp32, or its only one."""
     under_test = next((name for name in ("runtime", "compiler") if name in request.fixturenames), None)
-    own = {"pytorch_fp16": "fp16"}
-    precision = "fp32" if under_test is None else own.get(request.getfixturevalue(under_test).name, "fp32")
+    precision = "fp32"
+    if under_test is not None:
+        precision = RUNTIMES.named(request.getfixturevalue(under_test).name).precisions[0]
 
     def make(onnx_path: Path, **changes: object) -> CompileRequest:
         values = {

@@ -16,22 +16,17 @@ from preflight.adapters.demo.weight_free_vpr import build_model
 from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 from preflight.adapters.openvino.runtime import OpenVinoRuntime
 from preflight.engine.parity import check_parity
+from preflight.engine.runtimes import RUNTIMES
 from preflight.errors import EngineBuildError
-from preflight.ports import OutOfDeviceMemory, QueueingEngine
+from preflight.ports import InferenceRuntime, OutOfDeviceMemory, QueueingEngine
 
-_CLASSES = {
-    "openvino": "openvino.runtime:OpenVinoRuntime",
-    "onnxruntime": "onnxruntime.runtime:OnnxRuntime",
-    "pytorch_fp16": "pytorch.runtime:TorchRuntime",
-}
-# What a runtime computes in, where not in fp32, and how near that comes on a small model of random weights.
-_PRECISION = {"pytorch_fp16": "fp16"}
-_NEAR = {"pytorch_fp16": 1e-3}
+# How near a precision comes on a small model of random weights.
+_NEAR = {"fp32": 1e-5, "fp16": 1e-3}
 
 _COMPILE_AGAIN = """
 import hashlib, sys
 from pathlib import Path
-from preflight.adapters.{module} import {name}
+from {module} import {name}
 from preflight.ports import CompileRequest
 request = CompileRequest(Path(sys.argv[1]), {{"image": (1, 3, 32, 32)}}, "{precision}", 64, 8)
 {name}().compile(request, Path(sys.argv[2]))
@@ -43,7 +38,7 @@ from pathlib import Path
 reached = []
 sys.addaudithook(lambda event, _: reached.append(event) if event.startswith("socket.") else None)
 import numpy
-from preflight.adapters.{module} import {name}
+from {module} import {name}
 from preflight.ports import CompileRequest
 request = CompileRequest(Path(sys.argv[1]), {{"image": (1, 3, 32, 32)}}, "{precision}", 64, 8)
 runtime = {name}()
@@ -57,7 +52,7 @@ _RUN_OUT = """
 import resource, sys
 from pathlib import Path
 import numpy
-from preflight.adapters.{module} import {name}
+from {module} import {name}
 from preflight.ports import CompileRequest, OutOfDeviceMemory
 request = CompileRequest(Path(sys.argv[1]), {{"image": (1, 3, 32, 32)}}, "{precision}", 64, 8)
 engine = {name}(threads=1).load(Path(sys.argv[2]), request)
@@ -79,7 +74,7 @@ _RUN_OUT_OF_A_QUEUE = """
 import resource, sys
 from pathlib import Path
 import numpy
-from preflight.adapters.{module} import {name}
+from {module} import {name}
 from preflight.ports import CompileRequest, OutOfDeviceMemory
 request = CompileRequest(Path(sys.argv[1]), {{"image": (1, 3, 32, 32)}}, "{precision}", 64, 8)
 engine = {name}(threads=2).load(Path(sys.argv[2]), request)
@@ -101,8 +96,12 @@ except OutOfDeviceMemory as signal:
 """
 
 
-def _run_python(source: str, runtime_name: str, *arguments: object, home: Path | None = None) -> str:
-    module, name = _CLASSES[runtime_name].split(":")
+def _near(runtime: InferenceRuntime) -> float:
+    return _NEAR[RUNTIMES.named(runtime.name).precisions[0]]
+
+
+def _run_python(source: str, runtime: InferenceRuntime, *arguments: object, home: Path | None = None) -> str:
+    kind, precision = type(runtime), RUNTIMES.named(runtime.name).precisions[0]
     environment = {key: value for key, value in os.environ.items() if key not in {"CI", "ORT_DISABLE_TELEMETRY"}}
     if home is not None:
         environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
@@ -110,7 +109,7 @@ def _run_python(source: str, runtime_name: str, *arguments: object, home: Path |
         [
             sys.executable,
             "-c",
-            source.format(module=module, name=name, precision=_PRECISION.get(runtime_name, "fp32")),
+            source.format(module=kind.__module__, name=kind.__name__, precision=precision),
             *map(str, arguments),
         ],
         capture_output=True,
@@ -163,7 +162,7 @@ def test_any_batch_size_runs_and_gives_float32(runtime, tiny_onnx, engine_path, 
     assert list(found) == ["descriptor"]
     assert found["descriptor"].shape == (count, 24)
     assert found["descriptor"].dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found["descriptor"], axis=1), 1, atol=_NEAR.get(runtime.name, 1e-5))
+    np.testing.assert_allclose(np.linalg.norm(found["descriptor"], axis=1), 1, atol=_near(runtime))
 
 
 def test_results_belong_to_the_caller(runtime, tiny_onnx, engine_path, request_for, images):
@@ -199,7 +198,7 @@ def test_threads_change_neither_the_engine_nor_its_results(kind, tiny_onnx, requ
 def test_compiling_again_gives_the_same_bytes(runtime, tiny_onnx, engine_path, request_for, tmp_path):
     runtime.compile(request_for(tiny_onnx), tmp_path / "other.name")
     assert _sha256(tmp_path / "other.name") == _sha256(engine_path)
-    _run_python(_COMPILE_AGAIN, runtime.name, tiny_onnx, tmp_path / "third")
+    _run_python(_COMPILE_AGAIN, runtime, tiny_onnx, tmp_path / "third")
     assert _sha256(tmp_path / "third") == _sha256(engine_path)
 
 
@@ -209,21 +208,19 @@ def test_a_graph_with_a_fixed_batch_takes_any(runtime, fixed_batch_onnx, tiny_on
     with runtime.load(path, request_for(fixed_batch_onnx)) as engine:
         found = engine.run({"image": images})["descriptor"]
     with OnnxRuntime().reference(tiny_onnx) as reference:
-        np.testing.assert_allclose(
-            found, reference.run({"image": images})["descriptor"], atol=_NEAR.get(runtime.name, 1e-5)
-        )
+        np.testing.assert_allclose(found, reference.run({"image": images})["descriptor"], atol=_near(runtime))
 
 
 def test_use_reaches_no_network_and_leaves_nothing_at_home(runtime, tiny_onnx, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    said = _run_python(_USE_ONCE, runtime.name, tiny_onnx, tmp_path / "engine", home=home)
+    said = _run_python(_USE_ONCE, runtime, tiny_onnx, tmp_path / "engine", home=home)
     assert said == f"{runtime.version} []\n"
     assert list(home.rglob("*")) == []
 
 
 def test_running_out_of_memory_is_a_signal_and_the_engine_goes_on(runtime, tiny_onnx, engine_path):
-    assert _run_python(_RUN_OUT, runtime.name, tiny_onnx, engine_path) == "OUT OF MEMORY (4, 24)\n"
+    assert _run_python(_RUN_OUT, runtime, tiny_onnx, engine_path) == "OUT OF MEMORY (4, 24)\n"
     assert not issubclass(OutOfDeviceMemory, EngineBuildError)
 
 
@@ -269,7 +266,7 @@ def test_a_graph_with_a_fixed_batch_has_no_queue(fixed_batch_onnx, request_for, 
 
 @pytest.mark.parametrize("runtime", ["openvino"], indirect=True)
 def test_a_queue_that_runs_out_of_memory_says_so_and_the_engine_goes_on(runtime, tiny_onnx, engine_path):
-    assert _run_python(_RUN_OUT_OF_A_QUEUE, runtime.name, tiny_onnx, engine_path) == "OUT OF MEMORY True\n"
+    assert _run_python(_RUN_OUT_OF_A_QUEUE, runtime, tiny_onnx, engine_path) == "OUT OF MEMORY True\n"
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "half", "absent"])

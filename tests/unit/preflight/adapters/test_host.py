@@ -7,6 +7,7 @@ import pytest
 
 from preflight.adapters.host import Gpu, describe_host, probe_gpus, probe_host
 from preflight.engine.file_names import EngineName
+from preflight.engine.runtimes import RUNTIMES
 
 _ORIN = (
     "# R36 (release), REVISION: {}, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025\n"
@@ -74,8 +75,12 @@ def test_room_for_builds_is_the_cores_and_the_memory_that_can_be_used(tmp_path):
 
 def test_this_machine_fits_an_engine_name():
     host = probe_host()
-    name = EngineName.on_host("m", host, "openvino", "1.0", "fp32")
+    name = EngineName.on_host("m", host, RUNTIMES.named("openvino"), "1.0", "fp32", gpu=False)
     assert EngineName.parse(str(name)).isa == host.isa
+
+
+def _for_tensorrt(host, version):
+    return str(EngineName.on_host("m", host, RUNTIMES.named("tensorrt"), version, "fp16", gpu=True))
 
 
 class _Nvml:
@@ -136,7 +141,7 @@ def test_sm_is_the_first_gpus(tmp_path):
     host = probe_host(absent, absent, absent, _Nvml(("a", (12, 0)), ("b", (8, 6))))
     assert (host.sm, host.jetpack) == ("120", None)
     assert (host.gpu, host.driver) == ("a", "580.95.05")
-    assert str(EngineName.on_host("m", host, "tensorrt", "11.4", "fp16")) == "m__sm120_jpnone_trt11.4_fp16.engine"
+    assert _for_tensorrt(host, "11.4") == "m__sm120_jpnone_trt11.4_fp16.engine"
 
 
 def test_sm_of_an_orin_is_its_chips(tmp_path):
@@ -145,5 +150,5 @@ def test_sm_of_an_orin_is_its_chips(tmp_path):
     host = probe_host(tmp_path / "absent", tmp_path / "release", tmp_path / "compatible", _Nvml(fails="init"))
     assert (host.sm, host.jetpack) == ("87", "6.2")
     assert (host.gpu, host.driver) == (None, None)
-    assert str(EngineName.on_host("m", host, "tensorrt", "10.3.0", "fp16")) == "m__sm87_jp6.2_trt10.3.0_fp16.engine"
+    assert _for_tensorrt(host, "10.3.0") == "m__sm87_jp6.2_trt10.3.0_fp16.engine"
     assert describe_host("aarch64", "", None, "nvidia,tegra9999\0").sm is None

@@ -3,12 +3,14 @@ from __future__ import annotations
 import pytest
 
 from preflight.engine.file_names import EngineName, model_name_problem
+from preflight.engine.runtimes import RUNTIMES
 from preflight.errors import EngineBuildError
 from preflight.records import HostCapabilities
 
 _ORIN = HostCapabilities("aarch64", "neon", sm="87", jetpack="6.2")
 _DESKTOP = HostCapabilities("x86_64", "avx512", sm="89")
 _CPU = HostCapabilities("x86_64", "avx2")
+_OPENVINO = RUNTIMES.named("openvino")
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,8 @@ _CPU = HostCapabilities("x86_64", "avx2")
     ],
 )
 def test_names_print_and_parse(host, model, runtime, version, precision, text):
-    name = EngineName.on_host(model, host, runtime, version, precision)
+    row = RUNTIMES.named(runtime)
+    name = EngineName.on_host(model, host, row, version, precision, gpu=row.on_gpu(host))
     assert str(name) == text
     assert EngineName.parse(text) == name
 
@@ -32,7 +35,7 @@ def test_names_print_and_parse(host, model, runtime, version, precision, text):
 def test_model_names_that_would_break_the_schema_are_refused(model):
     assert model_name_problem(model) is not None
     with pytest.raises(EngineBuildError, match="model_name"):
-        EngineName(model, "openvino", "1.0", "fp32", isa="avx2")
+        EngineName(model, _OPENVINO, "1.0", "fp32", isa="avx2")
 
 
 @pytest.mark.parametrize("model", ["a", "ultra_vpr", "7", "x" * 100])
@@ -43,7 +46,6 @@ def test_model_names_that_fit(model):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"runtime": "caffe"},
         {"precision": "fp8"},
         {"version": "10.3-rc1"},
         {"version": ""},
@@ -59,14 +61,14 @@ def test_model_names_that_fit(model):
     ],
 )
 def test_fields_the_name_cannot_carry_are_refused(fields):
-    values = {"model": "m", "runtime": "openvino", "version": "1.0", "precision": "fp32", "isa": "avx2"}
+    values = {"model": "m", "runtime": _OPENVINO, "version": "1.0", "precision": "fp32", "isa": "avx2"}
     with pytest.raises(EngineBuildError):
         EngineName(**(values | fields))
 
 
 def test_tensorrt_needs_a_gpu():
     with pytest.raises(EngineBuildError, match="compute capability"):
-        EngineName.on_host("m", _CPU, "tensorrt", "10.3", "fp16")
+        EngineName.on_host("m", _CPU, RUNTIMES.named("tensorrt"), "10.3", "fp16", gpu=True)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,8 @@ def test_tensorrt_needs_a_gpu():
         "M__cpu-avx2_openvino1.0_fp32.engine",
         "m_cpu-avx2_openvino1.0_fp32.engine",
         "m__cpu-avx2_openvino_fp32.engine",
+        "m__cpu-avx2_caffe1.0_fp32.engine",
+        "m__cpu-avx2_trt1.0trt1.0_fp32.engine",
         "m__cpu-avx2_openvino1.0_fp64.engine",
         "m__sm87_trt10.3_fp16.engine",
         "m__sm87_jp6.2_trt10.3_fp16.ENGINE",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from preflight.engine.precisions import ACCEPTED, chosen_precision, override_problem, symmetric, written_in_onnx
+from preflight.engine.precisions import chosen_precision, override_problem
+from preflight.engine.runtimes import RUNTIMES
 from preflight.records import BackboneSpec
 
 
@@ -16,16 +17,13 @@ def spec(precision, **overrides):
     )
 
 
-def test_only_accepted_precisions_are_written():
-    for runtime, accepted in ACCEPTED.items():
-        for precision in ("fp32", "fp16", "bf16", "int8"):
-            assert precision in accepted or not written_in_onnx(runtime, precision)
-    written = {(runtime, p) for runtime in ACCEPTED for p in ACCEPTED[runtime] if written_in_onnx(runtime, p)}
+def test_who_reads_its_precision_in_the_onnx_file():
+    written = {(runtime.name, precision) for runtime in RUNTIMES for precision in runtime.prepared}
     assert written == {
         ("tensorrt", "fp16"),
         *((runtime, "int8") for runtime in ("tensorrt", "openvino", "onnxruntime")),
     }
-    assert [runtime for runtime in ACCEPTED if symmetric(runtime)] == ["tensorrt"]
+    assert [runtime.name for runtime in RUNTIMES if runtime.signed_int8] == ["tensorrt"]
 
 
 @pytest.mark.parametrize(
@@ -57,10 +55,10 @@ def test_the_first_override_that_fits_decides(precision, overrides, node, kind, 
         ("openvino", "bf16", {"a": "fp32"}, "openvino computes all of a model in bf16; leave"),
         ("tensorrt", "fp32", {"a": "fp16"}, "computes all of a model in fp32"),
         ("tensorrt", "fp16", {"a": "int8"}, "set precision to int8"),
-        ("onnxruntime", "int8", {"a": "fp16"}, "only tensorrt takes single layers in fp16"),
+        ("onnxruntime", "int8", {"a": "fp16"}, "only tensorrt can run single layers in fp16"),
         ("tensorrt", "int8", {"a": "bf16"}, "a single layer is set to fp32, fp16 or int8"),
     ],
 )
 def test_overrides_a_runtime_cannot_do(runtime, precision, overrides, said):
-    problem = override_problem(runtime, spec(precision, **overrides))
+    problem = override_problem(RUNTIMES.named(runtime), spec(precision, **overrides))
     assert problem is None if said is None else said in (problem or "")

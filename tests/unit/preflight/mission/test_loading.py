@@ -107,7 +107,8 @@ def test_a_backbone_may_have_a_parity_threshold_of_its_own(load, problems, value
 def test_a_device_is_for_onnxruntime_alone(load, problems, value):
     assert load(value).job.config.device is None
     config(value)["device"] = "cuda"
-    assert "device: is for the runtime onnxruntime alone, not openvino" in "".join(problems(value))
+    said = "is for the runtime onnxruntime alone, not openvino, which runs on the CPU; leave it out"
+    assert problems(value) == (f"{AT}.device: {said}",)
     config(value)["runtime"] = "onnxruntime"
     assert load(value).job.config.device == "cuda"
     config(value)["device"] = "gpu"
@@ -116,9 +117,8 @@ def test_a_device_is_for_onnxruntime_alone(load, problems, value):
 
 def test_the_runtime_pytorch_fp16_goes_with_that_precision_alone(load, problems, value):
     config(value)["runtime"] = "pytorch_fp16"
-    assert problems(value) == (
-        f"{AT}.backbones[0].precision: the runtime pytorch_fp16 builds fp16 engines alone, not fp32; say fp16",
-    )
+    said = "the runtime pytorch_fp16 builds fp16 engines alone, not fp32; say fp16, or choose the runtime "
+    assert problems(value) == (f"{AT}.backbones[0].precision: {said}openvino, onnxruntime or tensorrt",)
     config(value)["backbones"][0]["precision"] = "fp16"
     assert load(value).job.config.runtime == "pytorch_fp16"
 
@@ -128,11 +128,35 @@ def test_a_precision_its_runtime_does_not_build_is_refused(load, problems, value
     config(value)["backbones"][0]["precision"] = "int8"
     assert load(value).job.descriptor.precision == "int8"
     config(value)["device"] = "cuda"
-    assert "CUDA computes what is int8 in fp32" in "".join(problems(value))
+    said = (
+        "the runtime onnxruntime with device cuda builds fp32 engines alone, not int8; say fp32, or choose the runtime "
+    )
+    assert problems(value) == (f"{AT}.backbones[0].precision: {said}openvino or tensorrt",)
     del config(value)["device"]
     config(value)["backbones"][0]["precision"] = "fp16"
-    said = "the runtime onnxruntime builds fp32 and int8 engines alone, not fp16; say fp32 or int8"
-    assert problems(value) == (f"{AT}.backbones[0].precision: {said}",)
+    said = (
+        "the runtime onnxruntime builds fp32 and int8 engines alone, not fp16; say fp32 or int8, or choose the runtime "
+    )
+    assert problems(value) == (f"{AT}.backbones[0].precision: {said}openvino, tensorrt or pytorch_fp16",)
+
+
+def test_the_device_is_for_the_missions_runtime_and_no_other(load, value):
+    """A backbone that names openvino runs on the CPU, where int8 is int8."""
+    config(value)["runtime"], config(value)["device"] = "onnxruntime", "cuda"
+    config(value)["backbones"][0] |= {"runtime": "openvino", "precision": "int8"}
+    assert load(value).job.descriptor.precision == "int8"
+
+
+def test_a_runtime_that_is_not_known_is_refused_with_the_names_of_those_that_are(problems, value):
+    said = "'caffe' is not a runtime of this version; say openvino, onnxruntime, tensorrt or pytorch_fp16"
+    config(value)["backbones"][0]["runtime"] = "caffe"
+    assert problems(value) == (f"{AT}.backbones[0].runtime: {said}",)
+    del config(value)["backbones"][0]["runtime"]
+    config(value)["runtime"] = "caffe"
+    config(value)["device"] = "cuda"
+    assert problems(value) == (f"{AT}.runtime: {said}",)
+    config(value)["runtime"] = ""
+    assert "runtime" in "".join(problems(value))
 
 
 def test_int8_of_a_model_that_takes_no_image_is_refused(load, problems, value, tmp_path):

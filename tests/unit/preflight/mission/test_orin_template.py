@@ -52,7 +52,7 @@ def test_where_tensorrt_is_not_installed_it_says_how(job):
 
 @pytest.mark.usefixtures("jetpacks_own")
 def test_where_there_is_no_gpu_it_is_refused_and_nothing_else_is_taken(job):
-    with pytest.raises(EngineBuildError, match="builds for this machine's GPU, and none was found"):
+    with pytest.raises(EngineBuildError, match="builds for this machine's GPU, and no GPU was found"):
         build_engine_compiler(job.config, DESK, {})
 
 

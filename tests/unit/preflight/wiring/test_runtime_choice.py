@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from preflight.adapters.onnxruntime.runtime import compare_providers
-from preflight.engine.compiler import EngineCompiler, RuntimeChoice
+from preflight.engine.compiler import EngineCompiler
 from preflight.engine.file_names import EngineName
+from preflight.engine.runtime_choice import RuntimeChoice
+from preflight.engine.runtimes import RUNTIMES
 from preflight.errors import EngineBuildError
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.wiring import runtime_choice
@@ -46,7 +48,7 @@ def _components(choice, host):
 def test_onnxruntime_runs_on_the_cpu_unless_it_is_told_otherwise():
     for device in (None, "cpu"):
         choice = runtime_choice("onnxruntime", DESKTOP, {}, None, device)
-        assert (choice.cuda, choice.version) == (False, metadata.version("onnxruntime"))
+        assert (choice.gpu, choice.version) == (False, metadata.version("onnxruntime"))
         name, components = _components(choice, DESKTOP)
         assert name == f"vpr__cpu-avx2_onnxruntime{choice.version}_fp32.engine"
         assert "gpu" not in components
@@ -69,7 +71,7 @@ def test_an_engine_for_cuda_is_named_and_keyed_for_its_gpu(installed):
     choice = runtime_choice("onnxruntime", DESKTOP, {}, None, "cuda")
     name, components = _components(choice, DESKTOP)
     assert name == "vpr__sm86_jpnone_onnxruntime1.23.2_fp32.engine"
-    assert EngineName.parse(name).runtime == "onnxruntime"
+    assert EngineName.parse(name).runtime.name == "onnxruntime"
     assert components["gpu"] == "NVIDIA RTX A2000 sm 86 jetpack none driver 580.95.05"
 
 
@@ -98,7 +100,7 @@ def test_what_a_session_runs_on_is_compared_with_what_was_asked():
 
 
 def test_driver_and_gpu_are_in_the_key_of_a_gpus_engine_alone():
-    choice = RuntimeChoice("tensorrt", "10.3", lambda: None)
+    choice = RuntimeChoice(RUNTIMES.named("tensorrt"), "10.3", lambda: None, gpu=True)
     _, key = _components(choice, DESKTOP)
     for changed in (
         HostCapabilities("x86_64", "avx2", "86", None, "NVIDIA RTX A2000", "590.1"),
@@ -107,12 +109,12 @@ def test_driver_and_gpu_are_in_the_key_of_a_gpus_engine_alone():
     ):
         _, other = _components(choice, changed)
         assert [name for name in key if key[name] != other[name]] == ["gpu"]
-    on_cpu = RuntimeChoice("openvino", "2026.4", lambda: None)
+    on_cpu = RuntimeChoice(RUNTIMES.named("openvino"), "2026.4", lambda: None)
     assert _components(on_cpu, DESKTOP) == _components(on_cpu, CPU)
 
 
 def test_an_orin_whose_nvml_says_nothing_has_a_key_too():
-    _, key = _components(RuntimeChoice("tensorrt", "10.3", lambda: None), ORIN)
+    _, key = _components(RuntimeChoice(RUNTIMES.named("tensorrt"), "10.3", lambda: None, gpu=True), ORIN)
     assert key["gpu"] == "unnamed sm 87 jetpack 6.2 driver none"
     assert key["host"] == "aarch64 neon"
 

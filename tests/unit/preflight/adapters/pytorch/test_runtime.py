@@ -291,7 +291,7 @@ def test_the_missions_runtime_is_found_by_name_and_gives_a_file_name():
     choice = runtime_choice("pytorch_fp16", CPU, {"BUILD_PYTORCH_FP16_RUNTIME": "1"})
     runtime = choice.make()
     assert (runtime.name, runtime.version) == (choice.name, choice.version)
-    name = EngineName.on_host("vpr", CPU, choice.name, choice.version, "fp16")
+    name = EngineName.on_host("vpr", CPU, choice.row, choice.version, "fp16", gpu=choice.gpu)
     assert str(name) == f"vpr__cpu-avx2_torch{choice.version}_fp16.engine"
 
 
@@ -314,5 +314,5 @@ def test_a_missing_pytorch_names_the_extra(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(EngineBuildError, match=r"torch is not installed.*\[cpu,torch\]"):
+    with pytest.raises(EngineBuildError, match=r"PyTorch is not installed.*\[cpu,torch\]"):
         runtime_choice("pytorch_fp16", CPU)

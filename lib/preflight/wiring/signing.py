@@ -1,0 +1,59 @@
+"""Who signs a job's statement: a key that lies here, or somebody elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from preflight.mission.job import Job
+from preflight.report.run_log import RunLog
+from preflight.signing import (
+    PASSPHRASE_VARIABLE,
+    Ask,
+    OfflineSigner,
+    SigningRequest,
+    check_signing_mode,
+    given_passphrase,
+    load_public_key,
+    load_signing_key,
+    sign_statement,
+)
+
+
+class KeySigner:
+    """A key that lies here, held to the signing mode."""
+
+    def __init__(self, job: Job, passphrase: bytes | None, run_log: RunLog, ask: Ask | None = None) -> None:
+        self._key = load_signing_key(job.signing_key, passphrase, ask)
+        _hold_to_mode(job, self._key.fingerprint, run_log)
+
+    @property
+    def fingerprint(self) -> str:
+        """As `ports.Signer`."""
+        return self._key.fingerprint
+
+    def waiting(self) -> bytes | None:
+        """As `ports.Signer`."""
+        return None
+
+    def sign(self, statement: bytes) -> bytes:
+        """As `ports.Signer`."""
+        return sign_statement(statement, self._key)
+
+
+def signer_of(
+    job: Job, request_folder: Path, run_log: RunLog, environment: Mapping[str, str], ask: Ask | None
+) -> KeySigner | OfflineSigner:
+    """Who signs for a job; request_folder: the folder where statements wait for an offline signature. Raises SigningKeyError."""
+    if job.config.manifest.signing == "here":
+        return KeySigner(job, given_passphrase(None, environment.get(PASSPHRASE_VARIABLE)), run_log, ask)
+    signer = OfflineSigner(load_public_key(job.signing_key), SigningRequest(request_folder))
+    _hold_to_mode(job, signer.fingerprint, run_log)
+    return signer
+
+
+def _hold_to_mode(job: Job, fingerprint: str, run_log: RunLog) -> None:
+    section = job.config.manifest
+    warning = check_signing_mode(section.signing_mode, fingerprint, section.allowed_operator_fingerprints)
+    if warning is not None:
+        run_log.warn("dev_signing_with_operator_key", warning)

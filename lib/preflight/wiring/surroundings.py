@@ -1,0 +1,42 @@
+"""What a run is handed of the world, and how it differs from the usual one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from preflight.engine.runtimes import RUNTIMES, RuntimeTable
+from preflight.ports import Clock
+from preflight.records import HostCapabilities
+from preflight.signing import Ask
+from preflight.stages.descriptors import Progress
+from preflight.wiring.verifying import wall_clock
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run differs from the usual one."""
+
+    repair: bool = False
+    recalibrate: bool = False
+    wait: float = 0.0  # seconds for the holder of the lock to end
+    progress: Progress | None = None
+    ask: Ask | None = None  # for the passphrase of an encrypted key; None where nobody can be asked
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run is handed of the world. runtimes: those that a mission can name."""
+
+    clock: Clock
+    environment: Mapping[str, str]
+    host: HostCapabilities
+    runtimes: RuntimeTable = RUNTIMES
+
+    @classmethod
+    def real(cls) -> Surroundings:
+        """This machine, now."""
+        from preflight.adapters.host import installed_nvml, probe_host  # noqa: PLC0415 - loads the driver's library
+
+        return cls(wall_clock, os.environ, probe_host(nvml=installed_nvml()))
