@@ -263,8 +263,8 @@ class DescriptorBatcher:
         name = self._output if self._output is not None else next(iter(outputs)) if len(outputs) == 1 else None
         if name is None or name not in outputs:
             raise DescriptorBatchError(
-                f"A descriptor backbone has one output{'' if self._output is None else f' named {self._output}'}, but this "
-                f"engine has {sorted(outputs)}."
+                f"A descriptor backbone has one output{'' if self._output is None else f' named {self._output}'}, but "
+                f"this engine has {sorted(outputs)}."
             )
         vectors = outputs[name]
         if vectors.shape != (self._batch, self._dim):
