@@ -198,7 +198,7 @@ class Session:
         ]
 
     def _start_others(self, name: str) -> None:
-        """Run the other stages up to the step that can run in parallel, and start it. Errors wait for the stage itself."""
+        """Run the other stages up to a step that can run in parallel, and start it. Errors wait for their stage."""
         for other in self._others(name):
             steps = self.stages[other].steps
             for step in steps if any(step.start for step in steps) else ():

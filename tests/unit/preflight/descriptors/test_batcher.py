@@ -215,11 +215,11 @@ def test_a_failing_load_ends_a_queue_after_the_batches_before():
     assert engine.pending == []
 
 
-@pytest.mark.parametrize("how", ["closed", "spoilt"])
-def test_ending_early_leaves_no_batch_pending(how):
-    engine = _Queue(spoil=(lambda vectors: {"descriptor": vectors * 0}) if how == "spoilt" else None)
+@pytest.mark.parametrize("end", ["closed", "invalid"])
+def test_ending_early_leaves_no_batch_pending(end):
+    engine = _Queue(spoil=(lambda vectors: {"descriptor": vectors * 0}) if end == "invalid" else None)
     batches = _queued(engine).embed(_items(100), 100)
-    if how == "spoilt":
+    if end == "invalid":
         with pytest.raises(DescriptorBatchError, match="L2"):
             next(batches)
     else:
