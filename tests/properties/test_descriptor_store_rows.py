@@ -26,7 +26,7 @@ _APPENDS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(_APPENDS, st.randoms(use_true_random=False), st.integers(1, 5))
-def test_the_store_is_a_map_from_block_and_key_to_the_row(appends, random, chunk_rows):
+def test_the_store_maps_block_and_key_to_the_row(appends, random, chunk_rows):
     with tempfile.TemporaryDirectory() as folder:
         store = DescriptorStore(Path(folder), "0f" * 32, _DIM, _write)
         expected: dict[tuple[tuple[int, int, int], bytes], bytes] = {}
@@ -51,12 +51,12 @@ def test_the_store_is_a_map_from_block_and_key_to_the_row(appends, random, chunk
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 255), st.integers(1, 4))
-def test_any_changed_byte_is_found(at, change, count):
+def test_a_change_of_any_byte_is_found(position, change, count):
     with tempfile.TemporaryDirectory() as folder:
         store = DescriptorStore(Path(folder), "0f" * 32, _DIM, _write)
         keys = np.arange(count * 32, dtype=np.uint8).reshape(count, 32)
         path = store.append(Block(1, 0, 0), keys, np.ones((count, 256), np.uint8), np.ones((count, _DIM), np.float32))
         content = bytearray(path.read_bytes())
-        content[at % len(content)] ^= change
+        content[position % len(content)] ^= change
         path.write_bytes(content)
         assert not store.check(path)

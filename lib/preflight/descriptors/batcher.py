@@ -1,7 +1,7 @@
-"""Tiles to descriptors, in batches of one fixed size.
+"""Computes descriptors of images in batches of a fixed size.
 
-The size is fixed because it can change the last bits of a result: the last batch is padded. While batches are in the
-engine the next is read and decoded by a thread, so that a million tiles stream through the memory of a few batches.
+The size is fixed because it can change the last bits of a result; the last batch is therefore padded. While the engine
+computes, a thread reads and decodes the next batch. A million images need the memory of only a few batches.
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ __all__ = ["DescriptorBatcher", "EmbeddedBatch", "thumbnail"]
 KeyT = TypeVar("KeyT")
 _NORM_TOLERANCE = 1e-3
 _THUMB_SIDE = 16
-# A queue is filled so many times at least: an engine gets itself ready for it, which few batches would not pay for.
+# The queue is used only if it is filled at least this many times: its preparation does not pay for fewer batches.
 _QUEUE_ROUNDS = 4
 _LUMINANCE = (299, 587, 114)  # ITU-R BT.601, in thousandths
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBatch(Generic[KeyT]):
-    """Descriptors of some tiles. thumbs: (n, 256) uint8, 16 x 16 luminance. vectors: (n, dim) float32, L2-normalised."""
+    """The descriptors of n images.
+
+    Attributes:
+        keys: the keys of the images.
+        thumbs: (n, 256) uint8, the mean luminance of 16 x 16 areas.
+        vectors: (n, dim) float32, L2-normalised.
+    """
 
     keys: list[KeyT]
     thumbs: NDArray[np.uint8]
@@ -51,13 +57,25 @@ class _Decoded(Generic[KeyT]):
 
 
 class DescriptorBatcher:
-    """Embeds images through one engine, several batches at a time where it takes them so.
+    """Embeds images with one engine. A `QueueingEngine` computes several batches concurrently.
 
-    engine: gives one vector an image under its only output, or under `output_name`. input_name: of its image input.
-    dim: of a descriptor. preprocess: (H, W, 3) uint8 RGB -> what the engine takes for one image, float32 (3, H, W).
-    batch_size: halved at most `max_oom_retries` times when the engine runs out of memory, for good. Where several batches
-    were under way, they are first computed again one at a time, which costs no retry and changes no bit.
-    progress_callback: called with (done, total) each time another tenth is done; the same is a DEBUG log.
+    If the engine runs out of memory, the batch size is halved permanently, at most `max_oom_retries` times. If several
+    batches are pending at that time, they are first computed again one at a time. This costs no retry and gives the
+    same bits.
+
+    Args:
+        engine: an engine with one vector for each image in its only output, or in the output `output_name`.
+        input_name: the name of the engine's image input.
+        dim: length of a descriptor.
+        batch_size: the number of images in a batch.
+        preprocess: converts (H, W, 3) uint8 RGB to the engine's input for one image, (3, H, W) float32.
+        output_name: the output with the descriptors; None if the engine has one output.
+        max_oom_retries: how often the batch size may be halved.
+        progress_callback: called with (done, total) after each tenth of the images. The same goes to the DEBUG log.
+        logger: the logger; None for `preflight.descriptors`.
+
+    Raises:
+        DescriptorBatchError: batch_size or dim is below 1, or max_oom_retries is below 0.
     """
 
     def __init__(
@@ -75,15 +93,15 @@ class DescriptorBatcher:
     ) -> None:
         if batch_size < 1 or dim < 1 or max_oom_retries < 0:
             raise DescriptorBatchError(
-                f"batch_size {batch_size}, descriptor dimension {dim} and max_oom_retries {max_oom_retries} must be "
-                "positive (the last may be 0)."
+                f"Invalid settings: batch_size {batch_size}, descriptor dimension {dim}, max_oom_retries "
+                f"{max_oom_retries}. The first two must be at least 1, the last at least 0."
             )
         self._engine = engine
         self._queue = engine if isinstance(engine, QueueingEngine) and engine.depth > 1 else None
         self._input = input_name
         self._output = output_name
         self._dim = dim
-        self._asked = batch_size
+        self._requested = batch_size
         self._batch = batch_size
         self._retries_left = max_oom_retries
         self._preprocess = preprocess
@@ -92,22 +110,29 @@ class DescriptorBatcher:
 
     @property
     def effective_batch_size(self) -> int:
-        """The size in use: smaller than asked once memory ran out."""
+        """The batch size in use. It is smaller than the requested size after the engine ran out of memory."""
         return self._batch
 
     def embed(self, items: Iterable[tuple[KeyT, Callable[[], Image]]], total: int) -> Iterator[EmbeddedBatch[KeyT]]:
         """Embed a stream of images, in order.
 
-        items: (key, load); load returns (H, W, 3) uint8 and runs in a thread of its own, the stream itself is read in
-        the caller's. total: how many there will be, for the progress. What load raises is raised here as it is, after
-        the batches before it. The thread has ended when this iterator has, or is closed.
+        An exception of `load` is raised here unchanged, after the batches before it were yielded. The decoding thread
+        ends when this iterator ends or is closed.
+
+        Args:
+            items: pairs (key, load). `load` returns (H, W, 3) uint8 RGB and runs in the decoding thread. The caller's
+                thread iterates over the stream.
+            total: the expected number of images, for the progress.
+
+        Yields:
+            The descriptors of each batch.
 
         Raises:
-            DescriptorBatchError: out of memory also after the allowed retries, or an output that is no descriptor.
+            DescriptorBatchError: memory ran out after all allowed retries, or an output is no valid descriptor.
         """
         done = 0
         with ThreadPoolExecutor(1, "decode") as pool:
-            if self._queue is not None and total < _QUEUE_ROUNDS * self._queue.depth * self._asked:
+            if self._queue is not None and total < _QUEUE_ROUNDS * self._queue.depth * self._requested:
                 self._queue = None
             for batch, vectors in self._inferred(self._decoded(pool, iter(items))):
                 yield EmbeddedBatch(batch.keys, batch.thumbs, vectors)
@@ -117,16 +142,16 @@ class DescriptorBatcher:
     def _decoded(
         self, pool: ThreadPoolExecutor, source: Iterator[tuple[KeyT, Callable[[], Image]]]
     ) -> Iterator[_Decoded[KeyT]]:
-        """The batches, each decoded while the one before it is used."""
-        waiting = self._decode_next(pool, source)
-        while waiting is not None:
-            batch = waiting.result()
-            waiting = self._decode_next(pool, source)
+        """Yield the decoded batches. The next batch is decoded while the caller uses the current one."""
+        future = self._decode_next(pool, source)
+        while future is not None:
+            batch = future.result()
+            future = self._decode_next(pool, source)
             yield batch
 
     def _inferred(self, batches: Iterator[_Decoded[KeyT]]) -> Iterator[tuple[_Decoded[KeyT], NDArray[np.float32]]]:
-        """Each batch with its vectors, in order; several under way until memory runs out."""
-        under_way: deque[_Decoded[KeyT]] = deque()
+        """Yield each batch with its vectors, in order. Several batches are pending until memory runs out."""
+        pending: deque[_Decoded[KeyT]] = deque()
         failure: Exception | None = None
         try:
             while self._queue is not None:
@@ -136,13 +161,13 @@ class DescriptorBatcher:
                     failure, batch = error, None
                 if batch is None:
                     break
-                under_way.append(batch)
-                if not self._submitted(batch) or len(under_way) == self._queue.depth:
-                    yield under_way[0], self._collected(under_way)
-            while under_way:
-                yield under_way[0], self._collected(under_way)
+                pending.append(batch)
+                if not self._submitted(batch) or len(pending) == self._queue.depth:
+                    yield pending[0], self._collected(pending)
+            while pending:
+                yield pending[0], self._collected(pending)
         finally:
-            if under_way and self._queue is not None:
+            if pending and self._queue is not None:
                 self._queue.discard()
         if failure is not None:
             raise failure
@@ -150,7 +175,7 @@ class DescriptorBatcher:
             yield batch, self._infer(batch.pixels)
 
     def _submitted(self, batch: _Decoded[KeyT]) -> bool:
-        """Start a batch; False where memory ran out, which ends the queue."""
+        """Submit a batch to the queue. Returns False if memory ran out; the queue is not used any more then."""
         if self._queue is not None:
             try:
                 self._queue.submit({self._input: _padded(batch.pixels, self._batch)})
@@ -158,9 +183,9 @@ class DescriptorBatcher:
                 self._one_at_a_time(error)
         return self._queue is not None
 
-    def _collected(self, under_way: deque[_Decoded[KeyT]]) -> NDArray[np.float32]:
-        """The vectors of the batch that is under way the longest, which then no longer is."""
-        pixels = under_way[0].pixels
+    def _collected(self, pending: deque[_Decoded[KeyT]]) -> NDArray[np.float32]:
+        """Return the vectors of the oldest pending batch and remove it from `pending`."""
+        pixels = pending[0].pixels
         vectors = None
         if self._queue is not None:
             try:
@@ -169,7 +194,7 @@ class DescriptorBatcher:
                 self._one_at_a_time(error)
         if vectors is None:
             vectors = self._infer(pixels)
-        under_way.popleft()
+        pending.popleft()
         return vectors
 
     def _one_at_a_time(self, error: OutOfDeviceMemory) -> None:
@@ -177,14 +202,14 @@ class DescriptorBatcher:
             self._queue.discard()
             self._queue = None
         self._logger.warning(
-            f"Out of memory with several batches under way ({error}): going on with one at a time.",
+            f"Out of memory with several batches in the engine ({error}): going on with one at a time.",
             extra={"event": "out_of_memory", "fields": {"batch_size": self._batch, "under_way": 1}},
         )
 
     def _decode_next(
         self, pool: ThreadPoolExecutor, source: Iterator[tuple[KeyT, Callable[[], Image]]]
     ) -> Future[_Decoded[KeyT]] | None:
-        items = list(islice(source, self._asked))
+        items = list(islice(source, self._requested))
         return pool.submit(self._decode, items) if items else None
 
     def _decode(self, items: list[tuple[KeyT, Callable[[], Image]]]) -> _Decoded[KeyT]:
@@ -200,30 +225,30 @@ class DescriptorBatcher:
                 pixels = np.empty((len(items), *prepared.shape), np.float32)
             pixels[row] = prepared
         if pixels is None:
-            raise DescriptorBatchError("A batch without images cannot be embedded.")
+            raise DescriptorBatchError("A batch without images cannot be decoded.")
         return _Decoded([key for key, _ in items], thumbs, pixels)
 
     def _infer(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         import numpy as np  # noqa: PLC0415 - heavy
 
         vectors = np.empty((len(pixels), self._dim), np.float32)
-        at = 0
-        while at < len(pixels):
-            part = pixels[at : at + self._batch]
+        done = 0
+        while done < len(pixels):
+            part = pixels[done : done + self._batch]
             try:
                 outputs = self._engine.run({self._input: _padded(part, self._batch)})
             except OutOfDeviceMemory as error:
                 self._halve(error)
                 continue
-            vectors[at : at + len(part)] = self._descriptors(outputs)[: len(part)]
-            at += len(part)
+            vectors[done : done + len(part)] = self._descriptors(outputs)[: len(part)]
+            done += len(part)
         return vectors
 
     def _halve(self, error: OutOfDeviceMemory) -> None:
         if not self._retries_left or self._batch == 1:
             raise DescriptorBatchError(
-                f"Out of memory with batches of {self._batch} tiles ({error}), after the retries the mission allows. "
-                "Set descriptors.batch_size lower, or max_oom_retries higher, or free memory."
+                f"Out of memory with batches of {self._batch} tiles ({error}); the mission allows no further retry. "
+                "Set descriptors.batch_size lower or max_oom_retries higher, or free memory."
             ) from error
         self._retries_left -= 1
         self._batch //= 2
@@ -238,20 +263,20 @@ class DescriptorBatcher:
         name = self._output if self._output is not None else next(iter(outputs)) if len(outputs) == 1 else None
         if name is None or name not in outputs:
             raise DescriptorBatchError(
-                f"A descriptor backbone has one output{'' if self._output is None else f' named {self._output}'}; this "
-                f"engine has {sorted(outputs)}."
+                f"A descriptor backbone has one output{'' if self._output is None else f' named {self._output}'}, but "
+                f"this engine has {sorted(outputs)}."
             )
         vectors = outputs[name]
         if vectors.shape != (self._batch, self._dim):
             raise DescriptorBatchError(
-                f"The output {name} has the shape {vectors.shape}, not ({self._batch}, {self._dim})."
+                f"The output {name} has the shape {vectors.shape}; expected ({self._batch}, {self._dim})."
             )
         norms = np.linalg.norm(vectors, axis=1)
-        if not bool((np.abs(norms - 1.0) <= _NORM_TOLERANCE).all()):  # so written that NaN fails
+        if not bool((np.abs(norms - 1.0) <= _NORM_TOLERANCE).all()):  # this form of the comparison also catches NaN
             worst = norms[int(np.argmax(np.where(np.isfinite(norms), np.abs(norms - 1.0), np.inf)))]
             raise DescriptorBatchError(
-                f"The output {name} holds a vector of length {worst}: not finite, or not L2-normalised. The backbone "
-                "must end in an L2 normalisation."
+                f"The output {name} holds a vector of length {worst}, which is not finite or not L2-normalised. The "
+                "backbone must end in an L2 normalisation."
             )
         return vectors
 
@@ -268,18 +293,25 @@ class DescriptorBatcher:
 
 
 def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mean luminance of 16 x 16 equal fields, row by row: (H, W, 3) uint8 -> (256,) uint8.
+    """Compute the thumbnail of an image: the mean luminance (ITU-R BT.601) of 16 x 16 equal areas.
 
-    Luminance as ITU-R BT.601 weighs R, G and B. Whole numbers throughout, rounded down: the same on every machine.
+    All arithmetic is in integers, rounded down, so that the result is the same on every machine.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (256,) uint8, row by row.
 
     Raises:
-        DescriptorBatchError: not (H, W, 3) uint8 with sides of at least 16.
+        DescriptorBatchError: the image has another shape or type, or a side shorter than 16 pixels.
     """
     import numpy as np  # noqa: PLC0415 - heavy
 
     if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < _THUMB_SIDE or image.dtype != np.uint8:
         raise DescriptorBatchError(
-            f"A tile's image is (H, W, 3) uint8 with sides of at least {_THUMB_SIDE}, not {image.shape} {image.dtype}."
+            f"An image must be (H, W, 3) uint8 with sides of at least {_THUMB_SIDE} pixels; it is {image.shape} "
+            f"{image.dtype}."
         )
     edges = [np.arange(_THUMB_SIDE + 1) * side // _THUMB_SIDE for side in image.shape[:2]]
     red, green, blue = (image[..., channel].astype(np.int32) * _LUMINANCE[channel] for channel in range(3))
@@ -291,7 +323,7 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _padded(part: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """The last batch filled up with its last image: real values, so that nothing degenerate runs beside them."""
+    """Fill up the last batch with copies of its last image. Real values avoid degenerate computations."""
     import numpy as np  # noqa: PLC0415 - heavy
 
     if len(part) == size:

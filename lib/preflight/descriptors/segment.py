@@ -1,4 +1,4 @@
-"""A segment of the descriptor store: rows of one block, in a file that is written once and never changed.
+"""A segment of the descriptor store: a file with rows of one block, which is written once and never changed.
 
     <zoom>-<x >> 8>-<y >> 8>-<content hash, 16 hex>.seg
 
@@ -6,9 +6,9 @@
     keys       count x 32 bytes, ascending, distinct
     thumbnails count x 256 bytes: 16 x 16 luminance, row by row
     vectors    count x dim float32, little endian
-    trailer    SHA-256 of all before it; its first 16 hex digits are in the file name
+    trailer    SHA-256 of everything before it; its first 16 hex digits are in the file name
 
-What a block and a space are says `preflight.descriptors.descriptor_store`, which reads the rows.
+`preflight.descriptors.descriptor_store` reads the rows and explains blocks and spaces.
 """
 
 from __future__ import annotations
@@ -29,21 +29,24 @@ if TYPE_CHECKING:
 __all__ = [
     "KEY",
     "THUMB",
+    "UNREADABLE",
     "Block",
     "Segment",
     "Space",
     "block_of",
     "encode_segment",
+    "is_intact",
     "is_segment_name",
-    "is_whole",
     "open_segment",
 ]
 
 KEY, THUMB = 32, 256
-"""Bytes of a key, and of a thumbnail."""
+"""Bytes of a key and of a thumbnail."""
+UNREADABLE = "Check its permissions and the disk; if you remove the file, `doit provision` embeds its tiles again."
+"""The remedy in messages about a segment that cannot be read."""
 
 _HEADER = struct.Struct("<8sIIIIIQ32s")
-_HEADER_SIZE = 128  # the vectors stay aligned for a memory map
+_HEADER_SIZE = 128  # keeps the vectors aligned in a memory map
 _MAGIC = b"PFDESCR\0"
 _VERSION = 1
 _TRAILER = 32
@@ -51,7 +54,7 @@ _NAME = re.compile(r"([0-9]+)-([0-9]+)-([0-9]+)-([0-9a-f]{16})\.seg", re.ASCII)
 
 
 class Block(NamedTuple):
-    """256 x 256 tiles of one zoom: x and y are the tiles' own, shifted right by 8."""
+    """A block of 256 x 256 tiles of one zoom. x and y are those of the tiles, shifted right by 8 bits."""
 
     zoom: int
     x: int
@@ -59,12 +62,12 @@ class Block(NamedTuple):
 
 
 def block_of(zoom: int, x: int, y: int) -> Block:
-    """The block a tile lies in."""
+    """Return the block that contains a tile."""
     return Block(zoom, x >> 8, y >> 8)
 
 
 class Space(NamedTuple):
-    """What all descriptors of a store's folder share. digest: 32 bytes, of everything that decides a descriptor."""
+    """The descriptor space of a folder. digest: 32 bytes, hash of everything that decides a descriptor."""
 
     digest: bytes
     dim: int
@@ -72,7 +75,7 @@ class Space(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment's place and size; its parts lie at offsets that follow from them."""
+    """The path, block and size of a segment. The offsets of its parts follow from the size."""
 
     path: Path
     block: Block
@@ -81,34 +84,42 @@ class Segment:
 
     @property
     def keys_at(self) -> int:
-        """Where the keys begin."""
+        """The offset of the keys."""
         return _HEADER_SIZE
 
     @property
     def thumbs_at(self) -> int:
-        """Where the keys end and the thumbnails begin."""
+        """The offset of the thumbnails, which is the end of the keys."""
         return self.keys_at + self.count * KEY
 
     @property
     def vectors_at(self) -> int:
-        """Where the thumbnails end and the vectors begin."""
+        """The offset of the vectors, which is the end of the thumbnails."""
         return self.thumbs_at + self.count * THUMB
 
     @property
     def trailer_at(self) -> int:
-        """Where the vectors end and the trailer begins."""
+        """The offset of the trailer, which is the end of the vectors."""
         return self.vectors_at + self.count * self.dim * 4
 
 
 def is_segment_name(name: str) -> bool:
-    """Whether a file of this name is a segment; files that were never finished have other names."""
+    """Return whether a file of this name is a segment. Unfinished files have other names."""
     return _NAME.fullmatch(name) is not None
 
 
 def encode_segment(
     space: Space, block: Block, keys: NDArray[np.uint8], thumbs: NDArray[np.uint8], vectors: NDArray[np.float32]
 ) -> tuple[str, list[bytes | memoryview]]:
-    """A segment's file name and content. keys: (N, 32), ascending, distinct. thumbs: (N, 256). vectors: (N, dim)."""
+    """Return the file name and the content of a segment.
+
+    Args:
+        space: the descriptor space.
+        block: the block of all rows.
+        keys: (N, 32) uint8, ascending and distinct.
+        thumbs: (N, 256) uint8.
+        vectors: (N, dim) float32.
+    """
     header = _HEADER.pack(_MAGIC, _VERSION, space.dim, *block, len(keys), space.digest)
     parts: list[bytes | memoryview] = [
         header.ljust(_HEADER_SIZE, b"\0"),
@@ -124,17 +135,17 @@ def encode_segment(
 
 
 def open_segment(path: Path, space: Space) -> Segment:
-    """A segment whose header and size fit a space and its own name; no more of it is read.
+    """Open a segment. Compares its header with its size, its name and the space, and reads nothing else.
 
     Raises:
-        DescriptorBatchError: it cannot be read, or does not fit.
+        DescriptorBatchError: the file cannot be read, is damaged, or belongs to another space.
     """
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER.size)
         size = path.stat().st_size
     except OSError as error:
-        raise DescriptorBatchError(f"The descriptor segment {path} cannot be read: {error}.") from error
+        raise DescriptorBatchError(f"The descriptor segment {path} cannot be read: {error}. {UNREADABLE}") from error
     if len(header) == _HEADER.size:
         magic, version, dim, zoom, x, y, count, digest = _HEADER.unpack(header)
         segment = Segment(path, Block(zoom, x, y), count, dim)
@@ -143,20 +154,21 @@ def open_segment(path: Path, space: Space) -> Segment:
         if fits and named and count > 0 and size == segment.trailer_at + _TRAILER:
             return segment
     raise DescriptorBatchError(
-        f"{path} is damaged or belongs to another descriptor space. Remove it: its tiles are embedded again."
+        f"{path} is damaged or belongs to another descriptor space. Remove it and run `doit provision`, which embeds "
+        "its tiles again."
     )
 
 
-def is_whole(path: Path, space: Space) -> bool:
-    """Whether a segment is what was written, of this space and under its own name. Reads all of it."""
+def is_intact(path: Path, space: Space) -> bool:
+    """Return whether a segment is undamaged, belongs to this space and has the right name. Reads the whole file."""
     try:
         segment = open_segment(path, space)
         with path.open("rb", buffering=0) as file:
             digest, trailer = hashlib.sha256(), b""
-            left = segment.trailer_at
-            while left and (part := file.read(min(left, 1 << 18))):
+            remaining = segment.trailer_at
+            while remaining and (part := file.read(min(remaining, 1 << 18))):
                 digest.update(part)
-                left -= len(part)
+                remaining -= len(part)
             trailer = file.read(_TRAILER)
     except (DescriptorBatchError, OSError):
         return False
@@ -165,5 +177,5 @@ def is_whole(path: Path, space: Space) -> bool:
 
 
 def _raw(array: NDArray[np.generic]) -> memoryview:
-    """An array's bytes, without a copy."""
+    """Return the bytes of an array without a copy."""
     return array.data.cast("B")

@@ -1,4 +1,4 @@
-"""The build report as JSON: SPEC.md's fields under SPEC.md's names."""
+"""The build report as JSON, with the fields and names of SPEC.md."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from preflight.records import BuildReport
 
 
 def report_fields(report: BuildReport) -> dict[str, object]:
-    """Field name -> value, as JSON takes it."""
+    """Return field name -> JSON value."""
     return asdict(report)
 
 
 def encode_report(report: BuildReport) -> bytes:
-    """The content of work/build_report.json."""
+    """Return the content of work/build_report.json."""
     return (json.dumps(report_fields(report), indent=2) + "\n").encode()

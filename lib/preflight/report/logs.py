@@ -1,6 +1,6 @@
-"""Log output: JSON lines for programs, a few plain lines for people.
+"""Log output: JSON lines for programs, or warnings as plain lines for people.
 
-Every event carries its name in `event` and its values in `fields` (see `logging`'s `extra`).
+A log record carries the name of its event in `event` and the values in `fields` (parameter `extra` of `logging`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ LEVELS = {logging.WARNING: "WARN", logging.CRITICAL: "ERROR"}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, message, and the event's own fields."""
+    """Formats a record as one line with a JSON object: time, level, logger, event, message and the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As `logging.Formatter.format`."""
+        """Format a record."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": LEVELS.get(record.levelno, record.levelname),
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class _Stream(logging.Handler):
-    """Writes to whatever the stream is now: doit swaps sys.stdout while a task runs."""
+    """Asks for the stream at each record, because doit replaces sys.stdout while a task runs."""
 
     def __init__(self, stream: Callable[[], TextIO]) -> None:
         super().__init__()
@@ -46,9 +46,12 @@ class _Stream(logging.Handler):
 
 
 def log_to(stream: Callable[[], TextIO], *, as_json: bool) -> None:
-    """Send the `preflight` loggers to a stream: everything as JSON lines, or warnings alone for people.
+    """Send the records of the `preflight` loggers to a stream, in place of any earlier stream.
 
-    Errors are not repeated for people: who fails a task says why.
+    Args:
+        stream: returns the stream. It is called for each record.
+        as_json: write all records as JSON lines. Otherwise write only warnings, as plain text. Errors are left out of
+            the plain text because the failing task prints them.
     """
     root = logging.getLogger("preflight")
     handler = _Stream(stream)

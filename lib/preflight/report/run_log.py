@@ -1,4 +1,4 @@
-"""What a run did, collected while it runs: for the report, the closing table and the log."""
+"""Collects what a run does, for the build report, the closing table and the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ StageOutcome = Literal["built", "reused"]
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What became of one stage, and the seconds it took."""
+    """The outcome of one stage, and the seconds that it took."""
 
     outcome: StageOutcome
     seconds: float
@@ -22,18 +22,24 @@ class StageResult:
 
 @dataclass
 class RunLog:
-    """Counts and facts of one run. Counters: engines_built, engines_reused, descriptors_generated, indexes_built."""
+    """The results of one run.
+
+    Attributes:
+        stages: stage name -> result, in the order in which the stages ended.
+        counts: engines_built, engines_reused, descriptors_generated, indexes_built.
+        built: whether any stage was built.
+    """
 
     stages: dict[str, StageResult] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     built: bool = False
 
     def stage(self, name: str, outcome: StageOutcome, seconds: float) -> None:
-        """Note the end of a stage. A stage that was built stays built when it is judged again."""
+        """Record the end of a stage. A stage that was built in this run stays built when it is checked again."""
         if name not in self.stages or outcome == "built":
             self.stages[name] = StageResult(outcome, seconds)
         self.built = self.built or outcome == "built"
 
     def warn(self, event: str, text: str, **fields: object) -> None:
-        """Say something the operator should know although the build goes on."""
+        """Log a warning for the operator. The build continues. fields: the values of the event."""
         log.warning(text, extra={"event": event, "fields": fields})

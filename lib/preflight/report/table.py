@@ -1,4 +1,4 @@
-"""The table an operator reads when a run is over."""
+"""The table that the operator sees at the end of a run."""
 
 from __future__ import annotations
 
@@ -23,9 +23,17 @@ OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class CacheFacts:
-    """What is told of the current cache. recall: heading known, unknown, thumbnail, chance; shares 0 to 1.
+    """The facts about the current cache in the table.
 
-    coverage: as provenance.json has it. units: what the index holds, tiles or windows over them.
+    Attributes:
+        generation: its name.
+        coverage: `coverage` of provenance.json.
+        units: number of descriptors in the index, of tiles or of windows over them.
+        recall: recall@1, 0 to 1, for `known` and `unknown` heading, and for the baselines `thumbnail` and `chance`.
+        error_median_m: median position error in metres, heading known.
+        size: bytes of the generation.
+        valid_until: when the manifest expires.
+        manifest_hash: hex.
     """
 
     generation: str
@@ -47,16 +55,25 @@ def closing_table(
     next_command: str,
     width: int,
 ) -> str:
-    """The table as text, `width` columns at most."""
-    from rich import box  # noqa: PLC0415 - only a run that ends needs it
+    """Return the table as text.
+
+    Args:
+        stages: stage name -> result.
+        report: the build report.
+        facts: the current cache; None after a failure.
+        seconds: the duration of the run.
+        next_command: the command that the operator should run next.
+        width: the largest number of columns.
+    """
+    from rich import box  # noqa: PLC0415 - only the end of a run needs it
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=box.SIMPLE, show_header=True, pad_edge=False)
     table.add_column("stage")
     table.add_column("done")
     table.add_column("seconds", justify="right")
-    for name, note in stages.items():
-        table.add_row(name, note.outcome, f"{note.seconds:.2f}")
+    for name, result in stages.items():
+        table.add_row(name, result.outcome, f"{result.seconds:.2f}")
     rows = Table(box=None, show_header=False, pad_edge=False)
     rows.add_column()
     rows.add_column(overflow="fold")
@@ -66,7 +83,7 @@ def closing_table(
 
 
 def plain_text(*tables: Table, width: int) -> str:
-    """Tables as text without control codes or markup, whatever the terminal or FORCE_COLOR says."""
+    """Render tables as text without control codes and markup, regardless of the terminal and of FORCE_COLOR."""
     from rich.console import Console  # noqa: PLC0415 - see closing_table
 
     sink = StringIO()
@@ -100,18 +117,18 @@ def _lines(
 
 
 def coverage_text(coverage: Mapping[str, Any]) -> str:
-    """Tiles of the area, and what is to be said of some of them."""
-    said = [f"{coverage['present']:,} of {coverage['expected']:,}"]
-    said += [f"{count:,} also held by {name}" for name, count in coverage["passed_over"].items()]
+    """Return the number of present and expected tiles, and the counts of the findings on them."""
+    parts = [f"{coverage['present']:,} of {coverage['expected']:,}"]
+    parts += [f"{count:,} also held by {name}" for name, count in coverage["passed_over"].items()]
     if coverage["poor_texture"]:
-        said.append(f"{coverage['poor_texture']:,} show little")
+        parts.append(f"{coverage['poor_texture']:,} show little")
     if coverage["unmeasured_texture"]:
-        said.append(f"{coverage['unmeasured_texture']:,} of unknown texture")
-    return ", ".join(said)
+        parts.append(f"{coverage['unmeasured_texture']:,} of unknown texture")
+    return ", ".join(parts)
 
 
 def size_text(size: int) -> str:
-    """Bytes for people: 12.3 MB. Powers of 1000."""
+    """Format a number of bytes for people, such as 12.3 MB. Units are powers of 1000."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000 or unit == "GB":

@@ -1,4 +1,4 @@
-"""How a run ends: its report, written into the cache root where the lock is held, and logged when it is of a failure."""
+"""The end of a run: writes the build report if the run holds the lock, and logs a failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ log = logging.getLogger("preflight")
 
 
 class Ending:
-    """The end of one run. last_failure: the last error that was reported."""
+    """Reports how a run ended.
+
+    Args:
+        layout: the cache root.
+        lock: the build lock. Without the lock no report is written.
+        run_log: the results of the run.
+        manifest_hash: returns the hash of the current manifest; None if there is none.
+
+    Attributes:
+        last_failure: the last error that was reported; None if there was none.
+    """
 
     def __init__(
         self, layout: CacheLayout, lock: BuildLock, run_log: RunLog, manifest_hash: Callable[[], str | None]
@@ -30,28 +40,28 @@ class Ending:
         self.last_failure: BaseException | None = None
 
     def success(self) -> BuildReport:
-        """Write and return the report of a run that did all it had to. Raises OSError."""
+        """Write and return the report of a successful run. Raises OSError."""
         report = self._report(None)
         self._write(report)
         return report
 
     def failure(self, error: BaseException) -> BuildReport:
-        """The report of a run that ended in `error`."""
+        """Return the report of a run that ended with `error`."""
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             return self._report("stopped by a signal; run doit provision again to go on")
         return self._report(str(error) if isinstance(error, PreflightError) else f"{type(error).__name__}: {error}")
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Write and log the failure's report when the block raises, and let the error go on: CacheRootError for an OSError."""
+        """Report and log any error of the block and raise it again. An OSError becomes a CacheRootError."""
         try:
             yield
         except OSError as error:
-            # Whatever file it was: a full disk, a missing right, a broken medium.
-            place = f" ({error.filename})" if error.filename else ""
+            # The cause may be a full disk, a missing permission or a broken medium, with any file.
+            where = f" ({error.filename})" if error.filename else ""
             translated = CacheRootError(
-                f"{error.strerror or error}{place}; free space or repair the file system, then run doit provision again; "
-                "the last good cache is untouched"
+                f"{error.strerror or error}{where}; free space or repair the file system, then run doit provision "
+                "again; the last good cache is untouched"
             )
             self._failed(translated)
             raise translated from error
@@ -65,8 +75,8 @@ class Ending:
         try:
             self._write(report)
         except OSError as second:
-            log.error(  # noqa: TRY400 - the first error is the one to follow
-                f"the report cannot be written: {second}", extra={"event": "report_not_written", "fields": {}}
+            log.error(  # noqa: TRY400 - the traceback of the first error is the important one
+                f"the build report cannot be written: {second}", extra={"event": "report_not_written", "fields": {}}
             )
         fields = {"error": type(error).__name__, **report_fields(report)}
         log.error(report.failure_reason, extra={"event": "build_failed", "fields": fields})

@@ -1,4 +1,4 @@
-"""How many bytes a build writes, known before it writes them."""
+"""Estimates how many bytes a build writes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from pathlib import Path
 
 from preflight.errors import CacheRootError
 
-# Bytes a tile in tiles.inventory: the packed row, its offset, and a path such as objects/ab/<64 hex>.jpg.
+# Bytes of a tile in tiles.inventory: the packed row, its offset, and a path such as objects/ab/<64 hex>.jpg.
 INVENTORY_ROW = 67 + 4 + 80
-# Bytes a window in windows.inventory.
+# Bytes of a window in windows.inventory.
 WINDOW_ROW = 65
-# Bytes a row of a descriptor segment beside its vector: key and thumbnail.
+# Bytes of a row in a descriptor segment, without the vector: key and thumbnail.
 SEGMENT_ROW = 32 + 256
-# Bytes a vector of the index beside its numbers and its links on the ground level: level, offset, id, links above (mean).
+# Bytes of a vector in the index, without its numbers and its links on level 0: level, offset, id, and the mean of the
+# links on higher levels.
 INDEX_ROW = 4 + 8 + 8 + 16
-# Left free whatever is built: the database, records, logs.
+# Bytes that a build always leaves free, for the database, records and logs.
 RESERVE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of what a build leaves behind. inventory: with the windows, where there are any."""
+    """The estimated sizes of a build's artifacts, in bytes. inventory: tiles, and windows if they overlap."""
 
     inventory: int
     descriptors: int
@@ -31,19 +32,24 @@ class Sizes:
 
     @property
     def work(self) -> int:
-        """In work/."""
+        """The bytes in work/."""
         return self.inventory + self.descriptors + self.index + self.engines
 
     @property
     def generation(self) -> int:
-        """Copied into a generation."""
+        """The bytes that are copied into a generation."""
         return self.inventory + self.index + self.engines
 
 
 def expected_sizes(tiles: int, windows: int | None, dim: int, m: int, engines: int) -> Sizes:
-    """Sizes for so many tiles, with descriptors of `dim` float32 in an HNSW graph of `m` links, and these bytes of engines.
+    """Estimate the sizes of a build.
 
-    windows: how many of them have the descriptors, None where the tiles themselves do.
+    Args:
+        tiles: the number of tiles.
+        windows: the number of windows; None if the tiles themselves are embedded.
+        dim: the length of a descriptor, in float32 numbers.
+        m: the parameter M of the HNSW index.
+        engines: the bytes of all engines.
     """
     units = tiles if windows is None else windows
     return Sizes(
@@ -55,24 +61,25 @@ def expected_sizes(tiles: int, windows: int | None, dim: int, m: int, engines: i
 
 
 def bytes_below(paths: Iterable[Path]) -> int:
-    """Bytes of the files at or below the paths that exist."""
+    """Return the bytes of all files at or below the paths. Paths that do not exist count as 0."""
     files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def still_needed(sizes: Sizes, there: int) -> int:
-    """Bytes a build writes when `there` of those in work/ are written: the rest, and a generation with it.
+def still_needed(sizes: Sizes, written: int) -> int:
+    """Return the bytes that a build still writes: the rest of work/, and a generation.
 
-    What lies there may differ from the estimate a little; that alone is no build, and must not refuse a run with nothing to do.
+    written: the bytes that work/ holds already. They may differ from the estimate by up to 1 %. Such a difference alone
+    counts as 0, because a run that has nothing to do must not be refused.
     """
-    rest = sizes.work - there
+    rest = sizes.work - written
     return 0 if rest <= sizes.work // 100 else rest + sizes.generation
 
 
-def check_space(place: Path, needed: int, free: int) -> None:
-    """Refuse a build that would fill the disk. Raises CacheRootError with both figures."""
+def check_space(folder: Path, needed: int, free: int) -> None:
+    """Refuse a build that would fill the disk. Raises CacheRootError with both figures, `needed` and `free` bytes."""
     if needed + RESERVE > free:
         raise CacheRootError(
-            f"{place} has {free / 1e6:,.0f} MB free, this build needs about {needed / 1e6:,.0f} MB and a reserve of "
+            f"{folder} has {free / 1e6:,.0f} MB free, this build needs about {needed / 1e6:,.0f} MB and a reserve of "
             f"{RESERVE / 1e6:,.0f} MB: free space, set cache_root to a larger disk, or keep fewer generations"
         )

@@ -1,4 +1,4 @@
-"""The transitive dry run: what would be built, how much it would write, how long it would take."""
+"""The dry run: which stages would run, how many bytes they would write, and how long they would take."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ StageStatus = Literal["up to date", "will run", "may be skipped"]
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What becomes of one stage, and why."""
+    """What a build would do with one stage, and the reasons."""
 
     name: str
     status: StageStatus
@@ -30,10 +30,19 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole plan. Bytes are estimates for the tiles that are there; seconds None where no rate is known.
+    """The plan of a build.
 
-    units: what gets a descriptor, the tiles that are there or windows over them. at_most: units and units_to_embed are upper
-    bounds: what is not there yet, or cannot be read, was not looked at.
+    Attributes:
+        stages: the stages, in order.
+        tiles_expected, tiles_present: the tiles that cover the area, and those in the tile store.
+        units: the tiles, or the windows over them, that get a descriptor.
+        units_to_embed: the units without a stored descriptor.
+        bytes_needed: estimated bytes that the build writes, for the present tiles.
+        bytes_free: free bytes on the disk of the cache root.
+        seconds: estimated duration; None if the rate of a stage is unknown.
+        tiles_to_import: tiles of the demonstration that would be imported into an empty store. Those in the area are
+            counted in `units_to_embed`.
+        at_most: `units` and `units_to_embed` are upper bounds, because something is missing or cannot be read.
     """
 
     stages: tuple[StagePlan, ...]
@@ -44,22 +53,30 @@ class Plan:
     bytes_needed: int
     bytes_free: int
     seconds: float | None
-    tiles_to_import: int = 0  # the demo's, into an empty store; those in the area are among units_to_embed
+    tiles_to_import: int = 0
     at_most: bool = False
 
     @property
     def idle(self) -> bool:
-        """Whether nothing would run."""
+        """Whether all stages are up to date."""
         return all(stage.status == "up to date" for stage in self.stages)
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Reads what a plan needs.
+    """Makes the plan of a build.
 
-    preview: the area's tiles as they are now; forecast: what they come to, and whether the engine that is there made the
-    descriptors that are; engine: the step that compiles it; engine_bytes: what all engines come to; steps: units along a
-    tile's side; demo: tiles of the demo that would be imported first, and how many of them lie in the area.
+    Attributes:
+        session: a run that is not begun.
+        preview: reads the tiles of the area in their present state.
+        forecast: counts tiles, units and units to embed of a preview. The second argument says whether the existing
+            engine is up to date, so that its descriptors count.
+        engine: the name of the step that compiles the descriptor engine.
+        engine_bytes: estimates the bytes of all engines.
+        dim: returns the length of a descriptor.
+        m: the parameter M of the HNSW index.
+        steps: the number of units that begin along a tile's side.
+        demo: counts the tiles of the demonstration that would be imported first, and those of them in the area.
     """
 
     session: Session
@@ -73,40 +90,40 @@ class Planner:
     demo: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def plan(self) -> Plan:
-        """Nothing is written and no lock is taken. Raises PreflightError as the ports do."""
+        """Return the plan. Writes nothing and takes no lock. Raises PreflightError as the ports do."""
         stages = self._stages()
         statuses = {stage.name: stage.status for stage in stages}
-        expected, found, at_most = self._tiles(statuses)
-        to_import, inside = self.demo() if found.tiles == 0 else (0, 0)
-        fresh = inside * self.steps**2
-        found = Forecast(found.tiles, found.units + fresh, found.to_embed + fresh)
+        expected, counts, at_most = self._tiles(statuses)
+        to_import, demo_inside = self.demo() if counts.tiles == 0 else (0, 0)
+        demo_units = demo_inside * self.steps**2
+        counts = Forecast(counts.tiles, counts.units + demo_units, counts.to_embed + demo_units)
         return Plan(
             stages=stages,
             tiles_expected=expected,
-            tiles_present=found.tiles,
-            units=found.units,
-            units_to_embed=found.to_embed,
-            bytes_needed=self._bytes(statuses, found, inside),
+            tiles_present=counts.tiles,
+            units=counts.units,
+            units_to_embed=counts.to_embed,
+            bytes_needed=self._bytes(statuses, counts, demo_inside),
             bytes_free=shutil.disk_usage(_existing(self.session.layout.root)).free,
-            seconds=self._seconds(statuses, found.to_embed),
+            seconds=self._seconds(statuses, counts.to_embed),
             tiles_to_import=to_import,
-            # At the borders of the map there are fewer windows a tile.
-            at_most=at_most or (fresh > 0 and self.steps > 1),
+            # Fewer windows begin along a tile at the border of the tile set.
+            at_most=at_most or (demo_units > 0 and self.steps > 1),
         )
 
     def _stages(self) -> tuple[StagePlan, ...]:
-        moving: set[str] = set()
-        found = []
+        not_current: set[str] = set()
+        plans = []
         for name, stage in self.session.stages.items():
             explained = self.session.explain(name)
-            upstream = [other for other in stage.after if other in moving]
+            upstream = [other for other in stage.after if other in not_current]
             reasons = tuple(
                 f"{item.step}: {reason}"
                 for item in explained
                 if not item.verdict.current
                 for reason in item.verdict.reasons
             )
-            # What an input that is not there would bring is not known; any other reason stands whatever comes before.
+            # A missing input may turn out equal to the last one. Any other reason holds whatever the stages before do.
             certain = [reason for reason in reasons if not reason.endswith(" is not there")]
             status: StageStatus = "up to date"
             if upstream and not certain and all(item.recorded for item in explained):
@@ -114,12 +131,12 @@ class Planner:
             elif upstream or reasons:
                 status = "will run"
             if status != "up to date":
-                moving.add(name)
-            found.append(StagePlan(name, status, reasons))
-        return tuple(found)
+                not_current.add(name)
+            plans.append(StagePlan(name, status, reasons))
+        return tuple(plans)
 
     def _tiles(self, statuses: dict[str, StageStatus]) -> tuple[int, Forecast, bool]:
-        """Tiles expected, what those that are there come to, and whether that is only an upper bound."""
+        """Return the number of expected tiles, the counts of the present ones, and whether these are upper bounds."""
         session = self.session
         if statuses["tiles"] == statuses["descriptors"] == "up to date":
             coverage = json.loads(session.layout.coverage.read_bytes())
@@ -131,18 +148,18 @@ class Planner:
             current = all(item.verdict.current for item in explained if item.step == self.engine)
             return preview.expected, self.forecast(preview, current), False
         except FileNotFoundError:
-            # The engine is there, the stages before it are not: as if it were not.
+            # The engine exists, but files of the stages before it do not. Its descriptors cannot be looked up.
             return preview.expected, self.forecast(preview, False), False
         except DescriptorBatchError:
-            # A damaged segment, which the build removes: what it holds is not known, so all counts as not embedded.
+            # A segment is damaged, and the build will remove it. Its rows are unknown, so no unit counts as embedded.
             return preview.expected, self.forecast(self.preview(), False), True
 
-    def _bytes(self, statuses: dict[str, StageStatus], found: Forecast, inside: int) -> int:
-        windows = None if self.steps == 1 else found.units
-        sizes = expected_sizes(found.tiles + inside, windows, self.dim(), self.m, self.engine_bytes())
+    def _bytes(self, statuses: dict[str, StageStatus], counts: Forecast, demo_inside: int) -> int:
+        windows = None if self.steps == 1 else counts.units
+        sizes = expected_sizes(counts.tiles + demo_inside, windows, self.dim(), self.m, self.engine_bytes())
         parts = {
             "tiles": sizes.inventory,
-            "descriptors": found.to_embed * sizes.descriptors // max(found.units, 1),
+            "descriptors": counts.to_embed * sizes.descriptors // max(counts.units, 1),
             "index": sizes.index,
             "publish": sizes.generation,
         }
@@ -160,4 +177,4 @@ class Planner:
 
 
 def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(folder for folder in (path, *path.parents) if folder.exists())

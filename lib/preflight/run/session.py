@@ -1,6 +1,6 @@
-"""One run over a cache root, whoever started it: lock, judge, build, report, leave nothing behind.
+"""One run over a cache root: takes the lock, checks and builds the stages, reports, and cleans up.
 
-Both faces stand on this: `doit provision` calls `begin`, `judge`, `run` and `finish` task by task; the Python API calls `build`.
+`doit provision` calls `begin`, `judge`, `run` and `finish` task by task. The Python API calls `build`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("preflight")
 
 @dataclass(frozen=True)
 class Stage:
-    """One task: steps that run one after the other, and the stages that must be done before."""
+    """One task: its steps, in order, and the names of the stages that must be done before."""
 
     name: str
     after: tuple[str, ...]
@@ -38,7 +38,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a run needs around its stages. prepare: before anything is judged, under the lock. close: at the end."""
+    """Functions that a run calls around its stages.
+
+    prepare: called under the lock, before any stage is checked. close: called at the end. manifest_hash: returns the
+    hash of the current manifest; None if there is none.
+    """
 
     prepare: Callable[[], None]
     close: Callable[[], None]
@@ -47,7 +51,14 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A step as `doit why` and `doit plan` tell of it. recorded: something was built where its artifact lies."""
+    """The state of a step, for `doit why` and `doit plan`.
+
+    Attributes:
+        step: the name of the step.
+        verdict: whether it is current, and the reasons if not.
+        last: its last build and the reasons for that; None if unknown.
+        recorded: whether a build record lies beside its artifact.
+    """
 
     step: str
     verdict: Verdict
@@ -56,7 +67,21 @@ class Explanation:
 
 
 class Session:
-    """A run. Not re-entrant; `close` must be called, also after an error."""
+    """A run over a cache root. It is not re-entrant. Call `close` at the end, even after an error.
+
+    Args:
+        layout: the cache root.
+        stages: all stages, each after those that it depends on.
+        tracer: the up-to-date rule.
+        generations: the published generations.
+        lock: the build lock.
+        run_log: collects the results.
+        clock: the wall clock.
+        hooks: functions around the stages.
+        repair: trust no stored digest and hash all files again.
+        wait: seconds to wait for the lock.
+        monotonic: the clock for durations, in seconds.
+    """
 
     def __init__(
         self,
@@ -89,10 +114,11 @@ class Session:
         self._ending = Ending(layout, lock, run_log, hooks.manifest_hash)
 
     def begin(self) -> None:
-        """Take the lock, sweep what killed runs left, prepare.
+        """Take the lock, remove what killed runs left behind, and prepare.
 
         Raises:
-            BuildLockHeldError, CacheRootError: the cache root is not ours to write.
+            BuildLockHeldError: another run holds the lock.
+            CacheRootError: the cache root cannot be written.
             PreflightError: as `prepare` raises.
         """
         with self._ending.failing():
@@ -105,7 +131,10 @@ class Session:
             self._hooks.prepare()
 
     def judge(self, name: str) -> bool:
-        """Is the stage current? A stage whose inputs cannot be read is not; running it says why."""
+        """Return whether all steps of a stage are current.
+
+        A stage whose inputs cannot be read is not current. Running it raises the error.
+        """
         began = self._monotonic()
         current = all(self._verdict(step).current for step in self.stages[name].steps)
         if current:
@@ -113,17 +142,23 @@ class Session:
         return current
 
     def explain(self, name: str) -> list[Explanation]:
-        """What the rule says of each step of a stage, and why each was built last. Changes nothing."""
+        """Return the state of each step of a stage. Changes nothing."""
         return [
             Explanation(step.name, self._verdict(step), self._tracer.last_build(step), step.record_path.exists())
             for step in self.stages[name].steps
         ]
 
     def run(self, name: str, *, alone: bool = True) -> None:
-        """Build what is not current in a stage. Raises PreflightError, after the report of the failure was written.
+        """Build the steps of a stage that are not current.
 
-        alone: False where the other stages of its kind (`engine:...`) are wanted too. What they can begin aside is begun; and
-        when this one fails, they are built before the failure is raised, so that the next run has only it to build.
+        Args:
+            name: the stage.
+            alone: False if the other stages of the same kind (`engine:...`) will be built too. Their steps that can run
+                in parallel are then started. If this stage fails, the others are built before the error is raised, so
+                that the next run has only this stage to build.
+
+        Raises:
+            PreflightError: a step failed. The report of the failure is written before.
         """
         with self._ending.failing():
             try:
@@ -154,7 +189,7 @@ class Session:
         self._tracer.run(step, verdict.reasons)
 
     def _others(self, name: str) -> list[str]:
-        """The stages of the same kind that have not had their turn."""
+        """Return the other stages of the same kind that were neither built nor reused yet."""
         kind = name.partition(":")[0]
         return [
             other
@@ -163,7 +198,7 @@ class Session:
         ]
 
     def _start_others(self, name: str) -> None:
-        """Run the others' steps up to one that can begin aside, and begin it. What fails is left to the stage's own turn."""
+        """Run the other stages up to a step that can run in parallel, and start it. Errors wait for their stage."""
         for other in self._others(name):
             steps = self.stages[other].steps
             for step in steps if any(step.start for step in steps) else ():
@@ -176,35 +211,37 @@ class Session:
                     if not verdict.current:
                         self._run(step, verdict)
                 except (PreflightError, OSError):
-                    break  # it is run, and fails, again
+                    break  # the step runs again in its own stage, which reports the error
 
     def _build_others(self, failed: str) -> None:
-        """What fails here is logged: the first failure is raised."""
+        """Build the other stages of the same kind. Their errors are only logged, because the first error is raised."""
         for name in self._others(failed):
             try:
                 self._build(name)
             except PreflightError as error:
                 fields = {"stage": name, "error": type(error).__name__}
-                log.error(f"{name} failed too: {error}", extra={"event": "stage_failed_too", "fields": fields})  # noqa: TRY400 - an operator's sentence
+                log.error(  # noqa: TRY400 - the operator needs no traceback
+                    f"{name} failed too: {error}", extra={"event": "stage_failed_too", "fields": fields}
+                )
 
     def _verdict(self, step: Step) -> Verdict:
         try:
             return self._tracer.judge(step)
         except (PreflightError, OSError) as error:
-            # Running the step raises it again, where it is reported.
+            # The step raises the error again when it runs, and the error is reported then.
             return Verdict(False, (str(error),))
         except (ValueError, TypeError, LookupError) as error:
-            # A file of work/ that was edited does not read as what was written. Its own stage comes first and writes it anew.
-            return Verdict(False, (f"an input of {step.name} does not read as what was written ({error})",))
+            # A file in work/ was edited and cannot be parsed. The stage that owns it comes first and writes it again.
+            return Verdict(False, (f"an input of {step.name} is damaged and cannot be parsed ({error})",))
 
     def _note(self, name: str, outcome: StageOutcome, began: float, *, compiled: bool = False) -> None:
-        # An engine that is only held to the gate again is reused, though its stage was built.
+        # If only the parity gate ran again, the engine counts as reused although its stage was built.
         if name.startswith("engine:") and name not in self.run_log.stages and not compiled:
             self.run_log.counts["engines_reused"] += 1
         self.run_log.stage(name, outcome, self._monotonic() - began)
 
     def finish(self) -> BuildReport:
-        """Write and return the report of a run whose stages are all current or built. Raises CacheRootError."""
+        """Write and return the report of a run after all stages are current. Raises CacheRootError."""
         with self._ending.failing():
             report = self._ending.success()
         keep_rates(self.layout, self.run_log)
@@ -213,7 +250,7 @@ class Session:
         return report
 
     def build(self) -> BuildReport:
-        """All stages in order, from lock to report. Raises PreflightError as the stages do."""
+        """Take the lock, build all stages in order, report and clean up. Raises PreflightError as the stages do."""
         try:
             self.begin()
             for name in self.stages:
@@ -224,14 +261,17 @@ class Session:
             self.close()
 
     def hold(self, *, sweep: bool = True) -> None:
-        """Take the lock and sweep, for a command that changes the cache root without building. Raises as `begin`."""
+        """Take the lock, for a command that changes the cache root without a build. Raises as `begin`.
+
+        sweep: remove what killed runs left behind, now and in `close`.
+        """
         self._lock.acquire(self._clock(), wait=self._wait)
         self._finished = not sweep
         if sweep:
             self._generations.sweep()
 
     def close(self) -> None:
-        """Stop what was started, keep what was learnt, free the lock. Idempotent."""
+        """Call the hook `close`, store the digests, remove temporary files, and release the lock. Idempotent."""
         with ExitStack() as stack:
             stack.callback(self._lock.release)
             if self._lock.held:
@@ -241,39 +281,43 @@ class Session:
             stack.callback(self._hooks.close)
 
     def _sweep(self) -> None:
-        """A run that was stopped can leave the file it was about to write, wherever the signal met it."""
+        """Remove temporary files: a signal may have stopped the run in the middle of a write."""
         try:
             self._generations.sweep()
         except (OSError, CacheRootError) as error:
-            self.run_log.warn("left_overs_kept", f"the next run removes what this one left: {error}")
+            self.run_log.warn(
+                "left_overs_kept", f"temporary files cannot be removed; the next run removes them: {error}"
+            )
 
     def _keep_digests(self) -> None:
         try:
             self._tracer.digests.flush()
         except OSError as error:
-            # Costs re-hashing in the next run; what was built or went wrong is not changed by it.
-            self.run_log.warn("digests_not_kept", f"what was hashed will be hashed again: {error}")
+            # The next run only has to hash the files again; the outcome of this run stays.
+            self.run_log.warn(
+                "digests_not_kept", f"the digest cache cannot be stored; the next run hashes the files again: {error}"
+            )
 
     def failure_report(self, error: BaseException) -> BuildReport:
-        """The report of a run that ended in `error`."""
+        """Return the report of a run that ended with `error`."""
         return self._ending.failure(error)
 
     @property
     def holds_lock(self) -> bool:
-        """Whether `begin` took the cache root's lock, and `close` has not freed it."""
+        """Whether this run holds the lock of the cache root."""
         return self._lock.held
 
     @property
     def last_failure(self) -> BaseException | None:
-        """The last error that was reported and logged."""
+        """The last error that was reported and logged; None if there was none."""
         return self._ending.last_failure
 
     @property
     def digests(self) -> DigestCache:
-        """The one digest cache of the run."""
+        """The digest cache of the run."""
         return self._tracer.digests
 
     @property
     def seconds(self) -> float:
-        """Since `begin`."""
+        """Seconds since `begin`; 0 before it."""
         return 0.0 if self._began is None else self._monotonic() - self._began

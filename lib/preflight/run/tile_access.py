@@ -1,4 +1,4 @@
-"""The tile store as a run uses it: opened when first asked for, closed at the end, its server with it."""
+"""Opens the tile store on first use, and closes it and its server at the end of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ EMBEDDED = "embedded"
 
 
 class TileAccess:
-    """Opens on demand. `open_metadata` and `open_pixels` do the work and register what must be closed on the stack."""
+    """The tile store of a run, opened on first use.
+
+    Args:
+        root: the folder of the tile store.
+        open_metadata: opens the rows and registers what must be closed on the stack.
+        open_pixels: opens the files below the folder.
+    """
 
     def __init__(
         self,
@@ -31,22 +37,22 @@ class TileAccess:
 
     @property
     def root(self) -> Path:
-        """Where the pixels lie."""
+        """The folder of the tile store."""
         return self._root
 
     def metadata(self) -> TileMetadataStore:
-        """The rows. Raises DatabaseError."""
+        """Return the rows. Raises DatabaseError."""
         if self._metadata is None:
             self._metadata = self._open_metadata(self._stack)
         return self._metadata
 
     def pixels(self) -> TilePixelStore:
-        """The files."""
+        """Return the files."""
         if self._pixels is None:
             self._pixels = self._open_pixels(self._root)
         return self._pixels
 
     def close(self) -> None:
-        """Close what was opened. Idempotent."""
+        """Close what was opened. Idempotent; the next use opens it again."""
         self._metadata = None
         self._stack.close()

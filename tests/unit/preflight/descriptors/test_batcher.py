@@ -14,7 +14,7 @@ _DIM = 4
 
 
 class _Mean:
-    """An engine in memory: four moments of each image, L2-normalised; out of memory above `limit` images."""
+    """An engine that returns four moments of each image, L2-normalised. It runs out of memory above `limit` images."""
 
     def __init__(self, limit=1000, spoil=None):
         self.limit = limit
@@ -27,9 +27,9 @@ class _Mean:
         if len(images) > self.limit:
             raise OutOfDeviceMemory("too many")
         flat = images.reshape(len(images), -1)
-        found = np.stack([flat.mean(1), flat.std(1), flat.max(1), np.ones(len(flat))], axis=1).astype(np.float32)
-        found /= np.linalg.norm(found, axis=1, keepdims=True)
-        return {"descriptor": found} if self.spoil is None else self.spoil(found)
+        vectors = np.stack([flat.mean(1), flat.std(1), flat.max(1), np.ones(len(flat))], axis=1).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return {"descriptor": vectors} if self.spoil is None else self.spoil(vectors)
 
     def close(self):
         pass
@@ -42,31 +42,31 @@ class _Mean:
 
 
 class _Queue(_Mean):
-    """The same, with three batches under way at most; out of memory where more than `room` of them are."""
+    """The same engine with a queue of three batches. It runs out of memory with more than `room` batches."""
 
     depth = 3
 
     def __init__(self, room=3, **more):
         super().__init__(**more)
         self.room = room
-        self.under_way = []
+        self.pending = []
         self.most = 0
 
     def submit(self, inputs):
-        assert len(self.under_way) < self.depth
-        if len(self.under_way) == self.room:
+        assert len(self.pending) < self.depth
+        if len(self.pending) == self.room:
             raise OutOfDeviceMemory("no room")
-        self.under_way.append(inputs)
-        self.most = max(self.most, len(self.under_way))
+        self.pending.append(inputs)
+        self.most = max(self.most, len(self.pending))
 
     def collect(self):
-        return super().run(self.under_way.pop(0))
+        return super().run(self.pending.pop(0))
 
     def discard(self):
-        self.under_way.clear()
+        self.pending.clear()
 
     def run(self, inputs):
-        assert not self.under_way
+        assert not self.pending
         return super().run(inputs)
 
 
@@ -103,22 +103,22 @@ def _no_thread_is_left():
     assert _decoders() == []
 
 
-def test_every_image_gets_its_vector_in_order():
+def test_vectors_come_in_the_order_of_the_images():
     engine = _Mean()
     keys, thumbs, vectors = _collect(_batcher(engine).embed(_items(19), 19))
     assert keys == list(range(19))
     assert engine.batches == [8, 8, 8]
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(thumbs, np.stack([thumbnail(_image(number)) for number in range(19)]))
-    alone = _Mean().run({"image": np.stack([_preprocess(_image(number)) for number in range(19)])})["descriptor"]
-    np.testing.assert_allclose(vectors, alone, atol=1e-6)
+    expected = _Mean().run({"image": np.stack([_preprocess(_image(number)) for number in range(19)])})["descriptor"]
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
-def test_nothing_gives_nothing():
+def test_no_images_give_no_batches():
     assert list(_batcher(_Mean()).embed([], 0)) == []
 
 
-def test_out_of_memory_halves_once_and_stays_there(caplog):
+def test_out_of_memory_halves_the_batch_size_permanently(caplog):
     engine = _Mean(limit=4)
     batcher = _batcher(engine)
     keys, _, vectors = _collect(batcher.embed(_items(19), 19))
@@ -138,63 +138,63 @@ def test_out_of_memory_after_the_allowed_retries_is_an_error(limit, retries, bat
     assert isinstance(caught.value.__cause__, OutOfDeviceMemory)
 
 
-def test_more_retries_go_further_down():
+def test_more_retries_allow_smaller_batches():
     engine = _Mean(limit=2)
     assert len(_collect(_batcher(engine, max_oom_retries=2).embed(_items(5), 5))[0]) == 5
     assert engine.batches == [8, 4, 2, 2, 2]
 
 
 def _queued(engine, **changes):
-    """With batches so small that a queue pays."""
+    """A batcher with small batches, so that there are enough of them for a queue."""
     return _batcher(engine, batch_size=2, **changes)
 
 
 @pytest.mark.parametrize("count", [24, 25, 71])
-def test_several_batches_under_way_give_what_one_at_a_time_gives(count):
+def test_queued_batches_give_the_same_bits_as_single_ones(count):
     engine = _Queue()
-    found = list(_queued(engine).embed(_items(count), count))
+    batches = list(_queued(engine).embed(_items(count), count))
     assert engine.most == 3
-    assert engine.under_way == []
-    assert [key for batch in found for key in batch.keys] == list(range(count))
-    alone = list(_queued(_Mean()).embed(_items(count), count))
-    for batch, other in zip(found, alone, strict=True):
+    assert engine.pending == []
+    assert [key for batch in batches for key in batch.keys] == list(range(count))
+    single = list(_queued(_Mean()).embed(_items(count), count))
+    for batch, other in zip(batches, single, strict=True):
         np.testing.assert_array_equal(batch.vectors, other.vectors)
         np.testing.assert_array_equal(batch.thumbs, other.thumbs)
 
 
 @pytest.mark.parametrize(("count", "depth"), [(23, 3), (1, 3), (0, 3), (60, 1)])
-def test_few_batches_or_a_queue_of_one_are_not_queued(count, depth):
+def test_the_queue_is_not_used_for_few_batches_or_with_depth_one(count, depth):
     engine = _Queue()
     engine.depth = depth
     assert sum(len(batch.keys) for batch in _queued(engine).embed(_items(count), count)) == count
     assert engine.most == 0
 
 
-def test_fewer_images_than_were_announced_are_embedded_all_the_same():
+def test_fewer_images_than_the_given_total_are_embedded():
     engine = _Queue()
     assert _collect(_queued(engine).embed(_items(3), 100))[0] == [0, 1, 2]
     assert list(_queued(_Queue()).embed([], 100)) == []
 
 
 @pytest.mark.parametrize("room", [0, 1, 2])
-def test_out_of_memory_with_several_under_way_goes_on_one_at_a_time_with_the_same_bits(room, caplog):
+def test_out_of_memory_in_the_queue_continues_one_at_a_time_with_the_same_bits(room, caplog):
     engine = _Queue(room=room)
     batcher = _queued(engine, max_oom_retries=0)
-    found = _collect(batcher.embed(_items(40), 40))
+    embedded = _collect(batcher.embed(_items(40), 40))
     expected = _collect(_queued(_Mean()).embed(_items(40), 40))
-    assert found[0] == expected[0]
-    np.testing.assert_array_equal(found[2], expected[2])
+    assert embedded[0] == expected[0]
+    np.testing.assert_array_equal(embedded[2], expected[2])
     assert batcher.effective_batch_size == 2
-    assert engine.under_way == []
+    assert engine.pending == []
     (record,) = caplog.records
     assert (record.levelname, record.event) == ("WARNING", "out_of_memory")
     assert record.fields == {"batch_size": 2, "under_way": 1}
 
 
-def test_out_of_memory_found_when_collecting_halves_from_there():
+def test_out_of_memory_while_collecting_halves_the_batch_size():
     engine = _Queue(limit=1)
     keys, _, vectors = _collect(_queued(engine).embed(_items(40), 40))
-    # Once in the queue, once alone, then halved for good.
+    # The first batch fails in the queue, then alone. Then the batch size is halved permanently.
     assert engine.batches == [2, 2, *[1] * 40]
     assert keys == list(range(40))
     np.testing.assert_allclose(vectors, _collect(_queued(_Mean()).embed(_items(40), 40))[2], atol=1e-6)
@@ -202,7 +202,7 @@ def test_out_of_memory_found_when_collecting_halves_from_there():
         list(_queued(_Queue(limit=1), max_oom_retries=0).embed(_items(40), 40))
 
 
-def test_an_image_that_does_not_load_ends_a_queue_after_the_batches_before():
+def test_a_failing_load_ends_a_queue_after_the_batches_before():
     def broken():
         raise TileContentError("tile 20 is broken")
 
@@ -212,68 +212,68 @@ def test_an_image_that_does_not_load_ends_a_queue_after_the_batches_before():
     assert [next(batches).keys[0] for _ in range(10)] == list(range(0, 20, 2))
     with pytest.raises(TileContentError, match="tile 20"):
         next(batches)
-    assert engine.under_way == []
+    assert engine.pending == []
 
 
-@pytest.mark.parametrize("how", ["closed", "spoilt"])
-def test_what_ends_early_leaves_nothing_under_way(how):
-    engine = _Queue(spoil=(lambda found: {"descriptor": found * 0}) if how == "spoilt" else None)
+@pytest.mark.parametrize("end", ["closed", "invalid"])
+def test_ending_early_leaves_no_batch_pending(end):
+    engine = _Queue(spoil=(lambda vectors: {"descriptor": vectors * 0}) if end == "invalid" else None)
     batches = _queued(engine).embed(_items(100), 100)
-    if how == "spoilt":
+    if end == "invalid":
         with pytest.raises(DescriptorBatchError, match="L2"):
             next(batches)
     else:
         next(batches)
-        assert len(engine.under_way) == 2
+        assert len(engine.pending) == 2
         batches.close()
-    assert engine.under_way == []
+    assert engine.pending == []
 
 
-def _nan(found):
-    found[0, 0] = np.nan
-    return {"descriptor": found}
+def _nan(vectors):
+    vectors[0, 0] = np.nan
+    return {"descriptor": vectors}
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (_nan, "finite"),
-        (lambda found: {"descriptor": found * np.float32(1.01)}, "L2"),
-        (lambda found: {"descriptor": found * 0}, "L2"),
-        (lambda found: {"descriptor": found[:, :3]}, "shape"),
-        (lambda found: {"descriptor": found[:-1]}, "shape"),
-        (lambda found: {"a": found, "b": found}, "one output"),
+        (lambda vectors: {"descriptor": vectors * np.float32(1.01)}, "L2"),
+        (lambda vectors: {"descriptor": vectors * 0}, "L2"),
+        (lambda vectors: {"descriptor": vectors[:, :3]}, "shape"),
+        (lambda vectors: {"descriptor": vectors[:-1]}, "shape"),
+        (lambda vectors: {"a": vectors, "b": vectors}, "one output"),
         (lambda _: {}, "one output"),
     ],
     ids=["nan", "long", "zero", "dim", "rows", "two outputs", "no output"],
 )
-def test_an_output_that_is_no_descriptor_is_an_error(spoil, message):
+def test_an_invalid_output_is_an_error(spoil, message):
     with pytest.raises(DescriptorBatchError, match=message):
         list(_batcher(_Mean(spoil=spoil)).embed(_items(3), 3))
 
 
-def test_one_output_of_several_can_be_named():
-    engine = _Mean(spoil=lambda found: {"tokens": found[:, :1], "descriptor": found})
+def test_output_name_selects_one_of_several_outputs():
+    engine = _Mean(spoil=lambda vectors: {"tokens": vectors[:, :1], "descriptor": vectors})
     assert len(_collect(_batcher(engine, output_name="descriptor").embed(_items(3), 3))[0]) == 3
     with pytest.raises(DescriptorBatchError, match="named other"):
         list(_batcher(engine, output_name="other").embed(_items(3), 3))
 
 
-def test_progress_is_told_each_tenth(caplog):
-    told = []
+def test_progress_is_reported_after_each_tenth(caplog):
+    reported = []
     caplog.set_level(logging.DEBUG, "preflight.descriptors")
-    batcher = _batcher(_Mean(), batch_size=3, progress_callback=lambda done, total: told.append((done, total)))
+    batcher = _batcher(_Mean(), batch_size=3, progress_callback=lambda done, total: reported.append((done, total)))
     list(batcher.embed(_items(100), 100))
-    tenths = [done * 10 // 100 for done, _ in told]
+    tenths = [done * 10 // 100 for done, _ in reported]
     assert tenths == list(range(1, 11))
-    assert told[-1] == (100, 100)
+    assert reported[-1] == (100, 100)
     assert [(r.levelname, r.event, r.fields) for r in caplog.records] == [
         ("DEBUG", "descriptor_progress", {"done": done, "total": 100, "percent": tenth * 10})
-        for (done, _), tenth in zip(told, tenths, strict=True)
+        for (done, _), tenth in zip(reported, tenths, strict=True)
     ]
 
 
-def test_an_image_that_does_not_load_ends_it_after_the_batches_before():
+def test_a_failing_load_ends_the_stream_after_the_batches_before():
     def broken():
         raise TileContentError("tile 10 is broken")
 
@@ -285,7 +285,7 @@ def test_an_image_that_does_not_load_ends_it_after_the_batches_before():
         next(batches)
 
 
-def test_an_interrupt_is_not_swallowed():
+def test_a_keyboard_interrupt_is_raised():
     def interrupt(_):
         raise KeyboardInterrupt
 
@@ -293,7 +293,7 @@ def test_an_interrupt_is_not_swallowed():
         list(_batcher(_Mean(spoil=interrupt)).embed(_items(30), 30))
 
 
-def test_closing_early_ends_the_thread():
+def test_closing_early_ends_the_decoding_thread():
     batches = _batcher(_Mean()).embed(_items(100), 100)
     next(batches)
     assert len(_decoders()) == 1
@@ -301,7 +301,7 @@ def test_closing_early_ends_the_thread():
     assert _decoders() == []
 
 
-def test_the_stream_is_read_in_this_thread_and_only_two_batches_ahead():
+def test_the_stream_is_read_in_the_callers_thread_and_at_most_two_batches_ahead():
     read, threads, loaders = [], set(), set()
 
     def load(number):
@@ -323,12 +323,12 @@ def test_the_stream_is_read_in_this_thread_and_only_two_batches_ahead():
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"dim": 0}, {"max_oom_retries": -1}])
-def test_settings_must_be_positive(bad):
+def test_invalid_settings_are_refused(bad):
     with pytest.raises(DescriptorBatchError):
         _batcher(_Mean(), **bad)
 
 
-def test_thumbnail_is_the_mean_luminance_of_its_fields():
+def test_a_thumbnail_is_the_mean_luminance_of_its_areas():
     image = np.random.default_rng(1).integers(0, 256, size=(64, 48, 3), dtype=np.uint8)
     luminance = image.astype(np.float64) @ [0.299, 0.587, 0.114]
     expected = np.floor(luminance.reshape(16, 4, 16, 3).mean(axis=(1, 3)) + 1e-9).reshape(-1)
@@ -337,7 +337,7 @@ def test_thumbnail_is_the_mean_luminance_of_its_fields():
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
 @pytest.mark.parametrize("shape", [(16, 16), (17, 31), (256, 256), (255, 1000)])
-def test_thumbnail_of_one_grey_is_that_grey(level, shape):
+def test_the_thumbnail_of_a_uniform_grey_is_that_grey(level, shape):
     assert (thumbnail(np.full((*shape, 3), level, np.uint8)) == level).all()
 
 
@@ -350,6 +350,6 @@ def test_thumbnail_of_one_grey_is_that_grey(level, shape):
         np.zeros((16, 16, 3)),
     ],
 )
-def test_thumbnail_refuses_what_is_no_tile(image):
+def test_thumbnail_refuses_an_invalid_image(image):
     with pytest.raises(DescriptorBatchError):
         thumbnail(image)

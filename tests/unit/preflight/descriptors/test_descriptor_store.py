@@ -51,7 +51,7 @@ def segment(open_store):
     return open_store().append(_BLOCK, *_rows(40))
 
 
-def test_what_was_appended_is_there_for_a_new_reader(open_store):
+def test_a_new_reader_finds_appended_rows(open_store):
     keys, thumbs, vectors = _rows(100)
     path = open_store().append(_BLOCK, keys[:60], thumbs[:60].reshape(-1, 16, 16), vectors[:60])
     store = open_store()
@@ -64,7 +64,7 @@ def test_what_was_appended_is_there_for_a_new_reader(open_store):
     np.testing.assert_array_equal(_all(store.gather_thumbs(_blocks((_BLOCK, 60)), keys[order])), thumbs[order])
 
 
-def test_names_and_bytes_are_as_the_format_says(open_store, segment, tmp_path):
+def test_names_and_bytes_follow_the_format(open_store, segment, tmp_path):
     keys, thumbs, vectors = _rows(40)
     content = segment.read_bytes()
     assert segment.parent == tmp_path / _SPACE[:16]
@@ -78,11 +78,11 @@ def test_names_and_bytes_are_as_the_format_says(open_store, segment, tmp_path):
     assert content[128:-32] == keys[order].tobytes() + thumbs[order].tobytes() + vectors[order].tobytes()
 
 
-def test_rows_come_in_the_order_asked_across_blocks_and_segments(open_store):
+def test_rows_come_in_the_requested_order_across_blocks_and_segments(open_store):
     store = open_store()
     blocks = [Block(19, 0, 0), Block(19, 0, 1), Block(20, 7, 2**14)]
     keys, thumbs, vectors = _rows(300)
-    of = np.array([blocks[row % 3] for row in range(300)])
+    block_of_row = np.array([blocks[row % 3] for row in range(300)])
     for start in (0, 150):
         for number, block in enumerate(blocks):
             rows = [row for row in range(start, start + 150) if row % 3 == number]
@@ -90,25 +90,25 @@ def test_rows_come_in_the_order_asked_across_blocks_and_segments(open_store):
     assert len(store.segments()) == 6
     order = np.random.default_rng(2).permutation(300)
     for reader in (store, open_store()):
-        chunks = list(reader.gather(of[order], keys[order], chunk_rows=64))
+        chunks = list(reader.gather(block_of_row[order], keys[order], chunk_rows=64))
         assert [len(chunk) for chunk in chunks] == [64, 64, 64, 64, 44]
         assert chunks[0].dtype == np.float32
         np.testing.assert_array_equal(np.concatenate(chunks), vectors[order])
-        np.testing.assert_array_equal(_all(reader.gather_thumbs(of[order], keys[order])), thumbs[order])
+        np.testing.assert_array_equal(_all(reader.gather_thumbs(block_of_row[order], keys[order])), thumbs[order])
 
 
-def test_more_segments_than_maps_are_kept_open(open_store, monkeypatch):
+def test_only_some_of_many_segments_stay_mapped(open_store, monkeypatch):
     monkeypatch.setattr("preflight.descriptors.descriptor_store._OPEN_MAPS", 3)
     store = open_store()
     keys, thumbs, vectors = _rows(12)
     for row in range(12):
         store.append(Block(19, row, 0), keys[row : row + 1], thumbs[row : row + 1], vectors[row : row + 1])
-    of = np.array([(19, row, 0) for row in range(12)])
-    np.testing.assert_array_equal(_all(store.gather(of, keys)), vectors)
+    blocks = np.array([(19, row, 0) for row in range(12)])
+    np.testing.assert_array_equal(_all(store.gather(blocks, keys)), vectors)
     assert len(store._maps) == 3
 
 
-def test_chunks_belong_to_the_caller(open_store, segment):
+def test_the_caller_may_change_the_chunks(open_store, segment):
     keys, _, vectors = _rows(40)
     store = open_store()
     for chunk in store.gather(_blocks((_BLOCK, 40)), keys):
@@ -116,16 +116,16 @@ def test_chunks_belong_to_the_caller(open_store, segment):
     np.testing.assert_array_equal(_all(store.gather(_blocks((_BLOCK, 40)), keys)), vectors)
 
 
-def test_of_tiles_with_the_same_bytes_the_first_is_kept(open_store):
+def test_the_first_of_several_rows_with_the_same_key_is_kept(open_store):
     keys, thumbs, vectors = _rows(4)
     keys[2] = keys[0]
     store = open_store()
     store.append(_BLOCK, keys, thumbs, vectors)
-    found = _all(store.gather(_blocks((_BLOCK, 4)), keys))
-    np.testing.assert_array_equal(found, vectors[[0, 1, 0, 3]])
+    gathered = _all(store.gather(_blocks((_BLOCK, 4)), keys))
+    np.testing.assert_array_equal(gathered, vectors[[0, 1, 0, 3]])
 
 
-def test_keys_that_end_in_zeros_are_told_apart(open_store):
+def test_keys_that_end_in_zeros_are_distinguished(open_store):
     keys, thumbs, vectors = _rows(3)
     keys[:] = 0
     keys[1, 30] = 1
@@ -151,7 +151,7 @@ def test_no_rows_make_no_segment(open_store):
     assert store.lookup(_BLOCK, _rows(0)[0]).shape == (0,)
 
 
-def test_a_row_that_is_not_there_is_named_before_the_first_chunk(open_store, segment):
+def test_a_missing_row_is_named_before_the_first_chunk(open_store, segment):
     keys = _rows(41, seed=0)[0]
     keys[:40] = _rows(40)[0]
     chunks = open_store().gather(_blocks((_BLOCK, 41)), keys, chunk_rows=1)
@@ -159,7 +159,7 @@ def test_a_row_that_is_not_there_is_named_before_the_first_chunk(open_store, seg
         next(chunks)
 
 
-def test_spaces_are_apart(open_store, segment):
+def test_spaces_are_separate(open_store, segment):
     other = open_store("cd" * 32)
     assert other.segments() == []
     assert not other.lookup(_BLOCK, _rows(40)[0]).any()
@@ -185,7 +185,7 @@ def test_a_truncated_segment_is_found_and_refused_when_used(open_store, segment,
     assert not store.lookup(_BLOCK, _rows(40)[0]).any()
 
 
-def test_a_longer_an_absent_and_a_renamed_segment_are_found(open_store, segment):
+def test_a_longer_a_missing_and_a_renamed_segment_are_found(open_store, segment):
     store = open_store()
     with segment.open("ab") as file:
         file.write(b"x")
@@ -210,7 +210,7 @@ def test_a_segment_of_another_space_is_refused(open_store, segment, tmp_path):
     assert not open_store(dim=_DIM + 1).check(segment)
 
 
-def test_other_files_are_left_alone(open_store, segment):
+def test_other_files_are_ignored(open_store, segment):
     for name in ("19-1-2-aaaaaaaaaaaaaaaa.seg.tmp", "tmpabc", "19-1-2.seg", ".19-1-2-aaaaaaaaaaaaaaaa.seg"):
         (segment.parent / name).write_bytes(b"half")
     assert open_store().segments() == [segment]
@@ -248,7 +248,7 @@ def test_a_space_is_64_hex_digits(open_store, space, dim):
         open_store(space, dim)
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_no_segment(tmp_path):
     def full(path, chunks):
         next(iter(chunks))
         raise OSError(28, "No space left on device")
@@ -277,7 +277,7 @@ store.append(Block(19, 1, 2), numpy.ones((3, 32), "u1"), numpy.ones((3, 256), "u
 """
 
 
-def test_a_kill_in_the_middle_leaves_no_readable_half(tmp_path, open_store):
+def test_a_kill_during_a_write_leaves_no_segment(tmp_path, open_store):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     killed = subprocess.run([sys.executable, "-c", _KILLED, tmp_path], check=False, env=environment)
     assert killed.returncode == -signal.SIGKILL

@@ -9,8 +9,8 @@ from preflight.descriptors.segment import (
     Space,
     block_of,
     encode_segment,
+    is_intact,
     is_segment_name,
-    is_whole,
     open_segment,
 )
 from preflight.errors import DescriptorBatchError
@@ -32,9 +32,9 @@ def test_a_block_is_256_tiles_wide():
     assert block_of(19, 511, 512) == (19, 1, 2)
 
 
-def test_what_was_written_is_opened_as_what_it_is(written):
+def test_a_written_segment_can_be_opened(written):
     assert is_segment_name(written.name)
-    assert is_whole(written, _SPACE)
+    assert is_intact(written, _SPACE)
     segment = open_segment(written, _SPACE)
     assert segment == Segment(written, _BLOCK, 2, 3)
     content = written.read_bytes()
@@ -45,12 +45,12 @@ def test_what_was_written_is_opened_as_what_it_is(written):
 
 
 @pytest.mark.parametrize("name", ["19-1-2.seg", "19-1-2-0123456789abcdef.seg.tmp", "19-1-2-0123456789ABCDEF.seg", ""])
-def test_another_name_is_no_segments(name):
+def test_other_names_are_no_segment_names(name):
     assert not is_segment_name(name)
 
 
 @pytest.mark.parametrize("space", [Space(bytes(32), 3), Space(_SPACE.digest, 4)])
 def test_a_segment_of_another_space_is_refused(written, space):
-    assert not is_whole(written, space)
+    assert not is_intact(written, space)
     with pytest.raises(DescriptorBatchError, match="another descriptor space"):
         open_segment(written, space)

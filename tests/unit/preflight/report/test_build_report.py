@@ -8,7 +8,7 @@ from preflight.report.build_report import encode_report, report_fields
 REPORT = BuildReport(3, 1, 640, "ab" * 32, "success")
 
 
-def test_the_report_bears_the_names_of_the_specification():
+def test_the_report_has_the_names_of_the_specification():
     assert json.loads(encode_report(REPORT)) == {
         "engines_built": 3,
         "engines_reused": 1,
@@ -19,10 +19,10 @@ def test_the_report_bears_the_names_of_the_specification():
     }
 
 
-def test_a_failure_keeps_its_reason_in_any_script():
+def test_the_reason_of_a_failure_may_be_in_any_script():
     report = BuildReport(0, 0, 0, None, "failure", "плитка\n640")
     assert json.loads(encode_report(report)) == report_fields(report)
 
 
-def test_the_file_ends_with_a_line_end():
+def test_the_file_ends_with_a_newline():
     assert encode_report(REPORT).endswith(b"}\n")

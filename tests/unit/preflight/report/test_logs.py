@@ -13,7 +13,7 @@ from preflight.report.logs import log_to
 
 @pytest.fixture
 def out():
-    """A stream that `preflight` logs to, and everything put back after."""
+    """Give a stream for the logs, and restore the `preflight` logger afterwards."""
     logger = logging.getLogger("preflight")
     before = (list(logger.handlers), logger.level, logger.propagate)
     yield io.StringIO()
@@ -61,13 +61,13 @@ def test_the_time_is_utc_with_milliseconds(out, log):
         (logging.CRITICAL, "ERROR"),
     ],
 )
-def test_levels_are_those_of_the_specification(out, log, level, name):
+def test_levels_have_the_names_of_the_specification(out, log, level, name):
     log_to(lambda: out, as_json=True)
     log.log(level, "x")
     assert lines(out)[0]["level"] == name
 
 
-def test_a_traceback_stays_in_its_line(out, log):
+def test_a_traceback_stays_in_the_line_of_its_record(out, log):
     log_to(lambda: out, as_json=True)
     try:
         raise ValueError("no")
@@ -77,13 +77,13 @@ def test_a_traceback_stays_in_its_line(out, log):
     assert line["traceback"].endswith("ValueError: no")
 
 
-def test_text_of_any_script_is_kept(out, log):
+def test_messages_may_be_in_any_script(out, log):
     log_to(lambda: out, as_json=True)
     log.info("→ Київ")
     assert lines(out)[0]["message"] == "→ Київ"
 
 
-def test_people_see_warnings_alone(out, log):
+def test_plain_output_holds_only_warnings(out, log):
     log_to(lambda: out, as_json=False)
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
         log.log(level, logging.getLevelName(level))
@@ -91,8 +91,8 @@ def test_people_see_warnings_alone(out, log):
     assert out.getvalue() == "   warning: WARNING\n   warning: another\n"
 
 
-def test_the_stream_is_asked_for_at_every_line(log, out):
-    """doit swaps sys.stdout while a task runs."""
+def test_the_stream_is_looked_up_for_each_record(log, out):
+    """doit replaces sys.stdout while a task runs."""
     other = io.StringIO()
     streams = [out, other]
     log_to(lambda: streams.pop(0), as_json=True)
@@ -101,14 +101,14 @@ def test_the_stream_is_asked_for_at_every_line(log, out):
     assert (lines(out)[0]["message"], lines(other)[0]["message"]) == ("one", "two")
 
 
-def test_a_second_call_takes_the_place_of_the_first(log, out):
+def test_a_second_call_replaces_the_first(log, out):
     log_to(lambda: out, as_json=False)
     log_to(lambda: out, as_json=True)
     log.warning("once")
     assert len(lines(out)) == 1
 
 
-def test_other_loggers_are_left_alone(out):
+def test_other_loggers_are_not_changed(out):
     before = list(logging.getLogger().handlers)
     log_to(lambda: out, as_json=True)
     assert logging.getLogger().handlers == before

@@ -13,7 +13,7 @@ def test_a_stage_that_was_built_stays_built_when_it_is_judged_again():
     assert run_log.built
 
 
-def test_a_reused_stage_that_is_built_after_all_is_built():
+def test_a_reused_stage_that_is_built_later_counts_as_built():
     run_log = RunLog()
     run_log.stage("index", "reused", 0.1)
     assert not run_log.built
@@ -22,7 +22,7 @@ def test_a_reused_stage_that_is_built_after_all_is_built():
     assert run_log.built
 
 
-def test_stages_keep_the_order_they_ended_in():
+def test_stages_keep_the_order_in_which_they_ended():
     run_log = RunLog()
     for name in ("tiles", "engine:a", "index"):
         run_log.stage(name, "reused", 0.0)
@@ -30,11 +30,11 @@ def test_stages_keep_the_order_they_ended_in():
 
 
 def test_a_warning_is_logged_with_its_event_and_fields():
-    seen = []
+    records = []
 
     class Keep(logging.Handler):
         def emit(self, record):
-            seen.append(record)
+            records.append(record)
 
     log = logging.getLogger("preflight")
     handler = Keep()
@@ -44,10 +44,10 @@ def test_a_warning_is_logged_with_its_event_and_fields():
         run_log.warn("dev_key_made", "made a key", fingerprint="ab")
     finally:
         log.removeHandler(handler)
-    (record,) = seen
+    (record,) = records
     assert record.getMessage() == "made a key"
     assert (record.levelno, record.event, record.fields) == (logging.WARNING, "dev_key_made", {"fingerprint": "ab"})
 
 
-def test_what_was_never_counted_is_zero():
+def test_a_counter_starts_at_zero():
     assert RunLog().counts["engines_built"] == 0

@@ -43,7 +43,7 @@ def table(width=100, report=REPORT, facts=FACTS):
 
 @pytest.fixture(autouse=True, params=[{}, {"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1", "TERM": "xterm-256color"}])
 def _terminal(request, monkeypatch):
-    """What the table says does not depend on the terminal it is made in."""
+    """The table does not depend on the terminal."""
     for name, value in request.param.items():
         monkeypatch.setenv(name, value)
 
@@ -52,7 +52,7 @@ def words(text):
     return " ".join(text.split())
 
 
-def test_everything_an_operator_asks_is_there():
+def test_the_table_holds_all_facts():
     text = words(table())
     for part in (
         "tiles reused 0.01",
@@ -82,19 +82,19 @@ def test_no_line_is_wider_than_the_terminal_and_none_holds_a_control_code(width)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
-def test_a_long_hash_is_folded_and_not_cut(width):
+def test_a_long_hash_is_wrapped_and_not_cut(width):
     assert HASH in table(width=width).replace("\n", "").replace(" ", "")
 
 
-def test_nothing_to_do_and_failure_are_said_in_words():
+def test_an_idle_run_and_a_failure_are_described_in_words():
     assert "nothing to do (idempotent_no_op)" in table(report=BuildReport(0, 3, 0, HASH, "idempotent_no_op"))
     failed = table(report=BuildReport(0, 0, 0, None, "failure", "no tiles"), facts=None)
     assert "the last good cache is untouched" in failed
     assert "recall" not in failed
 
 
-def test_brackets_in_a_name_are_shown_as_they_are():
-    """rich would take them for markup."""
+def test_brackets_in_a_name_are_shown_unchanged():
+    """rich would interpret them as markup."""
     text = closing_table(
         {"engine:[bold]": StageResult("built", 1.0)}, REPORT, None, seconds=1, next_command="doit [x] y", width=80
     )
@@ -114,7 +114,7 @@ def test_brackets_in_a_name_are_shown_as_they_are():
         (5 * 10**15, "5000000.0 GB"),
     ],
 )
-def test_sizes_for_people(size, text):
+def test_sizes_are_formatted_for_people(size, text):
     assert size_text(size) == text
 
 
@@ -145,20 +145,20 @@ def test_status_of_an_empty_root_says_what_to_run(tmp_path):
 FACTS = {"signer": HASH, "generation": "8", "flight_id": "none", "issued_at": "2026-06-01T08:30:00Z"}
 
 
-def test_status_says_what_waits_for_a_signature_and_what_to_do(tmp_path):
-    def said(awaited, *found):
-        return words(status_text(CacheLayout(tmp_path), "m.yaml", list(found), awaited, width=130))
+def test_status_shows_what_waits_for_a_signature_and_the_next_command(tmp_path):
+    def text_of(awaited, *generations):
+        return words(status_text(CacheLayout(tmp_path), "m.yaml", list(generations), awaited, width=130))
 
     waits = "waits generation 8 for flight none, written 2026-06-01T08:30:00Z,"
-    text = said(Awaited(FACTS, False, None, "doit sign"), status())
+    text = text_of(Awaited(FACTS, False, None, "doit sign"), status())
     assert text.endswith(f"1.5 MB {waits} waits for its signature by 0123456789ab next doit sign")
-    text = said(Awaited(FACTS, True, None, "doit provision"))
+    text = text_of(Awaited(FACTS, True, None, "doit provision"))
     assert text.endswith(f"no generation yet {waits} has its signature by 0123456789ab next doit provision")
-    text = said(Awaited({}, False, "it is too old", "doit provision"))
+    text = text_of(Awaited({}, False, "it is too old", "doit provision"))
     assert text.endswith("no generation yet waits it is too old next doit provision")
 
 
-def test_status_for_programs(tmp_path):
+def test_status_as_json(tmp_path):
     value = json.loads(
         status_json(CacheLayout(tmp_path), "m.yaml", [status()], Awaited(FACTS, False, None, "doit sign"))
     )

@@ -9,7 +9,7 @@ from preflight.run.estimate import RESERVE, bytes_below, check_space, expected_s
 
 
 def test_sizes_of_a_map():
-    """The research measured 232 MB for an HNSW index of 100,000 vectors of 512 numbers, M 32."""
+    """An HNSW index of 100,000 vectors of 512 numbers with M 32 was measured to have 232 MB."""
     sizes = expected_sizes(100_000, None, 512, 32, 5_000)
     assert sizes.index == pytest.approx(232e6, rel=0.02)
     assert sizes.engines == 5_000
@@ -31,11 +31,11 @@ def test_bytes_of_files_and_folders(tmp_path):
 
 
 @given(count=st.integers(1, 10**6), dim=st.integers(1, 50_000), engines=st.integers(0, 10**9))
-def test_what_is_there_is_not_needed_again(count, dim, engines):
+def test_written_bytes_are_not_needed_again(count, dim, engines):
     sizes = expected_sizes(count, None, dim, 32, engines)
     assert still_needed(sizes, 0) == sizes.work + sizes.generation
     assert still_needed(sizes, sizes.work) == still_needed(sizes, 2 * sizes.work) == 0
-    # An estimate a little over what was built is no build.
+    # An estimate up to 1 % above the written bytes does not count as a build.
     assert still_needed(sizes, sizes.work - sizes.work // 100) == 0
 
 
@@ -44,21 +44,21 @@ def test_a_grown_area_needs_the_rest_and_a_generation():
     assert still_needed(large, small.work) == large.work - small.work + large.generation
 
 
-def test_space_enough(tmp_path):
+def test_enough_space_is_accepted(tmp_path):
     check_space(tmp_path, 1000, RESERVE + 1000)
 
 
 def test_too_little_space_is_refused_with_both_figures(tmp_path):
     with pytest.raises(CacheRootError) as refused:
         check_space(tmp_path, 9_300_000_000, 2_000_000_000)
-    said = str(refused.value)
+    message = str(refused.value)
     for part in (str(tmp_path), "2,000 MB free", "9,300 MB", "67 MB", "cache_root"):
-        assert part in said
+        assert part in message
     with pytest.raises(CacheRootError):
         check_space(tmp_path, 1000, RESERVE + 999)
 
 
-def test_windows_are_listed_and_hold_the_descriptors():
+def test_windows_count_in_the_inventory_and_have_the_descriptors():
     tiles, windows = expected_sizes(100, None, 512, 32, 0), expected_sizes(100, 1600, 512, 32, 0)
     assert windows.inventory == tiles.inventory + 1600 * 65
     assert (windows.descriptors, windows.index) == (16 * tiles.descriptors, 16 * tiles.index)

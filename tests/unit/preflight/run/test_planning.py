@@ -1,4 +1,4 @@
-"""What a plan makes of verdicts, tiles and rates; the stages themselves are stood in for by what the rule says of them."""
+"""The plan that follows from verdicts, tiles and rates. Fake verdicts replace the stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = expected_sizes(10, None, 4, 32, 1000)
 
 
 class Case:
-    """A chain of stages with one step each, all current, and ten tiles there."""
+    """A chain of stages with one step each, all current, and ten present tiles."""
 
     def __init__(self, folder):
         self.layout = CacheLayout(folder / "cache")
@@ -35,7 +35,7 @@ class Case:
         self.verdicts = dict.fromkeys(CHAIN, CURRENT)
         self.recorded = dict.fromkeys(CHAIN, True)
         self.not_embedded = 3
-        self.looked = 0
+        self.previews = 0
         self.steps = 1
 
     def explain(self, name):
@@ -45,7 +45,7 @@ class Case:
         self.verdicts[name] = Verdict(False, reasons)
 
     def preview(self):
-        self.looked += 1
+        self.previews += 1
         return SimpleNamespace(expected=12, present=None, rows=[object()] * 10)
 
     def forecast(self, preview, embedded):
@@ -75,17 +75,17 @@ def case(tmp_path):
 RUN, MAYBE, NO = "will run", "may be skipped", "up to date"
 
 
-def test_nothing_to_do_looks_at_no_tile(case):
+def test_an_idle_plan_reads_no_tiles(case):
     plan = case.plan()
     assert plan.idle
     assert case.statuses() == [NO] * 7
     assert (plan.tiles_expected, plan.tiles_present, plan.units_to_embed) == (12, 10, 0)
     assert (plan.bytes_needed, plan.seconds) == (0, 0)
     assert plan.bytes_free > 0
-    assert case.looked == 0
+    assert case.previews == 0
 
 
-def test_what_comes_after_may_be_cut_off(case):
+def test_stages_after_a_changed_one_may_be_skipped(case):
     case.change("descriptors", "batch_size: 8 → 16")
     plan = case.plan()
     assert case.statuses() == [NO, NO, RUN, MAYBE, MAYBE, MAYBE, MAYBE]
@@ -96,27 +96,27 @@ def test_what_comes_after_may_be_cut_off(case):
     assert not plan.idle
 
 
-def test_a_reason_of_its_own_stands_whatever_comes_before(case):
+def test_a_stage_with_its_own_reason_will_run(case):
     case.change("tiles", "area: a → b")
     case.change("index", "m: 32 → 16")
     assert case.statuses() == [RUN, MAYBE, MAYBE, RUN, MAYBE, MAYBE, MAYBE]
     assert case.plan().stages[3].reasons == ("index: m: 32 → 16",)
 
 
-def test_an_input_that_is_not_there_yet_is_no_reason_of_its_own(case):
+def test_a_missing_input_is_no_reason_of_its_own(case):
     case.change("index", "output descriptors.faiss is missing")
     case.change("selftest", "/work/index/descriptors.faiss.record.json is not there")
     assert case.statuses()[3:] == [RUN, MAYBE, MAYBE, MAYBE]
 
 
-def test_what_was_never_built_will_run(case):
+def test_stages_that_were_never_built_will_run(case):
     for name in CHAIN[2:]:
         case.change(name, "never built here")
         case.recorded[name] = False
     assert case.statuses() == [NO, NO, *[RUN] * 5]
 
 
-def test_tiles_to_embed(case):
+def test_a_plan_counts_the_units_to_embed(case):
     case.change("tiles", "tile_store_revision: 1 → 2")
     plan = case.plan()
     assert (plan.tiles_expected, plan.tiles_present, plan.units_to_embed) == (12, 10, 3)
@@ -124,14 +124,14 @@ def test_tiles_to_embed(case):
 
 @pytest.mark.parametrize("not_embedded", [0, 3, None])
 def test_another_engine_embeds_every_tile(case, not_embedded):
-    """Also where the engine that is there has embedded them all."""
+    """This holds even if the existing engine has embedded all of them."""
     case.not_embedded = not_embedded
     case.change("engine:vpr", "precision: fp32 → bf16")
     plan = case.plan()
     assert (plan.tiles_present, plan.units_to_embed) == (10, 10)
 
 
-def test_no_store_yet_means_every_tile(case):
+def test_without_a_descriptor_store_every_tile_is_embedded(case):
     case.not_embedded = None
     case.change("descriptors", "never built here")
     plan = case.plan()
@@ -148,7 +148,7 @@ def test_bytes_are_those_of_the_stages_that_run(case):
     assert case.plan().bytes_needed == SIZES.work + SIZES.generation
 
 
-def test_windows_are_what_bytes_and_seconds_are_counted_in(case):
+def test_bytes_and_seconds_are_counted_in_windows(case):
     case.steps = 4
     case.change("engine:vpr", "precision: fp32 → bf16")
     case.change("tiles", "area: a → b")
@@ -160,15 +160,15 @@ def test_windows_are_what_bytes_and_seconds_are_counted_in(case):
     assert plan.seconds == pytest.approx(6 * 2 + 160 * 0.5)
 
 
-def test_seconds_from_recorded_rates(case):
+def test_seconds_follow_from_stored_rates(case):
     case.change("tiles", "tile_store_revision: 1 → 2")
     assert case.plan().seconds is None
     case.rates()
-    # Six stages of two seconds, and three of a hundred tiles that took fifty.
+    # Six stages take two seconds each. A hundred tiles took fifty seconds, and three are to be embedded.
     assert case.plan().seconds == pytest.approx(6 * 2 + 3 * 0.5)
 
 
-def test_damaged_rates_are_none(case):
+def test_damaged_rates_give_no_seconds(case):
     case.change("index", "m: 16 → 32")
     case.layout.rates.write_bytes(b"{")
     assert case.plan().seconds is None

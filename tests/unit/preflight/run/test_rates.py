@@ -17,14 +17,14 @@ def layout(tmp_path):
 
 
 def run_log(embedded=0, **seconds):
-    found = RunLog()
+    log = RunLog()
     for name, value in seconds.items():
-        found.stage(name, "built", value)
-    found.counts["descriptors_generated"] = embedded
-    return found
+        log.stage(name, "built", value)
+    log.counts["descriptors_generated"] = embedded
+    return log
 
 
-def test_nothing_is_known_before_a_build_nor_from_a_damaged_file(layout):
+def test_there_are_no_rates_before_a_build_or_from_a_damaged_file(layout):
     assert read_rates(layout) == {}
     layout.rates.parent.mkdir()
     for damaged in ("", "[]", '{"index": {}}', '{"index": {"seconds": "x", "units": 1}}'):
@@ -32,7 +32,7 @@ def test_nothing_is_known_before_a_build_nor_from_a_damaged_file(layout):
         assert read_rates(layout) == {}
 
 
-def test_what_was_built_is_remembered_beside_what_was_not(layout):
+def test_new_rates_are_stored_beside_the_old_ones(layout):
     keep_rates(layout, run_log(embedded=600, descriptors=2.0, index=0.5))
     later = run_log(index=0.25)
     later.stage("descriptors", "reused", 0.0)
@@ -57,7 +57,7 @@ def test_a_run_that_built_nothing_writes_nothing(layout):
     assert not layout.rates.exists()
 
 
-def test_rates_that_cannot_be_kept_are_a_warning(layout, monkeypatch, caplog):
+def test_a_failed_write_of_the_rates_is_a_warning(layout, monkeypatch, caplog):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -26,7 +26,7 @@ HASH = "ab" * 32
 
 
 class Line:
-    """Runs over one cache root: `engine:m` copies source to a, `index` makes b from a."""
+    """A cache root with two stages: `engine:m` copies source to a, and `index` builds b from a."""
 
     def __init__(self, folder):
         self.layout = CacheLayout(folder / "cache")
@@ -91,7 +91,7 @@ def line(tmp_path):
 
 @pytest.fixture
 def events():
-    """(level, event, fields) of everything logged."""
+    """Collect (level, event, fields) of every log record."""
     seen = []
 
     class Keep(logging.Handler):
@@ -125,7 +125,7 @@ def test_a_second_build_has_nothing_to_do_and_counts_the_reused_engine(line):
     assert line.report()["outcome"] == "idempotent_no_op"
 
 
-def test_an_engine_judged_twice_counts_once(line):
+def test_an_engine_that_is_judged_twice_counts_once(line):
     line.open().build()
     session = line.open()
     session.begin()
@@ -134,7 +134,7 @@ def test_an_engine_judged_twice_counts_once(line):
     assert session.finish().engines_reused == 1
 
 
-def test_an_engine_that_is_only_held_to_the_gate_again_is_reused(line):
+def test_an_engine_for_which_only_the_gate_runs_again_is_reused(line):
     def opened():
         session = line.open()
         stage = session.stages["engine:m"]
@@ -150,7 +150,7 @@ def test_an_engine_that_is_only_held_to_the_gate_again_is_reused(line):
     assert (report.engines_built, report.engines_reused, report.outcome) == (0, 1, "success")
 
 
-def test_a_stage_is_built_where_its_inputs_changed_alone(line):
+def test_only_the_stage_whose_inputs_changed_is_built(line):
     line.open().build()
     line.ran.clear()
     line.source.write_bytes(b"One")
@@ -212,7 +212,7 @@ def test_what_was_built_before_a_failure_is_not_built_again(line):
     assert line.ran == ["compile", "index", "index"]
 
 
-def test_a_fault_of_ours_is_reported_with_its_type_and_goes_on(line):
+def test_an_unexpected_error_is_reported_with_its_type_and_raised(line):
     line.fail = ZeroDivisionError("division by zero")
     with pytest.raises(ZeroDivisionError):
         line.open().build()
@@ -220,14 +220,14 @@ def test_a_fault_of_ours_is_reported_with_its_type_and_goes_on(line):
 
 
 @pytest.mark.parametrize("stop", [SystemExit(143), KeyboardInterrupt()])
-def test_a_stop_by_a_signal_is_reported_as_one(line, stop):
+def test_a_stop_by_a_signal_is_reported_as_such(line, stop):
     line.fail = stop
     with pytest.raises(type(stop)):
         line.open().build()
     assert line.report()["failure_reason"] == "stopped by a signal; run doit provision again to go on"
 
 
-def test_a_full_disk_is_one_sentence(line):
+def test_a_full_disk_is_reported_as_a_cache_root_error(line):
     line.fail = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(line.a))
     with pytest.raises(CacheRootError, match="No space left on device") as error:
         line.open().build()
@@ -235,7 +235,7 @@ def test_a_full_disk_is_one_sentence(line):
     assert line.report()["failure_reason"] == str(error.value)
 
 
-def test_a_report_that_cannot_be_written_does_not_hide_the_failure(line, events, monkeypatch):
+def test_a_failed_write_of_the_report_does_not_hide_the_error(line, events, monkeypatch):
     line.fail = CoverageError("12 tiles are missing")
     session = line.open()
     session.begin()
@@ -249,7 +249,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_failure(line, events,
     assert events[-1][2]["failure_reason"] == "12 tiles are missing"
 
 
-def test_an_input_edited_while_a_stage_runs_fails_it(line):
+def test_a_stage_fails_if_its_input_changes_while_it_runs(line):
     line.layout.work.mkdir(parents=True)
     real = line.step
 
@@ -299,17 +299,17 @@ def test_a_failure_in_prepare_is_reported(line):
     assert line.ran == []
 
 
-def test_begin_sweeps_what_a_killed_run_left(line):
-    left = [line.layout.staging / ("0" * 32) / "file", line.layout.work / f"{atomic.TEMPORARY_PREFIX}y"]
-    for path in left:
+def test_begin_removes_what_a_killed_run_left_behind(line):
+    leftovers = [line.layout.staging / ("0" * 32) / "file", line.layout.work / f"{atomic.TEMPORARY_PREFIX}y"]
+    for path in leftovers:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     session = line.open()
     session.begin()
-    assert not any(path.exists() for path in left)
+    assert not any(path.exists() for path in leftovers)
 
 
-def test_close_frees_the_lock_and_may_be_called_twice(line):
+def test_close_releases_the_lock_and_is_idempotent(line):
     session = line.open()
     session.begin()
     session.close()
@@ -319,7 +319,7 @@ def test_close_frees_the_lock_and_may_be_called_twice(line):
     other.release()
 
 
-def test_close_frees_the_lock_although_closing_the_rest_fails(line):
+def test_close_releases_the_lock_even_if_the_hook_fails(line):
     session = line.open()
     session.begin()
 
@@ -335,7 +335,7 @@ def test_close_frees_the_lock_although_closing_the_rest_fails(line):
     object.__setattr__(session._hooks, "close", lambda: None)
 
 
-def test_close_keeps_what_was_learnt(line):
+def test_close_stores_the_digests(line):
     line.open().build()
     line.source.touch()
     line.open().build()
@@ -345,7 +345,7 @@ def test_close_keeps_what_was_learnt(line):
     assert session.digests.hashed_files == 0
 
 
-def test_digests_that_cannot_be_kept_are_a_warning_and_the_lock_is_freed(line, events, monkeypatch):
+def test_a_failed_write_of_the_digests_is_a_warning_and_the_lock_is_released(line, events, monkeypatch):
     session = line.open()
     session.begin()
     session.digests.sha256(line.source)
@@ -367,7 +367,7 @@ def test_closing_a_run_that_never_began_writes_nothing(line):
 
 
 def edit_behind_the_cache(line):
-    """Other bytes under the digest the cache knows: as a flipped bit on the disk."""
+    """Change an artifact but let the digest cache keep its old digest, as a flipped bit on the disk would."""
     digests = DigestCache(line.layout.digests, wall_ns=lambda: 1 << 62)
     line.b.chmod(0o644)
     with line.b.open("r+b") as file:
@@ -376,20 +376,20 @@ def edit_behind_the_cache(line):
     digests.flush()
 
 
-@pytest.mark.parametrize("asked", ["repair", "refused"])
-def test_repair_and_a_refused_cache_have_everything_read_again(line, asked):
+@pytest.mark.parametrize("cause", ["repair", "refused"])
+def test_all_files_are_hashed_again_for_repair_and_after_a_refused_cache(line, cause):
     line.open().build()
     edit_behind_the_cache(line)
     assert line.open().build().outcome == "idempotent_no_op"
-    if asked == "refused":
+    if cause == "refused":
         line.layout.refused.write_text("{}")
     line.ran.clear()
-    assert line.open(repair=asked == "repair").build().outcome == "success"
+    assert line.open(repair=cause == "repair").build().outcome == "success"
     assert line.ran == ["index"]
     assert line.b.read_bytes() == b"ONE"
 
 
-def test_an_input_that_cannot_be_judged_makes_the_stage_run_and_say_why(line):
+def test_a_stage_with_an_unreadable_input_is_not_current_and_running_it_raises(line):
     line.open().build()
     line.source.unlink()
     line.source.mkdir()
@@ -400,7 +400,7 @@ def test_an_input_that_cannot_be_judged_makes_the_stage_run_and_say_why(line):
         session.run("engine:m")
 
 
-def test_seconds_run_from_begin(line):
+def test_seconds_count_from_begin(line):
     session = line.open()
     assert session.seconds == 0.0
     session.begin()
@@ -409,7 +409,7 @@ def test_seconds_run_from_begin(line):
 
 @pytest.fixture
 def corpus(line, monkeypatch):
-    """Three engines and what comes after; `corpus(broken)` opens a run in which some of them cannot be built."""
+    """Three engines and a stage after them. `corpus(*broken)` opens a run in which these engines cannot be built."""
 
     def opened(*broken):
         session = line.open()
@@ -441,7 +441,7 @@ def corpus(line, monkeypatch):
     return opened
 
 
-def test_one_engine_that_fails_keeps_the_others(line, corpus, events):
+def test_the_other_engines_are_built_when_one_fails(line, corpus, events):
     with pytest.raises(PreflightError, match="x is broken"):
         corpus("x").build()
     assert line.ran == ["x", "y", "z"]
@@ -453,7 +453,7 @@ def test_one_engine_that_fails_keeps_the_others(line, corpus, events):
     assert (report.outcome, report.engines_reused) == ("success", 2)
 
 
-def test_each_engine_that_fails_is_named_and_the_first_failure_is_the_runs(line, corpus, events):
+def test_each_failed_engine_is_logged_and_the_first_error_is_raised(line, corpus, events):
     with pytest.raises(PreflightError, match="y is broken"):
         corpus("y", "z").build()
     assert line.ran == ["x", "y", "z"]
@@ -461,7 +461,7 @@ def test_each_engine_that_fails_is_named_and_the_first_failure_is_the_runs(line,
     assert line.report()["failure_reason"] == "y is broken"
 
 
-def test_an_engine_asked_for_by_name_fails_alone(line, corpus):
+def test_the_other_engines_are_not_built_when_one_is_run_by_name(line, corpus):
     session = corpus("x")
     session.begin()
     with pytest.raises(PreflightError, match="x is broken"):
@@ -469,28 +469,28 @@ def test_an_engine_asked_for_by_name_fails_alone(line, corpus):
     assert line.ran == ["x"]
 
 
-def test_engines_whose_turn_has_not_come_are_begun_aside_and_not_by_name(line, corpus):
+def test_engines_not_built_yet_are_started_in_parallel_but_not_when_run_by_name(line, corpus):
     session = corpus()
-    begun = []
+    started = []
 
-    def beginning(stage):
+    def startable(stage):
         (step,) = stage.steps
-        return replace(stage, steps=(replace(step, start=lambda: begun.append(step.name)),))
+        return replace(stage, steps=(replace(step, start=lambda: started.append(step.name)),))
 
-    session.stages = {name: beginning(stage) for name, stage in session.stages.items()}
+    session.stages = {name: startable(stage) for name, stage in session.stages.items()}
     session.begin()
     session.run("engine:x")
-    assert begun == []
+    assert started == []
     session.run("engine:y", alone=False)
-    assert begun == ["z"]
+    assert started == ["z"]
     session.run("engine:z", alone=False)
-    assert begun == ["z"]
+    assert started == ["z"]
     assert line.ran == ["x", "y", "z"]
 
 
-def test_what_is_before_the_step_that_begins_runs_first_and_what_fails_there_fails_at_its_own_turn(line, corpus):
+def test_steps_before_a_parallel_step_run_first_and_their_errors_wait_for_their_own_stage(line, corpus):
     session = corpus("before y")
-    begun = []
+    started = []
 
     def two(stage, name):
         (step,) = stage.steps
@@ -503,7 +503,7 @@ def test_what_is_before_the_step_that_begins_runs_first_and_what_fails_there_fai
             return ()
 
         before = replace(step, name=f"before {name}", outputs=(line.layout.work / f"before {name}",), build=build)
-        return replace(stage, steps=(before, replace(step, start=lambda: begun.append(name))))
+        return replace(stage, steps=(before, replace(step, start=lambda: started.append(name))))
 
     session.stages = {
         name: two(stage, stage.steps[0].name) if name.startswith("engine:") else stage
@@ -511,11 +511,11 @@ def test_what_is_before_the_step_that_begins_runs_first_and_what_fails_there_fai
     }
     with pytest.raises(PreflightError, match="before y is broken"):
         session.build()
-    assert begun == ["z", "z"]  # each turn asks again: there may be room by then
+    assert started == ["z", "z"]  # each stage tries again, because a slot may be free by then
     assert line.ran == ["before y", "before z", "before x", "x", "before y", "z"]
 
 
-def test_what_cannot_begin_is_built_at_its_own_turn(line, corpus):
+def test_a_step_that_cannot_start_in_parallel_is_built_in_its_own_stage(line, corpus):
     session = corpus()
     stage = session.stages["engine:z"]
 

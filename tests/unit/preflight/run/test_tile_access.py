@@ -7,20 +7,20 @@ from preflight.run.tile_access import TileAccess
 
 
 class Store:
-    """Counts what is opened and closed."""
+    """Records what is opened and closed."""
 
     def __init__(self):
-        self.said = []
+        self.calls = []
 
     def open_metadata(self, stack):
-        self.said.append("server")
-        stack.callback(self.said.append, "server stopped")
-        self.said.append("connection")
-        stack.callback(self.said.append, "connection closed")
+        self.calls.append("server")
+        stack.callback(self.calls.append, "server stopped")
+        self.calls.append("connection")
+        stack.callback(self.calls.append, "connection closed")
         return object()
 
     def open_pixels(self, root):
-        self.said.append(f"pixels of {root.name}")
+        self.calls.append(f"pixels of {root.name}")
         return object()
 
 
@@ -34,41 +34,41 @@ def access(store, tmp_path):
     return TileAccess(tmp_path / "tiles", store.open_metadata, store.open_pixels)
 
 
-def test_nothing_is_opened_before_it_is_asked_for(access, store):
+def test_nothing_is_opened_before_first_use(access, store):
     access.close()
-    assert store.said == []
+    assert store.calls == []
 
 
 def test_each_part_is_opened_once(access, store):
     assert access.metadata() is access.metadata()
     assert access.pixels() is access.pixels()
-    assert store.said == ["server", "connection", "pixels of tiles"]
+    assert store.calls == ["server", "connection", "pixels of tiles"]
 
 
-def test_close_closes_the_last_opened_first_and_once(access, store):
+def test_close_closes_in_reverse_order_and_only_once(access, store):
     access.metadata()
     access.close()
     access.close()
-    assert store.said == ["server", "connection", "connection closed", "server stopped"]
+    assert store.calls == ["server", "connection", "connection closed", "server stopped"]
 
 
-def test_it_may_be_opened_again_after_close(access, store):
+def test_the_store_can_be_opened_again_after_close(access, store):
     first = access.metadata()
     access.close()
     assert access.metadata() is not first
     access.close()
-    assert store.said.count("server stopped") == 2
+    assert store.calls.count("server stopped") == 2
 
 
-def test_a_server_started_for_a_connection_that_fails_is_stopped_by_close(tmp_path):
-    said = []
+def test_close_stops_the_server_after_a_failed_connection(tmp_path):
+    calls = []
 
     def open_metadata(stack):
-        stack.callback(said.append, "server stopped")
+        stack.callback(calls.append, "server stopped")
         raise DatabaseError("no answer")
 
     access = TileAccess(tmp_path, open_metadata, lambda root: object())
     with pytest.raises(DatabaseError):
         access.metadata()
     access.close()
-    assert said == ["server stopped"]
+    assert calls == ["server stopped"]
