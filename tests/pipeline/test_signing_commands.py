@@ -88,7 +88,7 @@ def test_keys_are_made_trusted_listed_and_revoked(built):
     before = key.read_bytes()
     again = built.doit("keygen", str(key), env=environment)
     assert again.status == 1
-    assert "exists and is left as it is" in again.sentences
+    assert "exists and was not changed" in again.sentences
     assert key.read_bytes() == before
     trust = built.folder / "aircraft"
     public = str(key.with_name("operator.pub.pem"))
@@ -230,7 +230,7 @@ def test_signatures_that_do_not_fit_are_refused(keyed):
     short = place.folder / "short.sig"
     short.write_bytes(bytes(63))
     for arguments, why in (
-        ((f"--import={signature}",), "is not one of"),
+        ((f"--import={signature}",), "does not match key"),
         ((f"--import={signature}", f"--public-key={foreign}"), fingerprint),
         ((f"--import={short}",), "64 bytes"),
         ((f"--export={place.mission}",), "no earlier export"),
@@ -244,7 +244,11 @@ def test_signatures_that_do_not_fit_are_refused(keyed):
     # What is no manifest is not signed, and a signature of another key is not replaced.
     text = place.folder / "text"
     text.write_bytes(b"DSSEv1 28 application/vnd.in-toto+json 2 {}")
-    for path, why in ((text, "no manifest"), (place.mission, "not what doit sign --export writes"), (out, "another")):
+    for path, why in (
+        (text, "not hold a valid manifest"),
+        (place.mission, "not a file of doit sign --export"),
+        (out, "another"),
+    ):
         refused = place.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(path))
         assert refused.status == 1
         assert why in refused.sentences
@@ -304,7 +308,7 @@ def test_a_passphrase_is_asked_for_on_a_terminal_unseen_and_before_anything_is_b
     key = built.folder / "keys" / "mine.pem"
     said, status = on_terminal(built.command("keygen", str(key)), [SECRET, SECRET])
     assert status == 0, said
-    assert said.count("Passphrase of the new key:") == said.count("The same again:") == 1
+    assert said.count("Passphrase of the new key:") == said.count("Repeat the passphrase:") == 1
     assert SECRET not in said
     assert built.doit("trust", "add", str(key.with_name("mine.pub.pem"))).status == 0
     built.edit(lambda mission: section(mission).update(signing_key="keys/mine.pem"))

@@ -34,7 +34,7 @@ def brute_force(shares_interior):
 @settings(max_examples=60, deadline=None)
 @given(latitudes, longitudes, latitudes, longitudes)
 @example(-MAX_LATITUDE, -180.0, MAX_LATITUDE, 180.0)
-def test_a_box_is_covered_by_the_tiles_that_share_its_interior(lat_a, lon_a, lat_b, lon_b):
+def test_a_box_is_covered_by_the_tiles_that_overlap_its_interior(lat_a, lon_a, lat_b, lon_b):
     assume(lat_a != lat_b and lon_a != lon_b)
     box = BoundingBox(min(lat_a, lat_b), min(lon_a, lon_b), max(lat_a, lat_b), max(lon_a, lon_b))
     tiles = cover(area_from_bbox(box), ZOOMS)
@@ -48,7 +48,7 @@ def test_a_box_is_covered_by_the_tiles_that_share_its_interior(lat_a, lon_a, lat
 
 @st.composite
 def stars(draw):
-    """Simple polygons: corners sorted by their angle about a point inside, some on tile borders."""
+    """Simple polygons: the corners are sorted by their angle about an inner point. Some lie on tile borders."""
     corners = draw(
         st.lists(
             st.tuples(longitudes.filter(lambda lon: abs(lon) <= 90), latitudes), min_size=3, max_size=7, unique=True
@@ -60,7 +60,7 @@ def stars(draw):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(stars(), min_size=1, max_size=2))
-def test_polygons_are_covered_by_the_tiles_that_share_their_interior(rings):
+def test_polygons_are_covered_by_the_tiles_that_overlap_their_interior(rings):
     import shapely
 
     document = {"type": "MultiPolygon", "coordinates": [[[*ring, ring[0]]] for ring in rings]}
@@ -74,11 +74,11 @@ def test_polygons_are_covered_by_the_tiles_that_share_their_interior(rings):
     assert set(tiles) == expected
     assert len(tiles) == len(expected)
     for zoom, x, y in tiles:
-        asked = [(one.x_range, one.y_range) for one in tiles.ranges if one.zoom == zoom]
-        held = [1 for columns, rows in asked if columns[0] <= x <= columns[1] and rows[0] <= y <= rows[1]]
-        assert held == [1], "each tile is asked for exactly once"
+        queried = [(one.x_range, one.y_range) for one in tiles.ranges if one.zoom == zoom]
+        hits = [1 for columns, rows in queried if columns[0] <= x <= columns[1] and rows[0] <= y <= rows[1]]
+        assert hits == [1], "exactly one of the ranges must contain the tile"
 
 
-def test_a_stray_exception_is_no_refusal():
+def test_deeply_nested_json_raises_mission_error():
     with pytest.raises(MissionError):
         area_from_geojson("[" * 100_000)

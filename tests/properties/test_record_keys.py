@@ -15,20 +15,20 @@ COMPONENTS = st.dictionaries(NAMES, TEXT, max_size=6)
 
 
 @given(COMPONENTS, st.randoms())
-def test_the_order_of_components_plays_no_part(components, random):
+def test_the_order_of_components_does_not_change_the_key(components, random):
     items = list(components.items())
     random.shuffle(items)
     assert action_key("step", 1, dict(items)) == action_key("step", 1, components)
 
 
 @given(NAMES, st.integers(0, 99), COMPONENTS, NAMES, st.integers(0, 99), COMPONENTS)
-def test_keys_differ_when_anything_differs(step, version, components, other, later, changed):
+def test_keys_differ_if_step_version_or_components_differ(step, version, components, other, later, changed):
     same = (step, version, components) == (other, later, changed)
     assert (action_key(step, version, components) == action_key(other, later, changed)) == same
 
 
 @given(COMPONENTS, st.data())
-def test_keys_differ_when_one_component_differs(components, data):
+def test_keys_differ_if_one_component_differs(components, data):
     assume(components)
     name = data.draw(st.sampled_from(sorted(components)))
     new = data.draw(TEXT.filter(lambda text: text != components[name]))
@@ -38,7 +38,7 @@ def test_keys_differ_when_one_component_differs(components, data):
 
 
 @given(st.text("ab|=,\"'", max_size=6), st.text("ab|=,\"'", max_size=6), st.text("ab|=,\"'", max_size=6))
-def test_no_separator_in_a_value_makes_two_sets_of_components_one(name, first, second):
+def test_separators_in_values_never_give_equal_keys(name, first, second):
     assume((first, second) != (first + second, ""))
     assert action_key("s", 1, {"a": first, "b": second}) != action_key("s", 1, {"a": first + second, "b": ""})
 
@@ -48,7 +48,7 @@ def test_no_separator_in_a_value_makes_two_sets_of_components_one(name, first, s
         st.none() | st.booleans() | st.integers() | TEXT, lambda inner: st.dictionaries(TEXT, inner, max_size=3)
     )
 )
-def test_canonical_json_is_ascii_and_reads_back(value):
+def test_canonical_json_is_ascii_and_can_be_read_back(value):
     content = canonical_json(value)
     assert content.isascii()
     assert json.loads(content) == value
@@ -61,7 +61,7 @@ def test_canonical_json_is_ascii_and_reads_back(value):
     COMPONENTS,
     st.dictionaries(NAMES, st.text("0123456789abcdef", min_size=64, max_size=64), max_size=4),
 )
-def test_a_record_reads_back_as_written(step, version, components, outputs):
+def test_a_record_is_read_back_as_written(step, version, components, outputs):
     record = BuildRecord(step, version, action_key(step, version, components), components, outputs)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "x.record.json"
@@ -74,11 +74,11 @@ RECORD = BuildRecord("step", 3, action_key("step", 3, {"a": "1", "b": "2"}), {"a
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_a_damaged_record_is_none_or_says_the_same(data):
-    """A flip in the components is found by the key; one in the outputs' digests makes an output count as edited."""
+def test_a_damaged_record_is_rejected_or_keeps_its_key_and_components(data):
+    """The key detects a flipped bit in the components. A flipped bit in a digest makes the output count as edited."""
     content = bytearray(RECORD.encode())
-    where = data.draw(st.integers(0, len(content) - 1))
-    content[where] ^= 1 << data.draw(st.integers(0, 7))
+    index = data.draw(st.integers(0, len(content) - 1))
+    content[index] ^= 1 << data.draw(st.integers(0, 7))
     cut = data.draw(st.integers(0, len(content)))
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "x.record.json"
@@ -101,7 +101,7 @@ def test_a_damaged_record_is_none_or_says_the_same(data):
         ),
     )
 )
-def test_foreign_json_is_no_record(value):
+def test_foreign_json_is_not_a_record(value):
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "x.record.json"
         path.write_text(json.dumps(value))

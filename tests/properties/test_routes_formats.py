@@ -1,4 +1,4 @@
-"""The same positions, written in each format, are read back; no bytes whatever end in anything but a route or a refusal."""
+"""Positions written in any format are read back unchanged. Any bytes give either a route or a MissionError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from preflight.area.routes import Route, parse_route
 from preflight.errors import MissionError
 
-# Zero stands for `here` in a mission; MAVLink holds 1e-7 degrees.
+# Zero means the current position in a mission. MAVLink has a resolution of 1e-7 degrees.
 degrees = st.integers(-850_000_000, 850_000_000).filter(bool).map(lambda value: value / 1e7)
 positions = st.tuples(degrees, st.integers(-1_800_000_000, 1_800_000_000).filter(bool).map(lambda value: value / 1e7))
 lines = st.lists(positions, min_size=2, max_size=8).filter(lambda line: len(set(line)) > 1)
@@ -21,8 +21,8 @@ lines = st.lists(positions, min_size=2, max_size=8).filter(lambda line: len(set(
 
 def as_plan(line, alt):
     items = [
-        {"type": "SimpleItem", "command": 16, "frame": 3, "doJumpId": n, "params": [0, 0, 0, None, *place, 50]}
-        for n, place in enumerate(line[1:], 1)
+        {"type": "SimpleItem", "command": 16, "frame": 3, "doJumpId": n, "params": [0, 0, 0, None, *position, 50]}
+        for n, position in enumerate(line[1:], 1)
     ]
     mission = {"items": items, "plannedHomePosition": [*line[0], alt]}
     return json.dumps({"fileType": "Plan", "mission": mission}).encode(), "a.plan"
@@ -46,8 +46,8 @@ def as_waypoints(line, alt):
 
 def as_kml(line, alt):
     text = " ".join(f"{lon!r},{lat!r},{alt!r}" for lat, lon in line)
-    placed = f"<LineString><altitudeMode>absolute</altitudeMode><coordinates>{text}</coordinates></LineString>"
-    return f'<kml xmlns="http://www.opengis.net/kml/2.2"><Placemark>{placed}</Placemark></kml>'.encode(), "a.kml"
+    shape = f"<LineString><altitudeMode>absolute</altitudeMode><coordinates>{text}</coordinates></LineString>"
+    return f'<kml xmlns="http://www.opengis.net/kml/2.2"><Placemark>{shape}</Placemark></kml>'.encode(), "a.kml"
 
 
 def as_kmz(line, alt):
@@ -69,14 +69,14 @@ WRITERS = [as_plan, as_survey, as_waypoints, as_kml, as_kmz, as_geojson]
 @pytest.mark.parametrize("write", WRITERS)
 @settings(max_examples=40, deadline=None)
 @given(line=lines, alt=st.integers(-400, 9000).map(float))
-def test_what_is_written_is_read(write, line, alt):
+def test_a_written_route_is_read_back(write, line, alt):
     route = parse_route(*write(line, alt))
     assert route.lines == (tuple(line),)
     assert (route.start.position, route.start.alt) == (line[0], alt)
     assert route.start.datum == ("ellipsoid" if write is as_geojson else "sea_level")
 
 
-def read_or_refused(content, name):
+def check_read(content, name):
     try:
         route = parse_route(content, name)
     except MissionError as error:
@@ -91,11 +91,11 @@ def read_or_refused(content, name):
 
 @pytest.mark.parametrize("write", WRITERS)
 @settings(max_examples=60, deadline=None)
-@given(line=lines, at=st.floats(0, 1, exclude_max=True), put=st.binary(max_size=8), cut=st.integers(0, 20))
-def test_a_damaged_file_is_read_or_refused(write, line, at, put, cut):
+@given(line=lines, at=st.floats(0, 1, exclude_max=True), inserted=st.binary(max_size=8), cut=st.integers(0, 20))
+def test_a_damaged_file_gives_a_route_or_a_mission_error(write, line, at, inserted, cut):
     content, name = write(line, 100.0)
     start = int(at * len(content))
-    read_or_refused(content[:start] + put + content[start + cut :], name)
+    check_read(content[:start] + inserted + content[start + cut :], name)
 
 
 STARTS = [b"", b"QGC WPL 110\n", b"<kml>", b"PK\x03\x04", b'{"type":', b'{"fileType":"Plan","mission":', b"\xff\xfe<\0"]
@@ -104,8 +104,8 @@ STARTS = [b"", b"QGC WPL 110\n", b"<kml>", b"PK\x03\x04", b'{"type":', b'{"fileT
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(STARTS), st.binary(max_size=60))
 @example(b"QGC WPL 110", b"")
-def test_any_bytes_are_refused_or_a_route(start, rest):
-    read_or_refused(start + rest, "a")
+def test_any_bytes_give_a_route_or_a_mission_error(start, rest):
+    check_read(start + rest, "a")
 
 
 leaves = (
@@ -132,14 +132,14 @@ items = st.dictionaries(st.sampled_from(KEYS), words | numbers | params | values
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(items | values, max_size=4), values)
-def test_any_mission_is_refused_or_a_route(items_, home):
+def test_any_mission_gives_a_route_or_a_mission_error(items_, home):
     document = {"fileType": "Plan", "mission": {"items": items_, "plannedHomePosition": home}}
-    read_or_refused(json.dumps(document).encode(), "a.plan")
+    check_read(json.dumps(document).encode(), "a.plan")
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(["LineString", "MultiLineString", "Feature", "FeatureCollection", "GeometryCollection"]), values)
-def test_any_geojson_is_refused_or_a_route(kind, value):
+def test_any_geojson_gives_a_route_or_a_mission_error(kind, value):
     assume(kind)
     document = {"type": kind, "coordinates": value, "geometry": value, "features": value, "geometries": value}
-    read_or_refused(json.dumps(document).encode(), "a.geojson")
+    check_read(json.dumps(document).encode(), "a.geojson")

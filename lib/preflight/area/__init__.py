@@ -1,8 +1,8 @@
-"""The ground that a mission covers, and the map tiles that lie on it.
+"""The area that a mission covers, and the map tiles in it.
 
-area          a bounding box or polygon, and the tiles that cover it
-tile_ranges   the cover as ranges of tiles, one range a row
-web_mercator  tile coordinates to and from WGS84 degrees
+area          a bounding box or polygons, and the tiles that cover them
+tile_cover    the cover as rows and rectangles of tiles
+web_mercator  conversion between tile coordinates and WGS84 degrees
 corridor      the area around a route
-routes        flight plans in the formats of ground stations
+routes        flight plans in the file formats of ground stations
 """

@@ -1,15 +1,15 @@
-"""The area around a route: every point within a distance of its lines, on the WGS84 ellipsoid.
+"""Computes the area around a route: every point within a given distance of its lines, on the WGS84 ellipsoid.
 
-Legs are geodesics. They are cut into pieces short enough for a plane, the pieces near each other are buffered in an
-azimuthal equidistant projection about one of them (pyproj, WGS84), and the parts are united in degrees.
+Legs are geodesics. They are cut into pieces of less than 20 km. Each piece is projected (pyproj, azimuthal equidistant
+on WGS84, centred on its first point) and buffered in that plane. The union of the buffers, in degrees, is the area.
 
-The polygons hold every point within corridor_m of the route as it was written, and none farther from it than
-corridor_m * 1.002 + 0.06 m, for:
-- positions are rounded to 1e-7 degrees first (MAVLink's own resolution; at most 8 mm), so that the digest is canonical;
-- round ends are circumscribed 128-sided polygons (0.03 %);
-- an edge straight in the plane or along a geodesic bulges in degrees by length**2 * tan(latitude) / (7 * earth radius) at most:
-  edges are cut until that is 0.05 % of the width or 1 cm;
-- distances in the projection, at most 70 km from its centre, are off by (70 km / earth radius)**2 / 6, 0.002 %.
+The polygons contain every point within corridor_m of the route in the file. They contain no point farther away than
+corridor_m * 1.002 + 0.06 m. The sources of error are:
+- Positions are rounded to 1e-7 degrees (the resolution of MAVLink, at most 8 mm), so that the digest is canonical.
+- Round ends are circumscribed polygons with 128 sides (0.03 %).
+- An edge that is straight in the plane, or a geodesic, bulges in degrees by at most
+  length**2 * tan(latitude) / (7 * earth radius). Edges are split until the bulge is at most 0.05 % of the width or 1 cm.
+- Distances in the projection are wrong by (70 km / earth radius)**2 / 6 = 0.002 %, at most 70 km from the centre.
 """
 
 from __future__ import annotations
@@ -35,63 +35,73 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST_M", "WIDEST_M", "corridor"]
 
-# Raised by hand when the same route and width would give other polygons than before.
+# Raise it by hand when the same route and width give different polygons than before.
 CORRIDOR_VERSION = 1
 
 WIDEST_M = 50_000.0
-"""The greatest corridor_m: beyond it the projection's error would grow past the stated bound."""
+"""The largest corridor_m, metres. A wider corridor would exceed the stated bound on the error of the projection."""
 
 LONGEST_M = 5_000_000.0
-"""The longest route, metres. A longer one has a wrong coordinate in it."""
+"""The longest route, metres. A longer route contains a wrong coordinate."""
 
 _DECIMALS_IN, _GRID = 7, 1e-9
-_EARTH_RADIUS_M = 6_356_752.0  # the smaller one: a bound
-_REACH_M = 10_000.0
-_QUADRANT = 32  # segments of a quarter of a circle
+_EARTH_RADIUS_M = 6_356_752.0  # the smaller, polar radius: it makes the estimates upper bounds
+_PIECE_M = 10_000.0
+_QUADRANT = 32  # segments per quarter circle
 
 
 def corridor(route: Route, corridor_m: float, source: str = "area.route") -> Area:
-    """The area within corridor_m metres of a route. Crossings of itself and of the antimeridian are allowed.
+    """Returns the area within corridor_m metres of a route. The route may cross itself and the antimeridian.
+
+    Args:
+        route: the lines to follow.
+        corridor_m: distance to each side of the route, metres, 1 to `WIDEST_M`.
+        source: the name of the input in error messages.
 
     Raises:
-        MissionError: the width or the length is absurd, or the corridor leaves the map; `source` names the place.
+        MissionError: the width is out of range, the route is longer than `LONGEST_M`, or the corridor leaves the map.
     """
     if not 1.0 <= corridor_m <= WIDEST_M:
-        raise MissionError(source, (f"corridor_m {corridor_m:g} is not between 1 and {WIDEST_M:g} metres",))
+        raise MissionError(
+            source, (f"corridor_m is {corridor_m:g}: give a distance between 1 and {WIDEST_M:g} metres",)
+        )
     lines = _canonical(route)
     length = _length(lines)
     if length > LONGEST_M:
-        raise MissionError(
-            source,
-            (f"the route is {length / 1000:,.0f} km long, more than {LONGEST_M / 1000:,.0f}: a position is wrong",),
-        )
+        limit = LONGEST_M / 1000
+        problem = f"the route is {length / 1000:,.0f} km long, more than {limit:,.0f} km: look for a wrong position"
+        raise MissionError(source, (problem,))
     form = {"version": CORRIDOR_VERSION, "corridor_m": float(corridor_m), "lines": lines}
     made_from = json.dumps(form, sort_keys=True, separators=(",", ":"))
     return area_from_shapes(_union(_pieces(lines, corridor_m, source), corridor_m), made_from)
 
 
 def _canonical(route: Route) -> list[tuple[Position, ...]]:
-    """The lines, rounded, without repeated positions, in an order that does not depend on which way they are flown."""
-    found = set()
+    """Returns the lines rounded, without repeated positions, in an order independent of the flight direction."""
+    lines = set()
     for line in route.lines:
-        # Adding 0.0 makes -0.0 a plain zero; 180 W is 180 E.
+        # Adding 0.0 turns -0.0 into 0.0. 180 W becomes 180 E.
         rounded = [(round(lat, _DECIMALS_IN) + 0.0, round(lon, _DECIMALS_IN) + 0.0) for lat, lon in line]
         east = [(lat, 180.0 if lon == -180.0 else lon) for lat, lon in rounded]
-        plain = tuple(place for number, place in enumerate(east) if number == 0 or place != east[number - 1])
-        found.add(min(plain, plain[::-1]))
-    return sorted(found)
+        distinct = tuple(point for number, point in enumerate(east) if number == 0 or point != east[number - 1])
+        lines.add(min(distinct, distinct[::-1]))
+    return sorted(lines)
 
 
 def _length(lines: list[tuple[Position, ...]]) -> float:
-    """Metres, along geodesics."""
-    import pyproj  # noqa: PLC0415 - a box or a polygon needs no geodesics
+    """Returns the total length along geodesics, metres."""
+    import pyproj  # noqa: PLC0415 - only routes need geodesics
 
     geod = pyproj.Geod(ellps="WGS84")
     return sum(float(geod.line_length([lon for _, lon in line], [lat for lat, _ in line])) for line in lines)
 
 
 def _pieces(lines: list[tuple[Position, ...]], width: float, source: str) -> list[Points]:
-    """The lines cut after every _REACH_M of their length: (n, 2) of lon, lat; each begins where the one before ends."""
+    """Returns the lines cut at every _PIECE_M of their length, as (n, 2) arrays of lon, lat in degrees.
+
+    Cuts are at existing points, so a piece is shorter than twice _PIECE_M. It begins at the last point of the piece
+    before it.
+    """
     import numpy as np  # noqa: PLC0415 - see _length
     import pyproj  # noqa: PLC0415
 
@@ -100,11 +110,10 @@ def _pieces(lines: list[tuple[Position, ...]], width: float, source: str) -> lis
     for line in lines:
         points = np.array(_fine(geod, line, width), np.float64)
         if math.degrees(width / _EARTH_RADIUS_M) + float(np.abs(points[:, 1]).max()) > MAX_LATITUDE:
-            raise MissionError(
-                source, ("the corridor reaches beyond 85.0511 degrees of latitude, where Web-Mercator tiles end",)
-            )
+            problem = "the corridor reaches beyond 85.0511 degrees of latitude, where Web-Mercator tiles end"
+            raise MissionError(source, (f"{problem}: make it narrower or move the route",))
         lengths = geod.line_lengths(*points.T) if len(points) > 1 else np.zeros(0)
-        cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _REACH_M)) + 1
+        cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _PIECE_M)) + 1
         ends = [*cuts.tolist(), len(points) - 1]
         starts = [0, *cuts.tolist()]
         pieces += [points[start : end + 1] for start, end in zip(starts, ends, strict=True)]
@@ -112,46 +121,51 @@ def _pieces(lines: list[tuple[Position, ...]], width: float, source: str) -> lis
 
 
 def _fine(geod: pyproj.Geod, line: tuple[Position, ...], width: float) -> list[tuple[float, float]]:
-    """The positions of a line, and as many between them as keep each edge straight enough; (lon, lat)."""
+    """Returns the positions of a line as (lon, lat), with points between them so that each edge is straight enough."""
     fine = [(line[0][1], line[0][0])]
     for (lat_a, lon_a), (lat_b, lon_b) in pairwise(line):
         azimuth, _, length = geod.inv(lon_a, lat_a, lon_b, lat_b)
-        # How near a pole the geodesic may come, by Clairaut on the sphere; _edge leaves a degree for the ellipsoid.
+        # The highest latitude that the geodesic can reach, by Clairaut's relation on the sphere. _edge adds a degree of
+        # margin for the ellipsoid.
         apex = math.degrees(math.acos(min(1.0, abs(math.sin(math.radians(azimuth)) * math.cos(math.radians(lat_a))))))
-        steep = apex if length > _REACH_M else max(abs(lat_a), abs(lat_b))
-        parts = math.ceil(length / _edge(width, steep))
+        latitude = apex if length > _PIECE_M else max(abs(lat_a), abs(lat_b))
+        parts = math.ceil(length / _edge(width, latitude))
         if parts > 1:
             fine += geod.npts(lon_a, lat_a, lon_b, lat_b, parts - 1)
         fine.append((lon_b, lat_b))
     return fine
 
 
-def _slack(width: float) -> float:
-    """How much an edge may bulge, metres."""
+def _max_bulge(width: float) -> float:
+    """Returns how far an edge may bulge, metres."""
     return max(width * 5e-4, 0.01)
 
 
 def _edge(width: float, latitude: float) -> float:
-    """The longest edge that bulges no more than that, metres; never more than _REACH_M."""
-    steep = math.tan(math.radians(min(latitude + 1.0, MAX_LATITUDE)))
-    return min(_REACH_M, math.sqrt(7.0 * _EARTH_RADIUS_M * _slack(width) / max(steep, 0.05)))
+    """Returns the longest edge, metres, that does not bulge more than _max_bulge. At most _PIECE_M."""
+    slope = math.tan(math.radians(min(latitude + 1.0, MAX_LATITUDE)))
+    return min(_PIECE_M, math.sqrt(7.0 * _EARTH_RADIUS_M * _max_bulge(width) / max(slope, 0.05)))
 
 
 def _union(pieces: list[Points], width: float) -> list[Polygon]:
-    """What lies around the pieces, as polygons on the map in degrees."""
+    """Returns the union of the buffered pieces as polygons in degrees, clipped to the map."""
     import shapely  # noqa: PLC0415 - see _length
 
-    radius = (width * (1.0 + 2e-5) + 2.0 * _slack(width) + 0.01) / math.cos(math.pi / (4 * _QUADRANT))
+    radius = (width * (1.0 + 2e-5) + 2.0 * _max_bulge(width) + 0.01) / math.cos(math.pi / (4 * _QUADRANT))
     parts = [_buffer(piece, radius, width) for piece in pieces]
-    # Longitudes go on beyond 180 where a part does; what lies there belongs at the other end of the map.
-    parts += [_turned(part, 360.0) for part in parts if part.bounds[0] < -180.0]
-    parts += [_turned(part, -360.0) for part in parts if part.bounds[2] > 180.0]
-    whole = shapely.union_all(parts).intersection(shapely.box(-180.0, -MAX_LATITUDE, 180.0, MAX_LATITUDE))
-    return [part for part in shapely.get_parts(shapely.set_precision(whole, _GRID)).tolist() if part.area > 0.0]
+    # A part that crosses the antimeridian has longitudes beyond 180. A copy shifted by 360 degrees covers the other
+    # side.
+    parts += [_shifted(part, 360.0) for part in parts if part.bounds[0] < -180.0]
+    parts += [_shifted(part, -360.0) for part in parts if part.bounds[2] > 180.0]
+    union = shapely.union_all(parts).intersection(shapely.box(-180.0, -MAX_LATITUDE, 180.0, MAX_LATITUDE))
+    return [part for part in shapely.get_parts(shapely.set_precision(union, _GRID)).tolist() if part.area > 0.0]
 
 
 def _buffer(piece: Points, radius: float, width: float) -> BaseGeometry:
-    """What lies within `radius` metres of a piece, in degrees."""
+    """Returns the shape within `radius` metres of a piece, in degrees.
+
+    width: the corridor's width, metres. It decides how finely edges are split.
+    """
     import numpy as np  # noqa: PLC0415 - see _length
     import pyproj  # noqa: PLC0415
     import shapely  # noqa: PLC0415
@@ -159,10 +173,11 @@ def _buffer(piece: Points, radius: float, width: float) -> BaseGeometry:
     lon, lat = piece[0].tolist()
     plane = pyproj.Proj(proj="aeqd", ellps="WGS84", lat_0=lat, lon_0=lon)
     flat = np.column_stack(plane(*piece.T))
-    # Leg by leg: a line of several legs would be simplified before it is buffered, by up to a hundredth of the radius.
+    # Buffer each leg separately: shapely would simplify a line of several legs first, by up to a hundredth of the
+    # radius.
     legs: list[BaseGeometry] = [shapely.LineString(leg) for leg in pairwise(flat)] or [shapely.Point(flat[0])]
-    around = shapely.buffer(shapely.GeometryCollection(legs), radius, quad_segs=_QUADRANT)
-    fine = shapely.segmentize(around, _edge(width, float(np.abs(piece[:, 1]).max())))
+    buffered = shapely.buffer(shapely.GeometryCollection(legs), radius, quad_segs=_QUADRANT)
+    fine = shapely.segmentize(buffered, _edge(width, float(np.abs(piece[:, 1]).max())))
 
     def to_degrees(points: Points) -> Points:
         east, north = plane(points[:, 0], points[:, 1], inverse=True)
@@ -171,7 +186,7 @@ def _buffer(piece: Points, radius: float, width: float) -> BaseGeometry:
     return shapely.transform(fine, to_degrees)
 
 
-def _turned(shape: BaseGeometry, degrees: float) -> BaseGeometry:
+def _shifted(shape: BaseGeometry, degrees: float) -> BaseGeometry:
     import numpy as np  # noqa: PLC0415 - see _length
     import shapely  # noqa: PLC0415
 

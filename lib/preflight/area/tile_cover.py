@@ -1,4 +1,7 @@
-"""Tiles in rows: the row_ranges a cover is made of, for a box in closed form and for a polygon by descent of the quad-tree."""
+"""Computes the tiles that cover a box or a polygon, as ranges of tiles in one row.
+
+A box is covered in closed form, a polygon by descent of the quadtree.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,13 @@ __all__ = [
 ]
 
 Ring = tuple[tuple[float, float], ...]
-"""(longitude, latitude) pairs, degrees, the first repeated at the end."""
+"""(longitude, latitude) pairs in degrees. The last pair repeats the first."""
 
-_MOST_RANGES = 16
+_MAX_RANGES_PER_ZOOM = 16
 
 
 class RowRange(NamedTuple):
-    """Tiles of one zoom and row, x_first to x_last, both included."""
+    """Tiles x_first to x_last (both included) in row y of one zoom."""
 
     zoom: int
     y: int
@@ -44,7 +47,7 @@ class RowRange(NamedTuple):
 
 
 class TileRange(NamedTuple):
-    """A rectangle of tiles at one zoom, ends included; what a store is asked for."""
+    """A rectangle of tiles at one zoom, both ends of each range included. Queries of the tile store use such ranges."""
 
     zoom: int
     x_range: tuple[int, int]
@@ -53,7 +56,11 @@ class TileRange(NamedTuple):
 
 @dataclass(frozen=True)
 class Cover:
-    """The tiles of an area: disjoint row_ranges sorted by (zoom, y, x_first), and per zoom disjoint ranges around them."""
+    """The tiles of an area.
+
+    row_ranges: exactly these tiles, disjoint, sorted by (zoom, y, x_first).
+    ranges: disjoint rectangles at each zoom that together contain all row ranges.
+    """
 
     row_ranges: tuple[RowRange, ...]
     ranges: tuple[TileRange, ...]
@@ -75,30 +82,34 @@ class Cover:
                 yield row_range.zoom, x, row_range.y
 
     def position(self, zoom: int, x: int, y: int) -> int | None:
-        """Where tile (zoom, x, y) stands in this cover's order, 0 to len - 1; None when it is not in it."""
-        at = bisect_right(self.row_ranges, (zoom, y, x, 1 << (MAX_ZOOM + 1))) - 1
-        if at < 0:
+        """Returns the position of a tile in the order of this cover, 0 to len - 1, or None if it is not covered."""
+        index = bisect_right(self.row_ranges, (zoom, y, x, 1 << (MAX_ZOOM + 1))) - 1
+        if index < 0:
             return None
-        row_range = self.row_ranges[at]
+        row_range = self.row_ranges[index]
         if row_range.zoom != zoom or row_range.y != y or x > row_range.x_last:
             return None
-        return self._starts[at] + x - row_range.x_first
+        return self._starts[index] + x - row_range.x_first
 
     def tile(self, position: int) -> tuple[int, int, int]:
-        """(zoom, x, y) of the tile at a position."""
-        at = bisect_right(self._starts, position) - 1
-        row_range = self.row_ranges[at]
-        return row_range.zoom, row_range.x_first + position - self._starts[at], row_range.y
+        """Returns (zoom, x, y) of the tile at a position, 0 to len - 1."""
+        index = bisect_right(self._starts, position) - 1
+        row_range = self.row_ranges[index]
+        return row_range.zoom, row_range.x_first + position - self._starts[index], row_range.y
 
 
 def ring_box(ring: Ring) -> BoundingBox:
-    """The box around a ring."""
+    """Returns the bounding box of a ring."""
     lons, lats = [point[0] for point in ring], [point[1] for point in ring]
     return BoundingBox(min(lats), min(lons), max(lats), max(lons))
 
 
 def box_range(box: BoundingBox, zoom: int) -> TileRange:
-    """The tiles that share interior with a box. A tile owns its north and west border: only the far ends need care."""
+    """Returns the tiles whose interior overlaps the interior of a box.
+
+    A tile owns its northern and western border. So only the last column and row can touch the box without overlapping
+    it.
+    """
     x_first, y_first = tile_at(zoom, box.lat_max, box.lon_min)
     x_last, y_last = tile_at(zoom, box.lat_min, box.lon_max)
     if x_last > x_first and tile_east(zoom, x_last - 1) >= box.lon_max:
@@ -109,8 +120,16 @@ def box_range(box: BoundingBox, zoom: int) -> TileRange:
 
 
 def polygon_row_ranges(polygon: tuple[Ring, ...], zooms: Sequence[int]) -> list[RowRange]:
-    """Quad-tree descent: a tile inside brings all below it, a disjoint one none, the others are quartered."""
-    import numpy as np  # noqa: PLC0415 - shapely needs it, a box does not
+    """Returns the tiles whose interior overlaps the interior of a polygon.
+
+    The row ranges are unsorted and may overlap. Descends the quadtree. A tile inside the polygon contributes all its
+    descendants. A tile outside contributes none. Any other tile is split into four.
+
+    Args:
+        polygon: the outer ring, then the holes.
+        zooms: zoom levels, ascending, at least one.
+    """
+    import numpy as np  # noqa: PLC0415 - only polygons need shapely and numpy
     import shapely  # noqa: PLC0415
 
     shape = shapely.Polygon(polygon[0], polygon[1:])
@@ -118,7 +137,7 @@ def polygon_row_ranges(polygon: tuple[Ring, ...], zooms: Sequence[int]) -> list[
     start = 0
     box = ring_box(polygon[0])
     while start < zooms[-1] and _count(box_range(box, start + 1)) == 1:
-        start += 1  # one tile still holds it all
+        start += 1  # a single tile still contains the polygon
     first = box_range(box, start)
     x, y = np.array([first.x_range[0]], np.int64), np.array([first.y_range[0]], np.int64)
     row_ranges = [RowRange(zoom, *(int(n[0]) >> (start - zoom) for n in (y, x, x))) for zoom in zooms if zoom < start]
@@ -154,7 +173,7 @@ def _tile_boxes(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArra
 
 
 def merge_row_ranges(row_ranges: list[RowRange]) -> tuple[RowRange, ...]:
-    """Sorted and disjoint, neighbours joined."""
+    """Returns the same tiles as sorted, disjoint row ranges. Adjacent ranges of a row are joined."""
     merged: list[RowRange] = []
     for row_range in sorted(row_ranges):
         last = merged[-1] if merged else None
@@ -165,12 +184,12 @@ def merge_row_ranges(row_ranges: list[RowRange]) -> tuple[RowRange, ...]:
     return tuple(merged)
 
 
-def _count(found: TileRange) -> int:
-    return (found.x_range[1] - found.x_range[0] + 1) * (found.y_range[1] - found.y_range[0] + 1)
+def _count(tiles: TileRange) -> int:
+    return (tiles.x_range[1] - tiles.x_range[0] + 1) * (tiles.y_range[1] - tiles.y_range[0] + 1)
 
 
 def hull(zoom: int, row_ranges: Sequence[RowRange]) -> TileRange:
-    """The range around row_ranges of one zoom, of which there must be one."""
+    """Returns the smallest rectangle of tiles around row ranges of one zoom. row_ranges: at least one."""
     return TileRange(
         zoom,
         (min(row_range.x_first for row_range in row_ranges), max(row_range.x_last for row_range in row_ranges)),
@@ -179,17 +198,21 @@ def hull(zoom: int, row_ranges: Sequence[RowRange]) -> TileRange:
 
 
 def disjoint(ranges: list[TileRange], zooms: Sequence[int]) -> tuple[TileRange, ...]:
-    """Ranges that overlap become one; more than a few of one zoom too: a store is not asked a thousand times."""
+    """Returns disjoint rectangles that contain the given ones.
+
+    Overlapping ranges are joined. If more than _MAX_RANGES_PER_ZOOM of a zoom remain, they become one: this bounds the
+    number of store queries.
+    """
     result: list[TileRange] = []
     for zoom in zooms:
         level: list[TileRange] = []
-        for found in sorted(candidate for candidate in ranges if candidate.zoom == zoom):
-            joined = found
+        for candidate in sorted(one for one in ranges if one.zoom == zoom):
+            joined = candidate
             while others := [other for other in level if _overlap(joined, other)]:
                 level = [other for other in level if other not in others]
                 joined = _join(zoom, [joined, *others])
             level.append(joined)
-        result.extend(sorted(level) if len(level) <= _MOST_RANGES else [_join(zoom, level)])
+        result.extend(sorted(level) if len(level) <= _MAX_RANGES_PER_ZOOM else [_join(zoom, level)])
     return tuple(result)
 
 
@@ -198,4 +221,4 @@ def _overlap(one: TileRange, other: TileRange) -> bool:
 
 
 def _join(zoom: int, ranges: Sequence[TileRange]) -> TileRange:
-    return hull(zoom, [RowRange(zoom, y, *found.x_range) for found in ranges for y in found.y_range])
+    return hull(zoom, [RowRange(zoom, y, *one.x_range) for one in ranges for y in one.y_range])

@@ -1,9 +1,9 @@
-"""The private side of the manifest's signature. The format, fingerprints and what a key is worth belong to `takeoff`.
+"""Signs manifests and manages keys. The signature format, fingerprints and the checks of keys are in `takeoff`.
 
-keyfiles         Ed25519 keys on disk, their passphrases
-modes            who may sign
-offline          a statement that is signed elsewhere
-trust_directory  which public keys an aircraft trusts
+keyfiles         Ed25519 key files and their passphrases
+modes            which keys may sign in which mode
+offline          statements that are signed on another machine
+trust_directory  the public keys that an aircraft trusts
 """
 
 from preflight.signing.keyfiles import (

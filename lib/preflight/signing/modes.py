@@ -1,4 +1,4 @@
-"""Who may sign in which mode, and what a signature looks like."""
+"""Checks which key may sign in which mode, and signs a manifest."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ SigningMode = Literal["dev", "operator"]
 def check_signing_mode(
     mode: SigningMode, fingerprint: str, allowed_operator_fingerprints: Collection[str]
 ) -> str | None:
-    """Whether a key may sign in this mode; returns a warning to log, or None. Raises SigningKeyError.
+    """Checks whether a key may sign in a mode.
 
-    operator: only a key on the allow-list. dev: any key; an operator's key there earns the warning.
+    Args:
+        mode: `operator` allows only keys on the allow-list. `dev` allows every key.
+        fingerprint: of the key, hex digits.
+        allowed_operator_fingerprints: the allow-list, hex digits.
+
+    Returns:
+        A warning to log if an operator key signs in dev mode, otherwise None.
+
+    Raises:
+        SigningKeyError: the key may not sign in this mode.
     """
     listed = fingerprint.lower() in {allowed.lower() for allowed in allowed_operator_fingerprints}
     if mode == "operator" and not listed:
@@ -31,6 +40,6 @@ def check_signing_mode(
 
 
 def sign_statement(manifest_bytes: bytes, key: SigningKey) -> bytes:
-    """The bytes of manifest.dsse.json over exactly these bytes of manifest.json. Deterministic: pure Ed25519."""
+    """Signs the bytes of manifest.json and returns the bytes of manifest.dsse.json. Pure Ed25519, so deterministic."""
     signature = key.private.sign(envelope.pae(manifest_bytes))
     return envelope.encode(envelope.Envelope(manifest_bytes, key.fingerprint, signature))

@@ -1,7 +1,7 @@
-"""Signing elsewhere: a statement waits in a folder until the signature over exactly its bytes is there.
+"""Offline signing: a statement waits in a folder until a signature over exactly its bytes is imported.
 
-The key never comes near the machine that builds. What is carried out is the pre-authentication encoding of the statement
-(`takeoff.envelope.pae`), so that any tool that signs Ed25519 will do; what is carried back is a signature of 64 bytes.
+The private key never touches the machine that builds. The export is the pre-authentication encoding of the statement
+(`takeoff.envelope.pae`), so that any tool that signs with Ed25519 can sign it. The import is a signature of 64 bytes.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ _MAX_SIGNATURE_FILE = 4096
 
 @dataclass(frozen=True, slots=True)
 class SigningRequest:
-    """The folder where a statement waits."""
+    """The folder where a statement waits for its signature."""
 
     folder: Path
 
     @property
     def statement(self) -> Path:
-        """The bytes of the manifest.json to be signed; its times are fixed from here on."""
+        """The file with the bytes of manifest.json to be signed. Its times are already final."""
         return self.folder / "statement.json"
 
     @property
     def signature(self) -> Path:
-        """The 64 bytes that came back."""
+        """The file with the 64 bytes of the imported signature."""
         return self.folder / "signature"
 
     @property
     def rollback(self) -> Path:
-        """The hash of a statement that is no build's, but the previous generation's content signed anew."""
+        """The file with the hash of a rollback statement, which signs the content of the previous generation again."""
         return self.folder / "rollback"
 
 
 class OfflineSigner:
-    """`ports.Signer` for a key that lies elsewhere: it hands statements out, and takes signatures that fit them."""
+    """`ports.Signer` for a key on another machine: exports statements and accepts only signatures that match them."""
 
     def __init__(self, public_key: bytes, request: SigningRequest) -> None:
         self._public_key = public_key
@@ -54,64 +54,68 @@ class OfflineSigner:
 
     @property
     def fingerprint(self) -> str:
-        """As `ports.Signer`."""
+        """The fingerprint of the key, hex digits."""
         return keys.fingerprint(self._public_key)
 
     def waiting(self) -> bytes | None:
-        """The statement that waits, or None."""
+        """Returns the statement that waits for its signature, or None."""
         return _read(self._request.statement)
 
     def sign(self, statement: bytes) -> bytes:
-        """The envelope, once the signature has come back; until then the statement is laid out for it.
+        """Returns the envelope if the signature was imported. Otherwise the statement is written for export.
 
         Raises:
-            SignatureAwaitedError: it has not.
+            SignatureAwaitedError: there is no signature yet.
         """
         self.lay_out(statement)
-        signature = self._returned(statement)
+        signature = self._imported(statement)
         if signature is None:
             raise SignatureAwaitedError(
                 f"the statement is written and waits for its signature by {self.fingerprint[:12]}: run doit sign "
-                "--export=FILE, sign FILE where the key is, then doit sign --import=FILE.sig. Nothing built is lost, and "
-                "the last good cache stays"
+                "--export=FILE, sign FILE where the key is, then run doit sign --import=FILE.sig. The results of this "
+                "build and the last good cache are kept"
             )
         return envelope.encode(envelope.Envelope(statement, self.fingerprint, signature))
 
     def signed(self, statement: bytes) -> bool:
-        """Whether the signature over these bytes has come back. Changes nothing."""
-        return self._returned(statement) is not None
+        """Returns whether the signature over these bytes was imported. Changes nothing."""
+        return self._imported(statement) is not None
 
     def lay_out(self, statement: bytes) -> None:
-        """Make a statement the one that waits; it replaces any other."""
+        """Writes the statement that waits for a signature. It replaces any other statement and its signature."""
         if self.waiting() != statement:
             atomic.atomic_write(self._request.statement, statement)
             atomic.remove_file(self._request.signature)
 
     def mark_rollback(self, statement: bytes) -> None:
-        """Remember what a statement is for, so that its signature is taken there."""
+        """Marks a statement as one for a rollback, so that its signature is used for the rollback."""
         atomic.atomic_write(self._request.rollback, hashlib.sha256(statement).hexdigest().encode())
 
     def is_rollback(self, statement: bytes) -> bool:
-        """Whether the statement was marked so."""
+        """Returns whether `mark_rollback` marked this statement."""
         return _read(self._request.rollback) == hashlib.sha256(statement).hexdigest().encode()
 
     def accept(self, statement: bytes, signature: bytes) -> None:
-        """Lay a signature beside the statement. Raises OfflineSigningError when it is not this key's over these bytes."""
-        if not self._fits(signature, statement):
+        """Stores an imported signature beside the statement.
+
+        Raises:
+            OfflineSigningError: it is not a signature of this key over these bytes, or it cannot be written.
+        """
+        if not self._matches(signature, statement):
             raise OfflineSigningError(
-                f"the signature is not one of {self.fingerprint[:12]} over the statement that waits: it is another key's, "
-                "or over another export (doit sign --export=FILE writes the bytes again)"
+                f"the signature does not match key {self.fingerprint[:12]} and the statement that waits: it comes from "
+                "another key or another export. Run doit sign --export=FILE and sign the new FILE"
             )
         try:
             atomic.atomic_write(self._request.signature, signature)
         except OSError as error:
             raise OfflineSigningError(f"{self._request.signature} cannot be written: {error.strerror}") from error
 
-    def _returned(self, statement: bytes) -> bytes | None:
+    def _imported(self, statement: bytes) -> bytes | None:
         signature = _read(self._request.signature)
-        return signature if signature is not None and self._fits(signature, statement) else None
+        return signature if signature is not None and self._matches(signature, statement) else None
 
-    def _fits(self, signature: bytes, statement: bytes) -> bool:
+    def _matches(self, signature: bytes, statement: bytes) -> bool:
         return len(signature) == SIGNATURE_BYTES and keys.verify_signature(
             self._public_key, signature, envelope.pae(statement)
         )
@@ -125,7 +129,14 @@ def _read(path: Path) -> bytes | None:
 
 
 def read_signature(path: Path) -> bytes:
-    """A signature as tools write it: 64 raw bytes, or their base64 on one line. Raises OfflineSigningError."""
+    """Reads a signature file, which holds 64 raw bytes or their base64 in one line.
+
+    Returns:
+        The 64 bytes.
+
+    Raises:
+        OfflineSigningError: the file cannot be read, or holds anything else.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_SIGNATURE_FILE)
@@ -134,29 +145,34 @@ def read_signature(path: Path) -> bytes:
     if len(data) != SIGNATURE_BYTES:
         data = _from_base64(data.strip())
     if len(data) != SIGNATURE_BYTES:
-        raise OfflineSigningError(f"{path} is no Ed25519 signature: give its 64 bytes, raw or as one line of base64")
+        raise OfflineSigningError(
+            f"{path} is not an Ed25519 signature: give its 64 bytes, raw or as one line of base64"
+        )
     return data
 
 
 def _from_base64(text: bytes) -> bytes:
-    """The bytes of strict base64; none where it is not."""
+    """Decodes strict base64. Returns no bytes if the text is not strict base64."""
     try:
         data = binascii.a2b_base64(text)
     except binascii.Error:
         return b""
-    # binascii skips foreign characters: encoding again shows them.
+    # binascii skips invalid characters. Encoding the result again reveals them.
     return data if binascii.b2a_base64(data, newline=False) == text else b""
 
 
 def export_bytes(statement: bytes) -> bytes:
-    """What is to be signed."""
+    """Returns the bytes to sign for a statement: its pre-authentication encoding."""
     return envelope.pae(statement)
 
 
 def read_export(path: Path) -> bytes:
-    """The statement of a file that `doit sign --export` wrote. Raises OfflineSigningError for anything else.
+    """Returns the statement in a file that `doit sign --export` wrote.
 
-    A key that signs whatever it is handed signs what nobody has read: so only a whole manifest is taken.
+    Only a complete, valid manifest is accepted, so that nobody signs bytes that they could not check.
+
+    Raises:
+        OfflineSigningError: the file cannot be read, or holds anything else.
     """
     try:
         data = path.read_bytes()
@@ -165,23 +181,29 @@ def read_export(path: Path) -> bytes:
     head, _, _ = envelope.pae(b"").rpartition(b"0 ")
     length, _, statement = data.removeprefix(head).partition(b" ")
     if not data.startswith(head) or not length.isdigit() or envelope.pae(statement) != data:
-        raise OfflineSigningError(f"{path} is not what doit sign --export writes; nothing was signed")
+        raise OfflineSigningError(
+            f"{path} is not a file of doit sign --export, so nothing was signed: export the statement again"
+        )
     try:
         format_.decode(statement)
     except VerificationError as error:
         raise OfflineSigningError(
-            f"{path} holds no manifest that would be accepted ({error}); nothing was signed"
+            f"{path} does not hold a valid manifest ({error}), so nothing was signed: export the statement again"
         ) from error
     return statement
 
 
 def sign_export(statement: bytes, key: SigningKey) -> bytes:
-    """The 64 bytes of the key's signature."""
+    """Signs a statement and returns the 64 bytes of the signature."""
     return key.private.sign(envelope.pae(statement))
 
 
 def summary(statement: bytes) -> dict[str, str]:
-    """What a person checks before signing, read from the very bytes that are signed. Raises OfflineSigningError."""
+    """Returns what a person must check before signing, read from the bytes that are signed.
+
+    Raises:
+        OfflineSigningError: the statement is not a valid manifest.
+    """
     try:
         manifest = format_.decode(statement)
     except VerificationError as error:

@@ -1,4 +1,7 @@
-"""Changes to a trust directory, each rehearsed first with the reader that flies (docs/manifest-format.md, "Trust directory")."""
+"""Lists and changes a trust directory (docs/manifest-format.md, "Trust directory").
+
+Each change is first applied to a copy, which must be accepted by the code that reads the directory on the aircraft.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,12 @@ _UNPORTABLE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """One entry of a trust directory. file: its name; empty for a fingerprint that is revoked and has no key here."""
+    """One entry of a trust directory.
+
+    fingerprint: of the key, hex digits.
+    file: the name of the key file, empty for a revoked fingerprint without a key file.
+    revoked: whether the deny list contains the fingerprint.
+    """
 
     fingerprint: str
     file: str
@@ -33,37 +41,49 @@ class TrustedKey:
 
 @dataclass(frozen=True, slots=True)
 class TrustListing:
-    """What a trust directory says."""
+    """The content of a trust directory. allow_dev: whether caches that were signed in dev mode are accepted."""
 
     keys: tuple[TrustedKey, ...]
     allow_dev: bool
 
 
 def list_trust(directory: Path) -> TrustListing:
-    """What the verifier reads there. Raises TrustDirectoryError when it would refuse the whole."""
+    """Returns the keys that the verifier reads in a trust directory.
+
+    Raises:
+        TrustDirectoryError: the verifier would refuse the directory.
+    """
     trust = _load(directory)
     files = _files_by_fingerprint(directory)
-    found = [TrustedKey(name, files[name], name in trust.revoked) for name in sorted(trust.keys, key=files.__getitem__)]
-    found += [TrustedKey(name, "", revoked=True) for name in sorted(trust.revoked - trust.keys.keys())]
-    return TrustListing(tuple(found), trust.allow_dev)
+    entries = [
+        TrustedKey(name, files[name], name in trust.revoked) for name in sorted(trust.keys, key=files.__getitem__)
+    ]
+    entries += [TrustedKey(name, "", revoked=True) for name in sorted(trust.revoked - trust.keys.keys())]
+    return TrustListing(tuple(entries), trust.allow_dev)
 
 
 def add_key(directory: Path, public_key: bytes, label: str) -> tuple[str, str | None]:
-    """Trust a public key (32 raw bytes); returns its fingerprint, and the new file's name, or None where it was there.
+    """Adds a public key to a trust directory.
 
-    The directory is made where it is not there. label: becomes part of the file's name.
+    Args:
+        directory: the trust directory. It is created if it does not exist.
+        public_key: 32 raw bytes.
+        label: becomes part of the name of the key file.
+
+    Returns:
+        The fingerprint, and the name of the new file. The name is None if the directory already has the key.
 
     Raises:
-        TrustDirectoryError: the key is weak or revoked, or the directory is damaged; nothing was changed.
+        TrustDirectoryError: the key is weak or revoked, or the directory is damaged. Nothing was changed.
     """
     fingerprint = keys.fingerprint(public_key)
     name = f"{_UNPORTABLE.sub('-', label).strip('.-') or 'key'}-{fingerprint[:12]}.pem"
-    with _alone(directory, make=True):
-        trust = _rehearse(directory, {name: keys.to_pem(public_key)})
+    with _locked(directory, make=True):
+        trust = _check_change(directory, {name: keys.to_pem(public_key)})
         if fingerprint in trust.revoked:
             raise TrustDirectoryError(
-                f"{fingerprint} is revoked in {directory / keys.REVOKED}, and a revoked key is not trusted again: "
-                "make another with doit keygen"
+                f"{fingerprint} is revoked in {directory / keys.REVOKED}, and a revoked key cannot be trusted again: "
+                "make another key with doit keygen"
             )
         if fingerprint in _files_by_fingerprint(directory):
             return fingerprint, None
@@ -72,17 +92,26 @@ def add_key(directory: Path, public_key: bytes, label: str) -> tuple[str, str | 
 
 
 def revoke_key(directory: Path, fingerprint: str, now: datetime) -> bool:
-    """Put a fingerprint on the deny list, which wins over every key; returns whether it was not there yet.
+    """Adds a fingerprint to the deny list. A key on the deny list is never trusted, even if its key file exists.
+
+    Args:
+        directory: the trust directory.
+        fingerprint: 64 hex digits.
+        now: the date for the comment in the list.
+
+    Returns:
+        True if the fingerprint is new in the list.
 
     Raises:
-        TrustDirectoryError: it is no fingerprint, or there is no usable trust directory; nothing was changed.
+        TrustDirectoryError: it is not a fingerprint, or there is no valid trust directory. Nothing was changed.
     """
     fingerprint = fingerprint.lower()
     if not re.fullmatch("[0-9a-f]{64}", fingerprint):
         raise TrustDirectoryError(
-            f"{fingerprint[:80]} is no fingerprint of 64 hex digits and no file; doit trust list shows them"
+            f"{fingerprint[:80]} is neither a fingerprint of 64 hex digits nor a file: run doit trust list to see the "
+            "fingerprints"
         )
-    with _alone(directory, make=False):
+    with _locked(directory, make=False):
         if fingerprint in _load(directory).revoked:
             return False
         path = directory / keys.REVOKED
@@ -90,7 +119,7 @@ def revoke_key(directory: Path, fingerprint: str, now: datetime) -> bool:
         if before and not before.endswith(b"\n"):
             before += b"\n"
         content = before + f"{fingerprint}  # {now:%Y-%m-%d}\n".encode()
-        _rehearse(directory, {keys.REVOKED: content})
+        _check_change(directory, {keys.REVOKED: content})
         _write(path, content)
     return True
 
@@ -100,14 +129,18 @@ def _load(directory: Path) -> keys.Trust:
         return keys.load_trust(directory)
     except VerificationError as error:
         raise TrustDirectoryError(
-            f"{directory}: {error.message}; doit trust add puts a key there, and makes the directory where there is none"
+            f"{directory}: {error.message}; doit trust add adds a key, and creates the directory if there is none"
         ) from error
 
 
-def _rehearse(directory: Path, changes: Mapping[str, bytes]) -> keys.Trust:
-    """What the verifier would read after the changes. Raises TrustDirectoryError where it would refuse."""
-    with tempfile.TemporaryDirectory(prefix="preflight-trust-") as room:
-        copy = Path(room)
+def _check_change(directory: Path, changes: Mapping[str, bytes]) -> keys.Trust:
+    """Returns what the verifier would read after the changes. changes: file name -> content.
+
+    Raises:
+        TrustDirectoryError: the verifier would refuse the changed directory.
+    """
+    with tempfile.TemporaryDirectory(prefix="preflight-trust-") as folder:
+        copy = Path(folder)
         try:
             for path in directory.iterdir():
                 if path.suffix == ".pem" or path.name in (keys.REVOKED, keys.ALLOW_DEV):
@@ -124,7 +157,10 @@ def _rehearse(directory: Path, changes: Mapping[str, bytes]) -> keys.Trust:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file as the verifier will meet it: links stay links, and what is no file becomes what it refuses too."""
+    """Copies an entry so that the verifier judges it in the same way.
+
+    A link stays a link. Anything that is not a file becomes a folder, which the verifier refuses too.
+    """
     if source.is_file() or source.is_symlink():
         shutil.copyfile(source, target, follow_symlinks=False)
     else:
@@ -132,28 +168,40 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _files_by_fingerprint(directory: Path) -> dict[str, str]:
-    """Fingerprint -> file name. The directory was accepted before. Raises TrustDirectoryError."""
+    """Returns fingerprint -> file name for a directory that was accepted before.
+
+    Raises:
+        TrustDirectoryError: the directory changed since it was accepted.
+    """
     try:
-        found = {
+        return {
             keys.fingerprint(keys.from_pem(path.read_bytes())): path.name
             for path in sorted(directory.iterdir(), reverse=True)
             if path.name.endswith(".pem")
         }
     except (OSError, VerificationError) as error:
         raise TrustDirectoryError(f"{directory} changed while it was read ({error}); run the command again") from error
-    return found
 
 
 def _write(path: Path, content: bytes) -> None:
     try:
         atomic.atomic_write(path, content, mode=_MODE)
     except OSError as error:
-        raise TrustDirectoryError(f"{path} cannot be written: {error.strerror}; it is as it was") from error
+        raise TrustDirectoryError(
+            f"{path} cannot be written: {error.strerror}; it was not changed. "
+            "Make the directory writable, or free space there"
+        ) from error
 
 
 @contextmanager
-def _alone(directory: Path, *, make: bool) -> Iterator[None]:
-    """Holds other changes of the directory off: two revocations at once must not lose one. Raises TrustDirectoryError."""
+def _locked(directory: Path, *, make: bool) -> Iterator[None]:
+    """Locks the directory against other changes, so that no revocation is lost.
+
+    make: create the directory if it does not exist.
+
+    Raises:
+        TrustDirectoryError: the directory cannot be opened.
+    """
     try:
         if make:
             directory.mkdir(parents=True, exist_ok=True)

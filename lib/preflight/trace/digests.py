@@ -1,7 +1,7 @@
-"""One SHA-256 digest cache for a whole run, kept between runs.
+"""A cache of SHA-256 file digests. One run uses one cache, and the next run reuses it.
 
-A file is hashed again only when its device, inode, size, mtime or ctime (nanoseconds) differ. The cache may be deleted or
-damaged at any time: that costs re-hashing, nothing else.
+A file is hashed again only if its device, inode, size, mtime or ctime (nanoseconds) differ. The cache may be deleted or
+damaged at any time: the next run then hashes every file again, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 CHUNK = 1 << 18
-# File times advance in ticks of the kernel's coarse clock, at most 10 ms. A file changed within the last tick could change
-# again without a new time, so it is not hashed before the tick has passed.
+# File times advance in ticks of the kernel's coarse clock, at most 10 ms apart. A file that changed within the last
+# tick can change again without a new time. So it is not hashed before the tick has passed.
 SETTLE_NS = 20_000_000
 
 Signature = tuple[int, int, int, int, int]
 
 
 def signature(path: Path) -> Signature:
-    """(device, inode, size, mtime ns, ctime ns). Raises OSError."""
+    """Returns (device, inode, size, mtime ns, ctime ns) of a file. Raises OSError."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes as hex digits. Raises OSError."""
+    """Returns the SHA-256 of a file's bytes as hex digits. Raises OSError."""
     digest = hashlib.sha256()
     buffer = bytearray(CHUNK)
     view = memoryview(buffer)
@@ -39,12 +39,17 @@ def hash_file(path: Path) -> str:
 
 
 class DigestCache:
-    """Digests of files by their stat signature. Not thread-safe.
+    """Maps the stat signature of a file to its digest. Not thread-safe.
 
     Args:
-        database: where it is kept; made on the first `flush`, so that reading alone writes nothing.
-        wall_ns: the clock file times are taken from.
-        sleep: how to wait for a clock tick.
+        database: the SQLite file that keeps the cache, or None to keep nothing. The first `flush` creates it, so that
+            reading alone writes nothing.
+        wall_ns: the clock that file times come from, nanoseconds.
+        sleep: waits a number of seconds. Used to wait for a clock tick.
+
+    Attributes:
+        hashed_files: number of files that this object has hashed.
+        hashed_bytes: number of bytes that this object has hashed.
     """
 
     def __init__(
@@ -57,21 +62,21 @@ class DigestCache:
         self._database = database
         self._wall_ns = wall_ns
         self._sleep = sleep
-        self._known: dict[Signature, str] | None = None
+        self._stored: dict[Signature, str] | None = None
         self._fresh: dict[Signature, str] = {}
-        self._distrusting = False
+        self._ignore_stored = False
         self._damaged = False
         self.hashed_files = 0
         self.hashed_bytes = 0
 
     def sha256(self, path: Path) -> str:
-        """The digest of `path` as it is now, as hex digits. Raises OSError."""
+        """Returns the digest of the current content of `path` as hex digits. Raises OSError."""
         before = signature(path)
-        known = self._fresh.get(before)
-        if known is None and not self._distrusting:
-            known = self._load().get(before)
-        if known is not None:
-            return known
+        digest = self._fresh.get(before)
+        if digest is None and not self._ignore_stored:
+            digest = self._load().get(before)
+        if digest is not None:
+            return digest
         return self._hash(path, before)
 
     def _hash(self, path: Path, before: Signature) -> str:
@@ -88,35 +93,37 @@ class DigestCache:
             before = after
 
     def adopt(self, path: Path, digest: str) -> None:
-        """Take a digest somebody else has just computed over `path`. Raises OSError."""
+        """Stores a digest that other code has just computed for `path`. Raises OSError."""
         self._fresh[signature(path)] = digest
 
     def distrust(self) -> None:
-        """Forget what earlier runs knew: from now on every file is read once more (repair)."""
-        self._distrusting = True
+        """Ignores all digests that the cache holds so far, so that every file is read again (repair)."""
+        self._ignore_stored = True
         self._fresh.clear()
 
     def flush(self) -> None:
-        """Keep what was learnt for the next run, in a file made anew where it is damaged.
+        """Writes the new digests to the database, for the next run. A damaged database is replaced.
 
-        Raises OSError where it cannot be written: a full disk, a read-only place, a lock that is not given up.
+        Raises:
+            OSError: the database cannot be written, for example because the disk is full or read-only, or another
+                process keeps its lock.
         """
         if not self._fresh or self._database is None:
             return
-        known = self._load()
+        stored = self._load()
         self._database.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._write_anew_if_damaged()
+            self._write_or_replace()
         except sqlite3.Error as error:
             raise OSError(f"{self._database}: {error}") from error
-        known.update(self._fresh)
+        stored.update(self._fresh)
 
-    def _write_anew_if_damaged(self) -> None:
+    def _write_or_replace(self) -> None:
         if not self._damaged:
             try:
                 self._write(self._fresh)
             except sqlite3.Error as error:
-                if _is_the_places_fault(error):
+                if _is_environment_error(error):
                     raise
             else:
                 return
@@ -144,15 +151,15 @@ class DigestCache:
             connection.close()
 
     def _load(self) -> dict[Signature, str]:
-        if self._known is None:
-            found = _read(self._database)
-            self._damaged = found is None
-            self._known = found or {}
-        return self._known
+        if self._stored is None:
+            stored = _read(self._database)
+            self._damaged = stored is None
+            self._stored = stored or {}
+        return self._stored
 
 
 def _signed(key: Signature) -> Signature:
-    """SQLite's integers are signed 64 bit; device and inode numbers are unsigned."""
+    """Converts device and inode numbers, which are unsigned, to the signed 64-bit integers of SQLite."""
     device, inode, size, mtime, ctime = key
     return (
         device - (1 << 64) if device >= 1 << 63 else device,
@@ -167,36 +174,39 @@ def _unsigned(value: int) -> int:
     return value + (1 << 64) if value < 0 else value
 
 
-def _is_the_places_fault(error: sqlite3.Error) -> bool:
-    """Whether a file made anew would fare no better. By SQLite's text: its codes reach Python from 3.11 on only."""
+def _is_environment_error(error: sqlite3.Error) -> bool:
+    """Returns whether the disk, permissions or a lock cause the error, so that a new database would fail too.
+
+    It compares the text of the error, because Python provides SQLite's error codes only from 3.11 on.
+    """
     return any(text in str(error) for text in ("is full", "readonly", "is locked", "unable to open"))
 
 
 def _read(database: Path | None) -> dict[Signature, str] | None:
-    """What is kept; None where the file is damaged: then everything is hashed once more, and `flush` makes it anew."""
+    """Returns the stored digests, or None if the database is damaged. `flush` then replaces it."""
     if database is None or not database.is_file():
         return {}
     try:
-        # Without a log beside it nobody writes, and it is read as it is: SQLite would leave files of its own there.
-        still = "" if Path(f"{database}-wal").exists() else "&immutable=1"
-        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro{still}", uri=True, timeout=10)
+        # Without a write-ahead log, no process writes. `immutable` then keeps SQLite from creating files beside it.
+        immutable = "" if Path(f"{database}-wal").exists() else "&immutable=1"
+        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro{immutable}", uri=True, timeout=10)
         try:
             rows = connection.execute("SELECT device, inode, size, mtime_ns, ctime_ns, sha256 FROM digests").fetchall()
         finally:
             connection.close()
         return dict(_entry(row) for row in rows)
     except (sqlite3.Error, TypeError, ValueError) as error:
-        return {} if isinstance(error, sqlite3.Error) and _is_the_places_fault(error) else None
+        return {} if isinstance(error, sqlite3.Error) and _is_environment_error(error) else None
 
 
 def _entry(row: tuple[object, ...]) -> tuple[Signature, str]:
-    """A row as the cache holds it. Raises TypeError, ValueError for one that this module did not write."""
+    """Converts a row of the database. Raises TypeError or ValueError if this module did not write the row."""
     device, inode, size, mtime, ctime, digest = row
     numbers = []
     for value in (device, inode, size, mtime, ctime):
         if not isinstance(value, int):
-            raise TypeError(f"{value!r} is no whole number")
+            raise TypeError(f"{value!r} is not a whole number")
         numbers.append(value)
     if not isinstance(digest, str) or len(digest) != 64:
-        raise ValueError(f"{digest!r} is no digest")
+        raise ValueError(f"{digest!r} is not a digest")
     return (_unsigned(numbers[0]), _unsigned(numbers[1]), numbers[2], numbers[3], numbers[4]), digest

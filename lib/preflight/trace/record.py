@@ -1,4 +1,4 @@
-"""Build records: what was built from what, beside each artifact, written after it."""
+"""Build records: the inputs and outputs of one build. A record lies beside its artifact and is written after it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ RECORD_SUFFIX = ".record.json"
 
 
 def canonical_json(value: object) -> bytes:
-    """ASCII JSON with sorted keys and no spaces: equal values, equal bytes."""
+    """Returns ASCII JSON with sorted keys and without spaces. Equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def action_key(step: str, version: int, components: Mapping[str, str]) -> str:
-    """SHA-256 over the step's name, its version number and its components."""
+    """Returns the SHA-256 of a step's name, version number and components as hex digits."""
     return hashlib.sha256(canonical_json([step, version, dict(components)])).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRecord:
-    """How the outputs beside it came to be.
+    """Describes how the outputs beside it were built. It holds no time, so that equal builds have equal records.
 
-    outputs: path relative to the record's directory -> SHA-256. A record says nothing of time: it is equal for equal builds.
+    step: the name of the step.
+    version: the version number of the step.
+    action_key: the key over step, version and components.
+    components: component -> value, everything that decides the outputs.
+    outputs: path relative to the record's directory -> SHA-256.
     """
 
     step: str
@@ -37,7 +41,7 @@ class BuildRecord:
     outputs: Mapping[str, str]
 
     def encode(self) -> bytes:
-        """The record's file content."""
+        """Returns the content of the record's file."""
         return canonical_json(
             {
                 "schema": SCHEMA,
@@ -51,7 +55,7 @@ class BuildRecord:
 
 
 def read_record(path: Path) -> BuildRecord | None:
-    """The record at `path`; None when there is none or it is not one of ours (then the step runs again)."""
+    """Reads the record at `path`. Returns None if there is none or it is not valid: the step then runs again."""
     try:
         value = json.loads(path.read_bytes())
         if value["schema"] != SCHEMA:
@@ -69,12 +73,12 @@ def read_record(path: Path) -> BuildRecord | None:
 
 
 def record_path(artifact: Path) -> Path:
-    """Where the record of an artifact lies."""
+    """Returns the path of an artifact's record."""
     return artifact.with_name(artifact.name + RECORD_SUFFIX)
 
 
 def record_of(artifact: Path) -> BuildRecord:
-    """The record of an artifact that was built. Raises FileNotFoundError when it was not."""
+    """Returns the record of an artifact. Raises FileNotFoundError if the artifact was not built."""
     record = read_record(record_path(artifact))
     if record is None:
         raise FileNotFoundError(errno.ENOENT, "no build record", str(record_path(artifact)))

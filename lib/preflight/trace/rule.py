@@ -1,7 +1,8 @@
-"""The up-to-date rule.
+"""The up-to-date rule: judges whether a step is current, and runs it.
 
-A step is current when its build record carries the action key that would be built now, every output recorded has the
-digest recorded, and nothing else puts it in doubt. Times, doit's database and the place of the cache root play no part.
+A step is current if three things hold: its build record has the action key that the step would get now, each recorded
+output has its recorded digest, and `rerun_reason` gives no reason. Times, doit's database and the path of the cache
+root do not matter.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from preflight.trace.digests import DigestCache, Signature, signature
 from preflight.trace.record import BuildRecord, action_key, canonical_json, read_record, record_path
 
 
-def _nothing_else() -> str | None:
+def _no_reason() -> str | None:
     return None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One piece of work the rule judges.
+    """One unit of work that the rule judges.
 
-    name: unique in a cache root. version: bumped by hand when behaviour changes. reads: files that must not change while it
-    runs. components: what the action key is made of, read from the inputs as they are now; OSError means an input is not
-    there yet. outputs: the first is where the record lies; `build` may return further outputs (shards) for the record.
-    rerun_reason: a reason to run although the key is equal, or None. start: begins aside what `build` then waits for,
-    where it can; called again, it does no more.
+    name: unique in a cache root.
+    version: raised by hand when the behaviour of the step changes.
+    reads: files that must not change while the step runs.
+    components: returns component -> value from the current inputs. The action key is computed from it. OSError means
+        that an input does not exist yet.
+    outputs: the files that `build` writes. The record lies beside the first one.
+    build: does the work, and returns further outputs for the record (shards).
+    rerun_reason: returns a reason to run although the action key is equal, or None.
+    start: begins work in the background that `build` later waits for. Further calls have no effect.
     """
 
     name: str
@@ -37,18 +42,22 @@ class Step:
     components: Callable[[], Mapping[str, str]]
     outputs: tuple[Path, ...]
     build: Callable[[], Iterable[Path]]
-    rerun_reason: Callable[[], str | None] = _nothing_else
+    rerun_reason: Callable[[], str | None] = _no_reason
     start: Callable[[], None] | None = None
 
     @property
     def record_path(self) -> Path:
-        """Beside the first output."""
+        """The path of the build record, beside the first output."""
         return record_path(self.outputs[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One component of an action key that is not what it was. None: it was not there, or is no more."""
+    """One component of an action key that changed.
+
+    old: the recorded value, None if the component is new.
+    new: the current value, None if the component no longer exists.
+    """
 
     component: str
     old: str | None
@@ -61,7 +70,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a step is current, and if not, why: one reason a difference. changes: those that are components."""
+    """Whether a step is current, and if not, why.
+
+    reasons: one sentence for each difference.
+    changes: the differences that are components.
+    """
 
     current: bool
     reasons: tuple[str, ...] = ()
@@ -70,7 +83,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class LastBuild:
-    """The newest build of a step, wherever its artifact lay, and why it ran."""
+    """The newest build of a step, whatever the path of its artifact, and the reasons why it ran."""
 
     record: BuildRecord
     reasons: tuple[str, ...]
@@ -79,8 +92,10 @@ class LastBuild:
 class Tracer:
     """Judges and runs steps.
 
-    write: the atomic write every record goes through. history: the folder of each step's newest build, which only explains;
-    None keeps none.
+    Args:
+        digests: the digests of inputs and outputs.
+        write: writes a file atomically. Every record is written by it.
+        history: the folder that keeps the newest build of each step, for explanations only. None keeps no history.
     """
 
     def __init__(
@@ -91,7 +106,10 @@ class Tracer:
         self._history = history
 
     def judge(self, step: Step) -> Verdict:
-        """Is the step current? Reads stat signatures, and hashes only files never seen as they are."""
+        """Returns whether the step is current. Reads stat signatures, and hashes only files with an unknown signature.
+
+        A reason that ends with " is not there" names a missing input or artifact. `run.planning` reads this ending.
+        """
         record = read_record(step.record_path)
         last = None if record is not None else self.last_build(step)
         if record is None and last is None:
@@ -101,7 +119,7 @@ class Tracer:
         except FileNotFoundError as error:
             return Verdict(False, (f"{error.filename} is not there",))
         if record is None:
-            # Another artifact of the same step lies here, such as an engine of another precision.
+            # The step has built another artifact here, such as an engine of another precision.
             changes = () if last is None else self._changes(last.record, step, components)
             return Verdict(False, tuple(map(str, changes)) or ("its artifact or record is not there",), changes)
         changes = self._changes(record, step, components)
@@ -111,7 +129,7 @@ class Tracer:
         return Verdict(not reasons, tuple(reasons), changes)
 
     def last_build(self, step: Step) -> LastBuild | None:
-        """The newest build of the step; None when none is remembered."""
+        """Returns the newest build of the step, or None if the history holds none."""
         if self._history is None:
             return None
         path = self._history_path(step)
@@ -128,20 +146,20 @@ class Tracer:
 
     @staticmethod
     def _changes(record: BuildRecord, step: Step, components: Mapping[str, str]) -> tuple[Change, ...]:
-        found = []
+        changes = []
         if record.step != step.name:
-            found.append(Change("step", record.step, step.name))
+            changes.append(Change("step", record.step, step.name))
         if record.version != step.version:
-            found.append(Change("stage version", str(record.version), str(step.version)))
+            changes.append(Change("stage version", str(record.version), str(step.version)))
         for name in sorted(record.components.keys() | components.keys()):
             old, new = record.components.get(name), components.get(name)
             if old != new:
-                found.append(Change(name, old, new))
-        return tuple(found)
+                changes.append(Change(name, old, new))
+        return tuple(changes)
 
     def _damaged(self, record: BuildRecord, step: Step) -> list[str]:
-        home = step.record_path.parent
-        paths = {home / name: digest for name, digest in record.outputs.items()}
+        folder = step.record_path.parent
+        paths = {folder / name: digest for name, digest in record.outputs.items()}
         reasons = [f"output {path.name} is not in the record" for path in step.outputs if path not in paths]
         for path, digest in paths.items():
             try:
@@ -152,13 +170,18 @@ class Tracer:
         return reasons
 
     def run(self, step: Step, reasons: tuple[str, ...] = ()) -> None:
-        """Build the step and write its record; `reasons` are remembered. Raises what the build raises, or InputChangedError."""
+        """Builds the step and writes its record. reasons: why it runs, kept in the history.
+
+        Raises:
+            InputChangedError: a file of `reads` changed during the build.
+            Exception: whatever `build` raises.
+        """
         before = {path: signature(path) for path in step.reads}
         components = dict(step.components())
         extra = step.build()
-        self._unchanged(step, before)
-        home = step.record_path.parent
-        outputs = {_relative(path, home): self.digests.sha256(path) for path in (*step.outputs, *extra)}
+        self._check_inputs(step, before)
+        folder = step.record_path.parent
+        outputs = {_relative(path, folder): self.digests.sha256(path) for path in (*step.outputs, *extra)}
         record = BuildRecord(
             step.name, step.version, action_key(step.name, step.version, components), components, outputs
         )
@@ -170,17 +193,17 @@ class Tracer:
         self.digests.flush()
 
     @staticmethod
-    def _unchanged(step: Step, before: Mapping[Path, Signature]) -> None:
-        for path, seen in before.items():
+    def _check_inputs(step: Step, before: Mapping[Path, Signature]) -> None:
+        for path, old in before.items():
             try:
-                moved = signature(path) != seen
+                changed = signature(path) != old
             except FileNotFoundError:
-                moved = True
-            if moved:
+                changed = True
+            if changed:
                 raise InputChangedError(
-                    f"{path} was edited while {step.name} ran; nothing built from it is kept: run the command again"
+                    f"{path} was edited while {step.name} ran, so its result is discarded: run the command again"
                 )
 
 
-def _relative(path: Path, home: Path) -> str:
-    return path.relative_to(home).as_posix()
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

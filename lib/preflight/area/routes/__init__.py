@@ -1,7 +1,14 @@
-"""Flight plans, read into one value: the lines that are flown and where the flight starts.
+"""Reads flight plans into a `Route`: the lines to fly, and the start of the flight.
 
-Read: QGroundControl `.plan`, ArduPilot `.waypoints` (QGC WPL 110), KML and KMZ line strings, GeoJSON lines. The content
-decides which it is; a suffix that says otherwise is refused, for one of the two is a mistake.
+Formats: QGroundControl `.plan`, ArduPilot `.waypoints` (QGC WPL 110), KML and KMZ line strings, GeoJSON lines. The
+content decides the format. A suffix that contradicts the content is an error, because one of the two must be wrong.
+
+value      the `Route`, and checks that all formats share
+mavlink    mission items, for `plan` and `waypoints`
+plan       QGroundControl plans
+waypoints  ArduPilot waypoint files
+kml        KML and KMZ
+geojson    GeoJSON lines
 """
 
 from __future__ import annotations
@@ -17,9 +24,9 @@ from preflight.errors import MissionError
 __all__ = ["MAX_BYTES", "Datum", "Position", "Route", "Waypoint", "parse_route"]
 
 MAX_BYTES = 32 << 20
-"""A flight plan is a few hundred kilobytes; more is another kind of file."""
+"""The largest file that is read. A flight plan has a few hundred kilobytes; a larger file is of another kind."""
 
-_MOST_PROBLEMS = 20
+_MAX_PROBLEMS = 20
 _PLAN, _WPL, _KML, _KMZ, _GEOJSON = (
     "a QGroundControl plan",
     "an ArduPilot waypoint file (QGC WPL)",
@@ -45,40 +52,50 @@ _READERS: dict[str, Callable[[bytes, list[str]], Route | None]] = {
 
 
 def parse_route(content: bytes, name: str, source: str = "area.route") -> Route:
-    """The route in a file's content.
+    """Reads a flight plan.
 
     Args:
         content: the whole file.
-        name: its name; only the suffix is looked at.
-        source: what the error calls it.
+        name: the file name. Only its suffix is used.
+        source: the name of the input in error messages.
+
+    Returns:
+        The route, with positions in WGS84 degrees.
 
     Raises:
-        MissionError: with every problem found, each with its place in the file.
+        MissionError: the file is not a flight plan that can be used. The error lists the problems that were found, each
+            with its place in the file, and at most 20 of them.
     """
     problems: list[str] = []
     kind = _kind(content, PurePath(name).suffix.lower(), problems)
     route = _READERS[kind](content, problems) if kind else None
     if not problems and route is not None and len({position for line in route.lines for position in line}) < 2:
-        problems.append("the route has zero length: all its positions are one; give the area as a bbox")
+        problems.append("the route has zero length, because all its positions are equal: give the area as a bbox")
     if problems or route is None:
-        found = tuple(dict.fromkeys(problems))
-        rest = len(found) - _MOST_PROBLEMS
-        raise MissionError(source, found[:_MOST_PROBLEMS] + ((f"and {rest} more problems",) if rest > 0 else ()))
+        distinct = tuple(dict.fromkeys(problems))
+        omitted = len(distinct) - _MAX_PROBLEMS
+        raise MissionError(
+            source, distinct[:_MAX_PROBLEMS] + ((f"and {omitted} more problems",) if omitted > 0 else ())
+        )
     return route
 
 
 def _kind(content: bytes, suffix: str, problems: list[str]) -> str | None:
-    """Which format this is; None with the reason in `problems`."""
+    """Returns the format. Returns None and adds the reason to `problems` if none fits or the suffix contradicts it."""
     if len(content) > MAX_BYTES:
-        problems.append(f"the file is larger than {MAX_BYTES >> 20} MiB; this is no flight plan")
+        problems.append(
+            f"the file is larger than {MAX_BYTES >> 20} MiB, too large for a flight plan: name another file"
+        )
         return None
     kind = _by_content(content)
-    named = _SUFFIXES.get(suffix, (kind,))
+    expected = _SUFFIXES.get(suffix, (kind,))
     if kind is None:
-        wanted = " or ".join(name for name in named if name) or ", ".join(_READERS)
-        problems.append(f"the content is no flight plan that can be read here; it should be {wanted}")
-    elif kind not in named:
-        problems.append(f"the name ends in {suffix} ({named[0]}), the content is {kind}; check which file this is")
+        wanted = " or ".join(name for name in expected if name) or ", ".join(_READERS)
+        problems.append(f"the content is not a flight plan in a supported format: give {wanted}")
+    elif kind not in expected:
+        problems.append(
+            f"the name ends in {suffix} ({expected[0]}), but the content is {kind}: check that this is the right file"
+        )
     else:
         return kind
     return None
@@ -86,9 +103,9 @@ def _kind(content: bytes, suffix: str, problems: list[str]) -> str | None:
 
 def _by_content(content: bytes) -> str | None:
     start = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
-    signs = ((_KMZ, b"PK\x03\x04"), (_WPL, b"QGC WPL"), (_KML, b"<"), (_KML, b"\xff\xfe<"), (_KML, b"\xfe\xff\x00<"))
-    for kind, sign in signs:
-        if start.startswith(sign):
+    prefixes = ((_KMZ, b"PK\x03\x04"), (_WPL, b"QGC WPL"), (_KML, b"<"), (_KML, b"\xff\xfe<"), (_KML, b"\xfe\xff\x00<"))
+    for kind, prefix in prefixes:
+        if start.startswith(prefix):
             return kind
     return _json_kind(content) if start.startswith(b"{") else None
 
@@ -97,7 +114,7 @@ def _json_kind(content: bytes) -> str | None:
     try:
         document = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        # Which of the two it was meant to be, its reader says better what is wrong.
+        # Choose the format that was most likely meant: its reader then reports what is wrong.
         return _PLAN if b'"mission"' in content else _GEOJSON
     if "fileType" in document or "mission" in document:
         return _PLAN

@@ -1,8 +1,8 @@
-"""KML 2.3 line strings and gx:Track, and KMZ archives of them (OGC 12-007r2).
+"""Reads KML 2.3 line strings and gx:Track, and KMZ archives that contain them (OGC 12-007r2).
 
-coordinates are `longitude,latitude[,altitude]`; the altitude is metres above mean sea level where altitudeMode is
-`absolute`, above the ground where it is `relativeToGround`; otherwise (clampToGround, the default) it says nothing and is
-left out. Points, and everything that is no geometry, are left out; other shapes are refused.
+Coordinates are `longitude,latitude[,altitude]`. The altitude is in metres above mean sea level if altitudeMode is
+`absolute`, and above the ground if it is `relativeToGround`. Otherwise (clampToGround, the default) it has no meaning
+and is ignored. Points are ignored, and so is everything that is not a geometry. Any other shape is an error.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ _DATUMS: dict[str, Datum] = {"absolute": "sea_level", "relativeToGround": "groun
 
 
 def read_kmz(content: bytes, problems: list[str]) -> Route | None:
-    """The route of a KMZ archive: of doc.kml, or else of its first KML file; None with every reason in `problems`."""
-    import io  # noqa: PLC0415 - with zipfile, for archives alone
+    """Reads the file doc.kml of a KMZ archive, or the first KML file if there is no doc.kml.
+
+    Returns None and adds every reason to `problems` if it is not valid.
+    """
+    import io  # noqa: PLC0415 - only archives need io and zipfile
     import zipfile  # noqa: PLC0415
 
     try:
@@ -38,20 +41,25 @@ def read_kmz(content: bytes, problems: list[str]) -> Route | None:
 def _document(archive: ZipFile, problems: list[str]) -> bytes | None:
     names = [name for name in archive.namelist() if name.lower().endswith(".kml")]
     if not names:
-        problems.append("there is no .kml file in the archive")
+        problems.append("the archive holds no .kml file: export the route again")
         return None
     name = "doc.kml" if "doc.kml" in names else names[0]
     with archive.open(name) as file:
-        # What the archive says of the size need not be true.
+        # Do not trust the size that the archive declares.
         text = file.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
-        problems.append(f"{name} unpacks to more than {_MAX_BYTES >> 20} MiB; this is no flight plan")
+        problems.append(
+            f"{name} unpacks to more than {_MAX_BYTES >> 20} MiB, too large for a flight plan: name another file"
+        )
         return None
     return text
 
 
 def read_kml(content: bytes, problems: list[str]) -> Route | None:
-    """The route of a KML document: its LineStrings and Tracks, each a line; None with every reason in `problems`."""
+    """Reads a KML document. Each LineString and each Track becomes a line of the route.
+
+    Returns None and adds every reason to `problems` if it is not valid.
+    """
     root = _parse(content, problems)
     if root is None:
         return None
@@ -65,34 +73,34 @@ def read_kml(content: bytes, problems: list[str]) -> Route | None:
             texts = [child.text or "" for child in element if _name(child) == "coord"]
             lines.append(_line(where, [text.split() for text in texts], _datum(element), problems))
         elif name in _SHAPES:
-            problems.append(f"a LineString is needed, there is a {name}; delete it, or give it as area.polygon")
+            problems.append(f"the file holds a {name}, which is not a line: delete it, or give it as area.polygon")
     if not lines and not problems:
-        problems.append("there is no line in it: draw the route as a path (LineString)")
+        problems.append("the file holds no line: draw the route as a path (LineString)")
     return route_of(lines, problems)
 
 
 def _parse(content: bytes, problems: list[str]) -> Element | None:
-    from xml.etree import ElementTree as ET  # noqa: PLC0415 - for KML alone; document types are refused below
+    from xml.etree import ElementTree as ET  # noqa: PLC0415 - only KML needs it; document types are refused below
 
     class Builder(ET.TreeBuilder):
         def doctype(self, name: str, *_: object) -> None:
-            # Entities are declared there, and can be made to grow without end.
-            raise ValueError(f"it declares a document type ({name}); KML has none")
+            # A document type can declare entities that expand without limit.
+            raise ValueError(f"it declares a document type ({name}), which KML does not have")
 
     try:
         parser = ET.XMLParser(target=Builder())  # noqa: S314 - see Builder
         root: Element = ET.fromstring(content, parser=parser)  # noqa: S314 - see Builder
     except (ET.ParseError, ValueError, LookupError) as error:
-        problems.append(f"this is not KML: {error}")
+        problems.append(f"the file is not KML: {error}")
         return None
     if _name(root) != "kml":
-        problems.append(f"this is not KML: its root element is {_name(root)}")
+        problems.append(f"the file is not KML: its root element is {_name(root)}")
         return None
     return root
 
 
 def _name(element: Element) -> str:
-    """Without the namespace, of which there are several."""
+    """Returns the name without the namespace: KML files use several namespaces."""
     return str(element.tag).rpartition("}")[2]
 
 
@@ -106,8 +114,8 @@ def _datum(element: Element) -> Datum | None:
 
 def _line(where: str, points: list[list[str]], datum: Datum | None, problems: list[str]) -> list[Waypoint]:
     if len(points) < 2:
-        problems.append(f"{where}: a line needs two or more positions")
-    found = []
+        problems.append(f"{where}: a line needs at least two positions")
+    line = []
     for number, parts in enumerate(points, 1):
         at = f"{where}, position {number}"
         try:
@@ -115,9 +123,9 @@ def _line(where: str, points: list[list[str]], datum: Datum | None, problems: li
         except ValueError:
             values = []
         if len(values) not in {2, 3}:
-            problems.append(f"{at}: longitude,latitude[,altitude] is needed, not {','.join(parts)[:40]!r}")
+            problems.append(f"{at}: it must be longitude,latitude[,altitude], not {','.join(parts)[:40]!r}")
             continue
         alt = values[2] if len(values) == 3 and datum is not None else None
-        place = waypoint(at, values[1], values[0], alt, datum or "ground", problems)
-        found += [] if place is None else [place]
-    return found
+        point = waypoint(at, values[1], values[0], alt, datum or "ground", problems)
+        line += [] if point is None else [point]
+    return line

@@ -1,7 +1,8 @@
-"""MAVLink mission items: which of them fly somewhere, and where.
+"""Computes the path of a flight from MAVLink mission items.
 
-Command and frame numbers are MAV_CMD and MAV_FRAME of the MAVLink common message set (https://mavlink.io/en/messages/common.html).
-Legs are taken as straight: a spline's bulge and a loiter's circle lie in the area as far as the corridor reaches.
+Command and frame numbers are MAV_CMD and MAV_FRAME of the MAVLink common message set
+(https://mavlink.io/en/messages/common.html). Every leg is treated as straight. The curve of a spline and the circle of
+a loiter are inside the area only if the corridor is wide enough.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from preflight.area.routes.value import Datum, Route, Waypoint, number, route_of
 WAYPOINT, LAND = 16, 21
 RETURN_TO_LAUNCH = 20
 _DO_JUMP, _DO_SET_HOME = 177, 179
-_LAST_NAVIGATION = 95  # MAV_CMD_NAV_LAST: what is above does not move the aircraft, but for those named here
+# MAV_CMD_NAV_LAST. Commands above it do not move the aircraft, except those listed in this module.
+_LAST_NAVIGATION = 95
 
 GLOBAL, RELATIVE = 0, 3
 _DATUMS: dict[int, Datum] = {0: "sea_level", 3: "home", 5: "sea_level", 6: "home", 10: "ground", 11: "ground"}
 
-# Latitude, longitude and altitude are parameters 5, 6 and 7, and the aircraft goes there.
+# The aircraft flies to latitude, longitude and altitude, which are parameters 5, 6 and 7.
 _FLOWN = {
     WAYPOINT,
     17,  # LOITER_UNLIM
@@ -33,10 +35,11 @@ _FLOWN = {
     85,  # VTOL_LAND
     94,  # PAYLOAD_PLACE
 }
-# CONTINUE_AND_CHANGE_ALT, ROI (looked at, not flown to), ALTITUDE_WAIT, DELAY, LAST: none has a place of its own.
+# CONTINUE_AND_CHANGE_ALT, ROI (a point for the camera), ALTITUDE_WAIT, DELAY, LAST: the aircraft does not fly to a
+# position.
 _NOT_FLOWN = {30, 80, 83, 93, _LAST_NAVIGATION}
-# Where these lead is not in the file.
-_ELSEWHERE = {
+# The file does not contain the positions that these commands fly to.
+_UNKNOWN_PATH = {
     23: "NAV_LAND_LOCAL",
     24: "NAV_TAKEOFF_LOCAL",
     25: "NAV_FOLLOW",
@@ -52,7 +55,13 @@ _ELSEWHERE = {
 
 
 class Item(NamedTuple):
-    """One mission item. where: for messages; sequence: what DO_JUMP calls it; parameters: seven, None where empty."""
+    """One mission item.
+
+    where: the place in the file, for messages.
+    sequence: the number by which DO_JUMP refers to the item.
+    command: MAV_CMD. frame: MAV_FRAME.
+    parameters: seven values, None for an empty one.
+    """
 
     where: str
     sequence: int | None
@@ -62,67 +71,77 @@ class Item(NamedTuple):
 
 
 class _Flight:
-    """The path as it grows."""
+    """The path up to the current item."""
 
     def __init__(self, home: Waypoint | None, problems: list[str]) -> None:
         self.path = [] if home is None else [home]
         self.home = home
         self.problems = problems
-        self.places: dict[int, int] = {}  # sequence -> where in the path the item leads
+        # sequence of an item -> index in the path of its position, or of the next position if it has none
+        self.path_indices: dict[int, int] = {}
+        # place in the file, index in the path of the departure, sequence of the target item
         self.jumps: list[tuple[str, int, object]] = []
 
-    def take(self, item: Item) -> None:
-        """Go where one item says."""
+    def add(self, item: Item) -> None:
+        """Extends the path by one item."""
         if item.sequence is not None:
-            self.places.setdefault(item.sequence, len(self.path))
+            self.path_indices.setdefault(item.sequence, len(self.path))
         if item.command in _FLOWN:
-            place = position(item, self.problems)
-            self.path += [] if place is None else [place]
+            waypoint_ = position(item, self.problems)
+            self.path += [] if waypoint_ is None else [waypoint_]
         elif item.command == RETURN_TO_LAUNCH:
-            # Where no home is known, the first place flown to stands for it.
+            # Without a home, return to the first position of the path.
             self.path += [self.home] if self.home is not None else self.path[:1]
         elif item.command == _DO_SET_HOME and number(item.parameters[0]) != 1.0:
             self.home = position(item, self.problems) or self.home
         elif item.command == _DO_JUMP and number(item.parameters[1]) != 0.0:
             self.jumps.append((item.where, len(self.path) - 1, item.parameters[0]))
-        elif item.command in _ELSEWHERE or (item.command <= _LAST_NAVIGATION and item.command not in _NOT_FLOWN):
-            named = _ELSEWHERE.get(item.command, "unknown here")
+        elif item.command in _UNKNOWN_PATH or (item.command <= _LAST_NAVIGATION and item.command not in _NOT_FLOWN):
+            name = _UNKNOWN_PATH.get(item.command, "not supported")
             self.problems.append(
-                f"{item.where}: where command {item.command} ({named}) leads is not in the file; give the area as a polygon"
+                f"{item.where}: the file does not hold the path of command {item.command} ({name}): "
+                "give the area as a polygon"
             )
 
     def lines(self) -> list[list[Waypoint]]:
-        """The path, and a leg for each jump back or ahead."""
+        """Returns the path, and a line of one leg for each jump."""
         lines = [self.path]
         for where, departure, parameter in self.jumps:
             target = number(parameter)
-            if target is None or not target.is_integer() or int(target) not in self.places:
-                self.problems.append(f"{where}: jumps to an item that is not there")
-            elif departure >= 0 and self.places[int(target)] < len(self.path):
-                lines.append([self.path[departure], self.path[self.places[int(target)]]])
+            if target is None or not target.is_integer() or int(target) not in self.path_indices:
+                self.problems.append(f"{where}: it jumps to an item that does not exist: correct the jump")
+            elif departure >= 0 and self.path_indices[int(target)] < len(self.path):
+                lines.append([self.path[departure], self.path[self.path_indices[int(target)]]])
         return lines
 
 
 def fly(items: Iterable[Item], home: Waypoint | None, problems: list[str]) -> Route | None:
-    """The route of a mission; None with the reasons in `problems`. It starts at home, where one is planned."""
+    """Returns the route of a mission. It starts at home if a home is given.
+
+    Returns None and adds the reasons to `problems` if there is no valid route.
+    """
     flight = _Flight(home, problems)
     for item in items:
-        flight.take(item)
+        flight.add(item)
     lines = flight.lines()
     if not problems and len(flight.path) < 2:
-        problems.append("fewer than two places are flown to: add the waypoints of the flight")
+        problems.append("the flight has fewer than two positions: add the waypoints of the flight")
     return route_of(lines, problems)
 
 
 def position(item: Item, problems: list[str]) -> Waypoint | None:
-    """Where an item leads; None where it is `here`: latitude and longitude both 0 or empty, as autopilots read it."""
+    """Returns the position of an item.
+
+    Returns None if latitude and longitude are both 0 or both empty: autopilots then use the current position. Also
+    returns None, and adds the reasons to `problems`, if the position is not valid.
+    """
     lat, lon, alt = item.parameters[4:7]
     if (lat is None and lon is None) or (number(lat) == number(lon) == 0.0):
         return None
     datum = _DATUMS.get(item.frame)
     if datum is None:
         problems.append(
-            f"{item.where}: frame {item.frame} is no global one (0, 3, 5, 6, 10 or 11), so its place on the map is unknown"
+            f"{item.where}: frame {item.frame} gives no position on the map: use a global frame (0, 3, 5, 6, 10 or 11)"
         )
         return None
     return waypoint(item.where, lat, lon, alt, datum, problems)

@@ -1,4 +1,4 @@
-"""What a flight plan says, whatever its format, and the checks all formats share."""
+"""The content of a flight plan in any format, and the checks that all formats share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Position = tuple[float, float]
 """(latitude, longitude), WGS84 degrees."""
 
 Datum = Literal["ellipsoid", "sea_level", "home", "ground"]
-"""What an altitude is above: the WGS84 ellipsoid, mean sea level, the home position, or the ground below."""
+"""The reference of an altitude: the WGS84 ellipsoid, mean sea level, the home position, or the ground below."""
 
 _PROBLEMS: dict[Datum, str | None] = {
     "sea_level": None,
-    "ellipsoid": "has a height above the ellipsoid, and no geoid is here to convert it to mean sea level",
-    "home": "has an altitude above home alone",
-    "ground": "has an altitude above the ground alone",
+    "ellipsoid": "has a height above the ellipsoid, which cannot be converted to mean sea level without a geoid model",
+    "home": "has only an altitude above home",
+    "ground": "has only an altitude above the ground",
 }
 
 MAX_POSITIONS = 100_000
@@ -27,7 +27,11 @@ MAX_POSITIONS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Waypoint:
-    """A place in a plan. alt: metres above `datum`, as the format defines it and never converted; None: not given."""
+    """A position in a plan.
+
+    lat, lon: WGS84 degrees.
+    alt: metres above `datum`, as in the file, never converted. None if the file gives none.
+    """
 
     lat: float
     lon: float
@@ -36,20 +40,20 @@ class Waypoint:
 
     @property
     def position(self) -> Position:
-        """Without the altitude."""
+        """The position without the altitude."""
         return self.lat, self.lon
 
     def altitude_problem(self) -> str | None:
-        """Why `alt` is not metres above mean sea level, as a predicate; None where it is."""
+        """Returns why `alt` is not in metres above mean sea level, as the predicate of a sentence, or None if it is."""
         return "has no altitude" if self.alt is None else _PROBLEMS[self.datum]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What is flown.
+    """The path of a flight.
 
-    lines: each two positions or more, in the order they are flown; legs are the shortest lines between their ends.
-    start: the home position where the format has one, else the takeoff or first waypoint.
+    lines: each line has at least two positions, in the order of flight. A leg is the geodesic between two positions.
+    start: the home position if the file gives one, otherwise the takeoff or the first waypoint.
     """
 
     lines: tuple[tuple[Position, ...], ...]
@@ -57,14 +61,14 @@ class Route:
 
 
 def number(value: object) -> float | None:
-    """A finite number of a JSON document; None for anything else."""
+    """Returns a JSON value as a float if it is a finite number, otherwise None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
-        found = float(value)
+        converted = float(value)
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return converted if math.isfinite(converted) else None
 
 
 def waypoint(
@@ -75,37 +79,54 @@ def waypoint(
     datum: Datum,
     problems: list[str],
 ) -> Waypoint | None:
-    """A checked waypoint; None with the reasons in `problems`, each led by `where`. An altitude that is null is none."""
-    north, east = number(lat), number(lon)
-    if north is None or east is None:
+    """Checks the values of a waypoint.
+
+    Args:
+        where: the place in the file, which begins each message.
+        lat: latitude as the file gives it, degrees.
+        lon: longitude as the file gives it, degrees.
+        alt: altitude as the file gives it, metres. None means that there is no altitude.
+        datum: the reference of the altitude.
+        problems: the list to which faults are added.
+
+    Returns:
+        The waypoint, or None if its position is not valid.
+    """
+    latitude, longitude = number(lat), number(lon)
+    if latitude is None or longitude is None:
         problems.append(f"{where}: latitude and longitude must be finite numbers of degrees")
         return None
     height = number(alt)
     if height is None and alt is not None:
         problems.append(f"{where}: the altitude must be a finite number of metres")
-    faults = point_problems(north, east, beyond="write it between -180 and 180; a route may cross the antimeridian")
+    faults = point_problems(
+        latitude, longitude, beyond="write it between -180 and 180; a route may cross the antimeridian"
+    )
     problems.extend(f"{where}: {fault}" for fault in faults)
-    return None if faults else Waypoint(north, east, height, datum)
+    return None if faults else Waypoint(latitude, longitude, height, datum)
 
 
 def json_object(content: bytes, problems: list[str]) -> dict[str, object]:
-    """The file's object; empty with the reason in `problems` when it is no JSON object."""
+    """Returns the JSON object in a file. Returns an empty dict and adds the reason to `problems` if there is none."""
     try:
         document = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        problems.append(f"this is not JSON: {error}")
+        problems.append(f"the file is not JSON: {error}")
         return {}
     if not isinstance(document, dict):
-        problems.append("the file must hold one JSON object")
+        problems.append("the file must contain one JSON object")
         return {}
     return cast("dict[str, object]", document)
 
 
 def route_of(lines: list[list[Waypoint]], problems: list[str]) -> Route | None:
-    """A route of lines that were read without a problem; None otherwise."""
+    """Returns the route that consists of these lines. Returns None if there are problems, or too many positions."""
     if problems:
         return None
     if sum(len(line) for line in lines) > MAX_POSITIONS:
-        problems.append(f"there are more than {MAX_POSITIONS} positions in it; this is a track, not a plan")
+        problems.append(
+            f"the file holds more than {MAX_POSITIONS} positions: "
+            "it is a recorded track, not a plan; name the flight plan"
+        )
         return None
     return Route(tuple(tuple(point.position for point in line) for line in lines), lines[0][0])

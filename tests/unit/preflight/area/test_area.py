@@ -59,12 +59,12 @@ def test_a_box_that_cannot_be_covered_is_refused_with_its_reason(box, reason):
         (polygon(), "at least four"),
         ({"type": "Polygon"}, "at least four"),
         (polygon([[0, 0], [1, 0], [float("inf"), 1], [0, 0]]), "finite"),
-        ({"type": "Point", "coordinates": [1, 2]}, "a polygon is needed, this is Point"),
-        ({"type": "Feature", "geometry": None}, "no GeoJSON geometry"),
-        ({"type": "FeatureCollection", "features": []}, "no polygon in it"),
-        ({"type": "MultiPolygon", "coordinates": None}, "a polygon is needed"),
-        ([1, 2], "no GeoJSON geometry"),
-        ({"type": ["Polygon"]}, "a polygon is needed, this is"),
+        ({"type": "Point", "coordinates": [1, 2]}, "must be a polygon, but it is Point"),
+        ({"type": "Feature", "geometry": None}, "not a GeoJSON geometry"),
+        ({"type": "FeatureCollection", "features": []}, "holds no polygon"),
+        ({"type": "MultiPolygon", "coordinates": None}, "must be a polygon"),
+        ([1, 2], "not a GeoJSON geometry"),
+        ({"type": ["Polygon"]}, "must be a polygon, but it is"),
     ],
 )
 def test_a_polygon_that_cannot_be_covered_is_refused_with_its_reason(document, reason):
@@ -73,7 +73,7 @@ def test_a_polygon_that_cannot_be_covered_is_refused_with_its_reason(document, r
     assert caught.value.source == "field.geojson"
 
 
-def test_text_that_is_no_json_is_refused():
+def test_a_file_that_is_not_json_is_refused():
     with pytest.raises(MissionError, match="not JSON"):
         area_from_geojson(b"\xff{", "field.geojson")
 
@@ -86,7 +86,7 @@ def test_every_faulty_polygon_is_named():
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["features[0]", "features[1]"]
 
 
-def test_the_digest_does_not_depend_on_where_a_ring_starts_or_turns():
+def test_the_digest_does_not_depend_on_first_vertex_direction_or_order():
     turned = [*SQUARE[2:], *SQUARE[1:3]]
     digests = {
         read(polygon(SQUARE)).digest(),
@@ -98,20 +98,20 @@ def test_the_digest_does_not_depend_on_where_a_ring_starts_or_turns():
     assert digests != {read(polygon([[10.0, 50.0], [10.2, 50.0], [10.1, 50.1], [10.0, 50.0]])).digest()}
 
 
-def test_the_digest_of_a_box_is_a_vector():
+def test_the_digest_of_a_box_is_sha256_over_its_canonical_form():
     assert area_from_bbox(BoundingBox(0, 1, 2, 3)).digest() == (
         __import__("hashlib").sha256(b'{"bbox":[0.0,1.0,2.0,3.0]}').hexdigest()
     )
 
 
-def test_boxes_are_one_a_part():
+def test_boxes_returns_one_box_for_each_part():
     far = [[lon + 1, lat] for lon, lat in SQUARE]
     area = read({"type": "MultiPolygon", "coordinates": [[SQUARE], [far]]})
     assert area.boxes() == (BoundingBox(50.0, 10.0, 50.1, 10.1), BoundingBox(50.0, 11.0, 50.1, 11.1))
     assert area_from_bbox(BoundingBox(0, 1, 2, 3)).boxes() == (BoundingBox(0, 1, 2, 3),)
 
 
-def test_a_tile_that_only_touches_is_outside():
+def test_a_tile_that_only_touches_the_border_is_not_covered():
     box = tile_bounds(12, 2000, 1500)
     exact = cover(area_from_bbox(box), [12])
     assert list(exact) == [(12, 2000, 1500)]
@@ -125,7 +125,7 @@ def test_a_tile_that_only_touches_is_outside():
     assert cover(read(polygon(ring)), [12]) == exact
 
 
-def test_a_cover_knows_its_tiles_by_position():
+def test_a_cover_maps_positions_to_tiles_and_back():
     tiles = cover(area_from_bbox(BoundingBox(50.0, 10.0, 50.1, 10.1)), [12, 10, 12])
     assert len(tiles) == len(list(tiles)) > 4
     for position, tile in enumerate(tiles):
@@ -138,8 +138,8 @@ def test_a_cover_knows_its_tiles_by_position():
 
 def test_holes_are_left_out_and_far_parts_keep_their_own_ranges():
     hole = [[10.02, 50.02], [10.08, 50.02], [10.08, 50.08], [10.02, 50.08], [10.02, 50.02]]
-    solid, pierced = cover(read(polygon(SQUARE)), [14]), cover(read(polygon(SQUARE, hole)), [14])
-    assert 0 < len(pierced) < len(solid)
+    solid, with_hole = cover(read(polygon(SQUARE)), [14]), cover(read(polygon(SQUARE, hole)), [14])
+    assert 0 < len(with_hole) < len(solid)
     far = [[lon + 5, lat] for lon, lat in SQUARE]
     both = cover(read({"type": "MultiPolygon", "coordinates": [[SQUARE], [far]]}), [14])
     assert len(both.ranges) == 2
@@ -154,7 +154,7 @@ def test_a_deep_zoom_over_a_wide_polygon_stays_small():
 
 
 @pytest.mark.parametrize("zoom", [-1, 25])
-def test_zooms_out_of_range_are_a_callers_error(zoom):
+def test_zooms_out_of_range_raise_value_error(zoom):
     with pytest.raises(ValueError, match="zoom levels"):
         cover(area_from_bbox(BoundingBox(0, 0, 1, 1)), [zoom])
 
@@ -167,9 +167,9 @@ def test_a_box_needs_neither_shapely_nor_numpy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="the folder ../shared/data does not exist")
 def test_the_real_area_is_covered_by_exactly_the_real_tiles():
     area = area_from_geojson((DATA / "oam-area.geojson").read_bytes())
-    found = {tuple(map(int, (*path.parts[-3:-1], path.stem))) for path in (DATA / "oam").rglob("*.png")}
-    assert set(cover(area, [19, 20, 21])) == found
-    assert len(found) == 147
+    expected = {tuple(map(int, (*path.parts[-3:-1], path.stem))) for path in (DATA / "oam").rglob("*.png")}
+    assert set(cover(area, [19, 20, 21])) == expected
+    assert len(expected) == 147

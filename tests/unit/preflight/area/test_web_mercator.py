@@ -16,15 +16,15 @@ def tiles(draw):
 
 @settings(deadline=None)
 @given(tiles())
-def test_bounds_are_mercantiles(tile):
+def test_bounds_equal_those_of_mercantile(tile):
     zoom, x, y = tile
-    bounds, theirs = tile_bounds(zoom, x, y), mercantile.bounds(x, y, zoom)
-    assert (bounds.lon_min, bounds.lat_min, bounds.lon_max, bounds.lat_max) == pytest.approx(tuple(theirs), abs=1e-12)
+    bounds, expected = tile_bounds(zoom, x, y), mercantile.bounds(x, y, zoom)
+    assert (bounds.lon_min, bounds.lat_min, bounds.lon_max, bounds.lat_max) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 @settings(deadline=None)
 @given(tiles())
-def test_a_tile_holds_its_centre_which_is_the_middle_in_metres(tile):
+def test_the_centre_is_inside_the_tile_and_the_middle_in_epsg_3857(tile):
     zoom, x, y = tile
     lat, lon = tile_center(zoom, x, y)
     assert tile_at(zoom, lat, lon) == (x, y)
@@ -35,7 +35,7 @@ def test_a_tile_holds_its_centre_which_is_the_middle_in_metres(tile):
 
 @settings(deadline=None)
 @given(st.integers(0, MAX_ZOOM), st.floats(-MAX_LATITUDE, MAX_LATITUDE), st.floats(-180, 180))
-def test_tile_at_gives_the_tile_whose_bounds_hold_the_point(zoom, lat, lon):
+def test_tile_at_returns_the_tile_whose_bounds_contain_the_point(zoom, lat, lon):
     x, y = tile_at(zoom, lat, lon)
     bounds = tile_bounds(zoom, x, y)
     assert bounds.lon_min <= lon <= bounds.lon_max
@@ -44,7 +44,7 @@ def test_tile_at_gives_the_tile_whose_bounds_hold_the_point(zoom, lat, lon):
 
 @settings(deadline=None)
 @given(tiles())
-def test_a_border_belongs_to_the_tile_south_and_east_of_it(tile):
+def test_a_tile_owns_its_northern_and_western_border(tile):
     zoom, x, y = tile
     bounds = tile_bounds(zoom, x, y)
     assert tile_at(zoom, bounds.lat_max, bounds.lon_min) == (x, y)
@@ -52,25 +52,25 @@ def test_a_border_belongs_to_the_tile_south_and_east_of_it(tile):
 
 @settings(deadline=None)
 @given(tiles())
-def test_quarters_share_their_borders_exactly(tile):
+def test_the_children_of_a_tile_have_exactly_its_borders(tile):
     zoom, x, y = tile
-    whole, first, last = (
+    parent, first, last = (
         tile_bounds(zoom, x, y),
         tile_bounds(zoom + 1, 2 * x, 2 * y),
         tile_bounds(zoom + 1, 2 * x + 1, 2 * y + 1),
     )
-    assert (whole.lat_max, whole.lon_min) == (first.lat_max, first.lon_min)
-    assert (whole.lat_min, whole.lon_max) == (last.lat_min, last.lon_max)
+    assert (parent.lat_max, parent.lon_min) == (first.lat_max, first.lon_min)
+    assert (parent.lat_min, parent.lon_max) == (last.lat_min, last.lon_max)
     assert (first.lat_min, first.lon_max) == (last.lat_max, last.lon_min)
 
 
 @pytest.mark.parametrize(("lat", "lon"), [(86.0, 0.0), (-85.06, 0.0), (0.0, 180.1), (float("nan"), 0.0)])
-def test_a_point_off_the_map_is_refused(lat, lon):
-    with pytest.raises(ValueError, match="off the Web-Mercator map"):
+def test_a_point_outside_the_map_is_refused(lat, lon):
+    with pytest.raises(ValueError, match="outside the Web-Mercator map"):
         tile_at(10, lat, lon)
 
 
-def test_distances_on_the_sphere():
+def test_distances_on_the_mean_sphere():
     assert haversine_m(0.0, 0.0, 0.0, 0.0) == 0.0
     # One degree of a great circle: 2 pi R / 360 with R = 6,371,008.8 m.
     assert haversine_m(0.0, 0.0, 1.0, 0.0) == pytest.approx(111_195.08, abs=0.01)

@@ -450,16 +450,16 @@ def test_a_route_that_starts_without_an_altitude_of_its_own_needs_the_missions(l
         ]
         (tmp_path / "flight.plan").write_text(json.dumps({"fileType": "Plan", "mission": {"items": items}}))
         routed["area"]["route"] = "flight.plan"
-        why = "where the route starts (1.0, 32.0) has an altitude above home alone"
+        why = "where the route starts (1.0, 32.0) has only an altitude above home"
     elif form in {"flat", "ellipsoid"}:
         line = LEG if form == "ellipsoid" else [place[:2] for place in LEG]
         (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": line}))
-        high = "has a height above the ellipsoid, and no geoid is here to convert it to mean sea level"
+        high = "has a height above the ellipsoid, which cannot be converted to mean sea level without a geoid model"
         why = f"where the route starts (0.346, 32.588) {high if form == 'ellipsoid' else 'has no altitude'}"
     else:
         (tmp_path / "flight.kml").write_text(line_kml("relativeToGround" if form == "ground" else "clampToGround"))
         routed["area"]["route"] = "flight.kml"
-        told = "has an altitude above the ground alone" if form == "ground" else "has no altitude"
+        told = "has only an altitude above the ground" if form == "ground" else "has no altitude"
         why = f"where the route starts (0.346, 32.588) {told}"
     assert problems(routed) == (f"takeoff_origin: give it here, in metres above mean sea level: {why}",)
     lat = 0.9 if form == "plan" else 0.3

@@ -1,4 +1,4 @@
-"""Private keys, development keys, signing modes."""
+"""Private keys, development keys, signing modes, offline signing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_key(path, private, passphrase=None):
     return path
 
 
-def test_a_key_signs_what_the_verifier_verifies(tmp_path):
+def test_the_verifier_accepts_a_signature(tmp_path):
     private = Ed25519PrivateKey.generate()
     key = signing.load_signing_key(write_key(tmp_path / "k.pem", private))
     sealed = envelope.decode(signing.sign_statement(b"{}", key), 10_000)
@@ -59,7 +59,7 @@ def test_a_key_that_others_can_reach_is_refused(tmp_path, mode):
         signing.load_signing_key(path)
 
 
-def test_files_that_are_no_signing_key(tmp_path):
+def test_files_that_are_not_signing_keys_are_refused(tmp_path):
     with pytest.raises(SigningKeyError, match="cannot be read"):
         signing.load_signing_key(tmp_path / "absent.pem")
     (tmp_path / "text.pem").write_text("hello")
@@ -72,7 +72,7 @@ def test_files_that_are_no_signing_key(tmp_path):
         signing.load_signing_key(tmp_path.joinpath("/dev/null"))
 
 
-def test_a_development_key_and_its_trust(tmp_path):
+def test_a_development_key_comes_with_its_trust_directory(tmp_path):
     key_path, trust = tmp_path / "keys" / "dev.pem", tmp_path / "deep" / "trust"
     key = signing.make_dev_key(key_path, trust)
     assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
@@ -81,7 +81,7 @@ def test_a_development_key_and_its_trust(tmp_path):
     assert [path.name for path in trust.parent.iterdir()] == ["trust"]
 
 
-def test_what_exists_is_never_touched(tmp_path):
+def test_existing_files_are_never_changed(tmp_path):
     key_path, trust = tmp_path / "dev.pem", tmp_path / "trust"
     trust.mkdir()
     with pytest.raises(SigningKeyError, match="trust directory exists"):
@@ -95,7 +95,7 @@ def test_what_exists_is_never_touched(tmp_path):
     assert not trust.exists()
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SigningKeyError, match="cannot be made"):
         signing.make_dev_key(tmp_path / "file" / "dev.pem", tmp_path / "trust")
@@ -110,13 +110,13 @@ def test_signing_modes():
             signing.check_signing_mode("operator", "ab", allowed)
 
 
-# OpenSSH's files, by the real ssh-keygen.
+# OpenSSH key files, made by the real ssh-keygen.
 
 
 @pytest.fixture
 def ssh_keygen(tmp_path):
     if shutil.which("ssh-keygen") is None:
-        pytest.skip("there is no ssh-keygen here")
+        pytest.skip("ssh-keygen is not installed")
 
     def make(name, *, kind="ed25519", passphrase=""):
         path = tmp_path / name
@@ -160,14 +160,14 @@ def test_openssh_keys_of_another_kind_are_refused(ssh_keygen):
         keys.to_pem(b"\x01" + bytes(31)),
     ],
 )
-def test_what_is_no_public_key_worth_trusting(tmp_path, content):
+def test_invalid_and_weak_public_keys_are_refused(tmp_path, content):
     path = tmp_path / "k.pub"
     path.write_bytes(content)
     with pytest.raises(SigningKeyError, match="give an Ed25519 public key"):
         signing.load_public_key(path)
 
 
-def test_each_half_in_the_place_of_the_other(tmp_path):
+def test_a_private_key_in_place_of_a_public_key_and_the_reverse_are_refused(tmp_path):
     signing.make_key(tmp_path / "k.pem", None)
     with pytest.raises(SigningKeyError, match="is a private key"):
         signing.load_public_key(tmp_path / "k.pem")
@@ -177,10 +177,10 @@ def test_each_half_in_the_place_of_the_other(tmp_path):
         signing.load_public_key(tmp_path / "absent")
 
 
-# Making keys.
+# Creating keys.
 
 
-def test_a_key_pair_is_made_and_nothing_overwritten(tmp_path):
+def test_a_key_pair_is_created_and_nothing_is_overwritten(tmp_path):
     path = tmp_path / "deep" / "operator.pem"
     key = signing.make_key(path, b"secret")
     assert signing.load_signing_key(path, b"secret").fingerprint == key.fingerprint
@@ -199,7 +199,7 @@ def test_a_key_pair_is_made_and_nothing_overwritten(tmp_path):
         signing.make_key(tmp_path / "file" / "k.pem", None)
 
 
-def test_half_a_key_is_removed(tmp_path, monkeypatch):
+def test_a_partial_key_file_is_removed(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
@@ -209,7 +209,7 @@ def test_half_a_key_is_removed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_system_without_permissions_gets_no_private_key(tmp_path, monkeypatch):
+def test_no_private_key_is_left_on_a_file_system_without_permissions(tmp_path, monkeypatch):
     real = atomic.write_new
     monkeypatch.setattr(atomic, "write_new", lambda path, content, *, mode: real(path, content, mode=0o666))
     with pytest.raises(SigningKeyError, match="keeps no permissions"):
@@ -228,7 +228,7 @@ def test_where_a_passphrase_comes_from(tmp_path):
     assert signing.given_passphrase(None, "from the environment") == b"from the environment"
     assert signing.given_passphrase(None, "") is None
     path.chmod(0o644)
-    with pytest.raises(SigningKeyError, match="passphrase file can be reached by others"):
+    with pytest.raises(SigningKeyError, match="other users can access the passphrase file"):
         signing.given_passphrase(path, None)
     path.write_text("\n")
     path.chmod(0o600)
@@ -237,7 +237,7 @@ def test_where_a_passphrase_comes_from(tmp_path):
 
 
 def test_a_passphrase_from_a_pipe(tmp_path):
-    """As a shell's <(...) hands it over."""
+    """A shell passes a pipe for <(...)."""
     reading, writing = os.pipe()
     os.write(writing, b"piped\n")
     os.close(writing)
@@ -247,7 +247,7 @@ def test_a_passphrase_from_a_pipe(tmp_path):
         os.close(reading)
 
 
-def test_a_person_is_asked_once_to_unlock_and_twice_for_a_new_one(tmp_path):
+def test_a_person_is_asked_once_for_an_existing_and_twice_for_a_new_passphrase(tmp_path):
     asked = []
 
     def ask(prompt):
@@ -262,7 +262,7 @@ def test_a_person_is_asked_once_to_unlock_and_twice_for_a_new_one(tmp_path):
         signing.load_signing_key(tmp_path / "k.pem", None, lambda _: "wrong")
     with pytest.raises(SigningKeyError, match="is encrypted"):
         signing.load_signing_key(tmp_path / "k.pem", None, lambda _: "")
-    # Nobody is asked where it is given, or where there is none.
+    # Nobody is asked if the passphrase is given, or if the key has none.
     signing.load_signing_key(tmp_path / "k.pem", b"secret", ask)
     signing.make_key(tmp_path / "open.pem", None)
     signing.load_signing_key(tmp_path / "open.pem", None, ask)
@@ -279,7 +279,7 @@ def test_new_passphrases_that_are_refused(answers, why):
         signing.new_passphrase(None, ask)
 
 
-# Signing elsewhere.
+# Offline signing.
 
 STATEMENT = b'{"some":"statement"}'
 
@@ -291,7 +291,7 @@ def offline(tmp_path):
     return key, request, signing.OfflineSigner(key.public_key, request)
 
 
-def test_a_statement_waits_until_its_signature_is_there(offline):
+def test_a_statement_waits_until_its_signature_is_imported(offline):
     key, request, signer = offline
     assert signer.waiting() is None
     for _ in range(2):
@@ -300,7 +300,7 @@ def test_a_statement_waits_until_its_signature_is_there(offline):
     assert signer.waiting() == STATEMENT
     signer.accept(STATEMENT, signing.sign_export(STATEMENT, key))
     assert signer.sign(STATEMENT) == signing.sign_statement(STATEMENT, key)
-    # Another statement is another signature.
+    # Another statement needs another signature.
     with pytest.raises(SignatureAwaitedError):
         signer.sign(STATEMENT + b" ")
     assert not request.signature.exists()
@@ -314,10 +314,10 @@ def test_no_signature_but_the_keys_own_over_the_statement_is_taken(offline, tmp_
     malleable = good[:32] + (int.from_bytes(good[32:], "little") + order).to_bytes(32, "little")
     signatures = (signing.sign_export(STATEMENT, other), signing.sign_export(b"{}", key), good[:63], b"", malleable)
     for signature in signatures:
-        with pytest.raises(OfflineSigningError, match="is not one of"):
+        with pytest.raises(OfflineSigningError, match="does not match key"):
             signer.accept(STATEMENT, signature)
         assert not request.signature.exists()
-    # Nor is one believed because it lies there.
+    # A wrong signature that already lies in the folder is not used either.
     request.folder.mkdir()
     request.statement.write_bytes(STATEMENT)
     request.signature.write_bytes(signatures[0])
@@ -325,7 +325,7 @@ def test_no_signature_but_the_keys_own_over_the_statement_is_taken(offline, tmp_
         signer.sign(STATEMENT)
 
 
-def test_signatures_as_tools_write_them(tmp_path):
+def test_signature_files_are_raw_or_base64(tmp_path):
     raw = bytes(range(64))
     path = tmp_path / "s"
     for content in (raw, base64.b64encode(raw), base64.b64encode(raw) + b"\n"):
@@ -339,7 +339,7 @@ def test_signatures_as_tools_write_them(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=60))
-def test_nothing_but_an_export_is_signed(tmp_path_factory, content):
+def test_only_an_export_of_a_valid_manifest_is_read(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "export"
     for data in (content, envelope.pae(content), envelope.pae(b"{}")[:-1] + content):
         path.write_bytes(data)

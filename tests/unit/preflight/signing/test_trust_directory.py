@@ -1,4 +1,4 @@
-"""What a trust directory becomes, as the verifier that flies reads it."""
+"""Changes of a trust directory, as read by the verifier of the aircraft."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def snapshot(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_the_first_key_makes_the_directory(tmp_path):
+def test_the_first_key_creates_the_directory(tmp_path):
     folder = tmp_path / "deep" / "trust"
     assert signing.add_key(folder, key(1), "Ana's key/2") == (fingerprint(1), f"Ana-s-key-2-{fingerprint(1)[:12]}.pem")
     assert keys.load_trust(folder) == keys.Trust({fingerprint(1): key(1)}, frozenset(), False)
@@ -58,7 +58,7 @@ def test_a_revoked_key_is_refused_by_the_verifier_and_stays_revoked(directory):
     assert snapshot(directory) == before
 
 
-def test_a_key_that_is_not_there_can_be_revoked_and_what_was_written_by_hand_is_kept(directory):
+def test_a_key_without_a_file_can_be_revoked_and_lines_written_by_hand_are_kept(directory):
     (directory / keys.REVOKED).write_text(f"# lost at the airfield\n{fingerprint(2)}")
     signing.revoke_key(directory, fingerprint(3), NOW)
     assert (
@@ -73,7 +73,7 @@ def test_a_key_that_is_not_there_can_be_revoked_and_what_was_written_by_hand_is_
         signing.add_key(directory, key(3), "third")
 
 
-def test_revocations_at_the_same_time_are_all_kept(directory):
+def test_concurrent_revocations_are_all_kept(directory):
     program = (
         "import sys; from pathlib import Path; from datetime import datetime; from preflight import signing\n"
         "for number in range(5): signing.revoke_key(Path(sys.argv[1]), sys.argv[2] + f'{number:x}' * 63, datetime(2026, 5, 1))"
@@ -87,7 +87,7 @@ def test_revocations_at_the_same_time_are_all_kept(directory):
 
 
 @pytest.mark.parametrize("weak", [bytes(32), b"\x01" + bytes(31), b"\xff" * 32])
-def test_weak_keys_are_refused_by_the_verifiers_own_check(directory, weak):
+def test_weak_keys_are_refused_by_the_check_of_the_verifier(directory, weak):
     before = snapshot(directory)
     with pytest.raises(TrustDirectoryError, match="weak"):
         signing.add_key(directory, weak, "weak")
@@ -95,7 +95,7 @@ def test_weak_keys_are_refused_by_the_verifiers_own_check(directory, weak):
 
 
 @pytest.mark.parametrize("damage", ["bad key", "link", "folder", "bad list"])
-def test_a_damaged_directory_is_named_and_not_changed(directory, damage):
+def test_a_damaged_directory_is_reported_and_not_changed(directory, damage):
     match damage:
         case "bad key":
             (directory / "x.pem").write_text("x")
@@ -116,9 +116,9 @@ def test_a_damaged_directory_is_named_and_not_changed(directory, damage):
     assert snapshot(directory) == before
 
 
-def test_what_is_no_fingerprint_and_no_directory(directory, tmp_path):
+def test_invalid_fingerprints_and_directories_are_refused(directory, tmp_path):
     for text in ("", "abc", "g" * 64, fingerprint(1)[:-1]):
-        with pytest.raises(TrustDirectoryError, match="no fingerprint"):
+        with pytest.raises(TrustDirectoryError, match="neither a fingerprint"):
             signing.revoke_key(directory, text, NOW)
     for change in (
         lambda: signing.revoke_key(tmp_path / "absent", fingerprint(1), NOW),
@@ -135,12 +135,12 @@ def test_what_is_no_fingerprint_and_no_directory(directory, tmp_path):
         signing.add_key(tmp_path / "file" / "trust", key(1), "first")
 
 
-def test_the_words_of_the_command(tmp_path):
+def test_the_output_of_the_trust_command(tmp_path):
     made = signing.make_key(tmp_path / "op.pem", None)
     public = tmp_path / "op.pub.pem"
     folder = tmp_path / "trust"
-    said = trust(folder, ["add", str(public)], NOW)
-    assert said.fields["file"] == f"op-{made.fingerprint[:12]}.pem"
+    result = trust(folder, ["add", str(public)], NOW)
+    assert result.fields["file"] == f"op-{made.fingerprint[:12]}.pem"
     assert "already" in trust(folder, ["add", str(public)], NOW).text
     (folder / keys.ALLOW_DEV).touch()
     text = trust(folder, ["list"], NOW).text

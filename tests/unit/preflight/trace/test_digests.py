@@ -15,7 +15,7 @@ DROP TABLE digests; ALTER TABLE n RENAME TO digests"""
 
 
 def hashes(cache, path):
-    """How many files the cache hashes to answer."""
+    """Returns how many files the cache hashes for this query."""
     before = cache.hashed_files
     cache.sha256(path)
     return cache.hashed_files - before
@@ -25,8 +25,8 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-class Waiting:
-    """A clock and a sleep of the test's own: what was slept is what the clock moves on."""
+class FakeClock:
+    """A fake clock and a fake sleep. Each sleep advances the clock."""
 
     def __init__(self, now):
         self.now = now
@@ -47,12 +47,12 @@ def database(tmp_path):
 
 @pytest.fixture
 def open_cache(database):
-    """A cache as a later run opens it, long after every file was written."""
+    """Opens the cache as a later run does, long after every file was written."""
 
-    def run(**more):
-        return DigestCache(database, **{"wall_ns": lambda: 1 << 62, **more})
+    def open_(**options):
+        return DigestCache(database, **{"wall_ns": lambda: 1 << 62, **options})
 
-    return run
+    return open_
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_hash_file_reads_every_byte(tmp_path):
 
 
 def test_a_missing_file_raises(open_cache, tmp_path):
-    for ask in (open_cache().sha256, hash_file, signature):
+    for read in (open_cache().sha256, hash_file, signature):
         with pytest.raises(FileNotFoundError):
-            ask(tmp_path / "none")
+            read(tmp_path / "none")
 
 
 def test_a_file_is_hashed_once_in_a_run_and_not_again_in_the_next(open_cache, file):
@@ -85,7 +85,7 @@ def test_a_file_is_hashed_once_in_a_run_and_not_again_in_the_next(open_cache, fi
     assert later.hashed_files == 0
 
 
-def test_an_edit_of_equal_size_and_restored_mtime_is_seen(open_cache, file):
+def test_an_edit_of_equal_size_with_restored_mtime_is_detected(open_cache, file):
     cache = open_cache()
     cache.sha256(file)
     cache.flush()
@@ -97,7 +97,7 @@ def test_an_edit_of_equal_size_and_restored_mtime_is_seen(open_cache, file):
     assert later.hashed_files == 1
 
 
-def test_another_file_in_its_place_is_seen(open_cache, file, tmp_path):
+def test_replacing_the_file_by_another_is_detected(open_cache, file, tmp_path):
     cache = open_cache()
     cache.sha256(file)
     other = tmp_path / "other"
@@ -106,7 +106,7 @@ def test_another_file_in_its_place_is_seen(open_cache, file, tmp_path):
     assert cache.sha256(file) == sha256(b"two")
 
 
-def test_a_touched_file_is_hashed_once_more_and_then_never_again(open_cache, file):
+def test_a_touched_file_is_hashed_once_more(open_cache, file):
     first = open_cache()
     first.sha256(file)
     first.flush()
@@ -119,7 +119,7 @@ def test_a_touched_file_is_hashed_once_more_and_then_never_again(open_cache, fil
     assert (second.hashed_files, third.hashed_files) == (1, 0)
 
 
-def test_a_moved_or_linked_file_under_another_name_is_the_same_file(open_cache, file, tmp_path):
+def test_a_link_to_a_file_shares_its_digest(open_cache, file, tmp_path):
     cache = open_cache()
     cache.sha256(file)
     (tmp_path / "link").symlink_to(file)
@@ -127,21 +127,21 @@ def test_a_moved_or_linked_file_under_another_name_is_the_same_file(open_cache, 
     assert cache.hashed_files == 1
 
 
-def test_asking_alone_writes_nothing(open_cache, database, file):
+def test_reading_digests_writes_nothing(open_cache, database, file):
     open_cache().sha256(file)
     assert not database.parent.exists()
     open_cache().flush()
     assert not database.parent.exists()
 
 
-def test_a_cache_without_a_database_keeps_nothing(file):
+def test_a_cache_without_a_database_works_in_memory(file):
     cache = DigestCache(None, wall_ns=lambda: 1 << 62)
     assert cache.sha256(file) == sha256(b"one")
     cache.flush()
     assert hashes(cache, file) == 0
 
 
-def test_a_deleted_database_costs_one_more_hashing(open_cache, database, file):
+def test_a_deleted_database_means_hashing_once_more(open_cache, database, file):
     cache = open_cache()
     cache.sha256(file)
     cache.flush()
@@ -154,7 +154,7 @@ def test_a_deleted_database_costs_one_more_hashing(open_cache, database, file):
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "half", "a page of zeros", "other table", "cut"])
-def test_a_damaged_database_costs_one_more_hashing_and_is_made_anew(open_cache, database, file, damage):
+def test_a_damaged_database_means_hashing_once_more_and_is_replaced(open_cache, database, file, damage):
     cache = open_cache()
     cache.sha256(file)
     cache.flush()
@@ -167,7 +167,7 @@ def test_a_damaged_database_costs_one_more_hashing_and_is_made_anew(open_cache, 
     else:
         database.write_bytes(
             {
-                "text": b"this is no database" * 100,
+                "text": b"this is not a database" * 100,
                 "empty": b"",
                 "half": content[: len(content) // 2],
                 "a page of zeros": content[:100] + bytes(4096) + content[4196:],
@@ -197,7 +197,7 @@ def test_a_damaged_database_costs_one_more_hashing_and_is_made_anew(open_cache, 
         "CREATE TRIGGER no BEFORE INSERT ON digests BEGIN SELECT RAISE(ABORT, 'no'); END; UPDATE digests SET size = 0",
     ],
 )
-def test_foreign_content_costs_one_more_hashing_and_is_made_anew(open_cache, database, file, tmp_path, damage):
+def test_a_database_with_foreign_content_is_replaced(open_cache, database, file, tmp_path, damage):
     kept = tmp_path / "kept"
     kept.write_bytes(b"kept")
     cache = open_cache()
@@ -216,7 +216,7 @@ def test_foreign_content_costs_one_more_hashing_and_is_made_anew(open_cache, dat
     assert last.sha256(kept) == sha256(b"kept")
 
 
-def test_a_lock_that_is_not_given_up_is_an_os_error_and_the_file_stays(monkeypatch, open_cache, database, file):
+def test_a_locked_database_raises_os_error_and_is_not_replaced(monkeypatch, open_cache, database, file):
     cache = open_cache()
     cache.sha256(file)
     cache.flush()
@@ -224,7 +224,7 @@ def test_a_lock_that_is_not_given_up_is_an_os_error_and_the_file_stays(monkeypat
     later = open_cache()
     later.sha256(file)
     connect = sqlite3.connect
-    monkeypatch.setattr(digests.sqlite3, "connect", lambda *place, **more: connect(*place, **{**more, "timeout": 0}))
+    monkeypatch.setattr(digests.sqlite3, "connect", lambda *path, **more: connect(*path, **{**more, "timeout": 0}))
     holder = connect(database)
     try:
         holder.execute("BEGIN IMMEDIATE")
@@ -236,7 +236,7 @@ def test_a_lock_that_is_not_given_up_is_an_os_error_and_the_file_stays(monkeypat
         holder.close()
 
 
-def test_a_database_that_cannot_be_written_is_an_os_error(database, file):
+def test_a_database_that_cannot_be_written_raises_os_error(database, file):
     database.mkdir(parents=True)
     cache = DigestCache(database, wall_ns=lambda: 1 << 62)
     cache.sha256(file)
@@ -245,7 +245,7 @@ def test_a_database_that_cannot_be_written_is_an_os_error(database, file):
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "100%25", "a b"])
-def test_a_folder_with_signs_of_a_url_in_its_name_keeps_the_cache(tmp_path, file, name):
+def test_a_folder_with_url_characters_in_its_name_can_hold_the_cache(tmp_path, file, name):
     database = tmp_path / name / "digests.db"
     cache = DigestCache(database, wall_ns=lambda: 1 << 62)
     cache.sha256(file)
@@ -253,7 +253,7 @@ def test_a_folder_with_signs_of_a_url_in_its_name_keeps_the_cache(tmp_path, file
     assert hashes(DigestCache(database), file) == 0
 
 
-def test_distrust_reads_every_file_once_more_and_keeps_what_it_reads(open_cache, file):
+def test_distrust_hashes_every_file_once_more_and_keeps_the_new_digests(open_cache, file):
     cache = open_cache()
     cache.sha256(file)
     cache.flush()
@@ -267,12 +267,12 @@ def test_distrust_reads_every_file_once_more_and_keeps_what_it_reads(open_cache,
     assert repairing.hashed_files == 1
 
 
-def test_distrust_finds_a_change_that_left_the_signature_as_it_was(open_cache, database, file):
-    """As a disk that flips a bit would."""
+def test_distrust_finds_a_change_that_did_not_change_the_signature(open_cache, database, file):
+    """Such as a bit that the disk flipped."""
     cache = open_cache()
-    cache.adopt(file, sha256(b"what was there before"))
+    cache.adopt(file, sha256(b"the earlier content"))
     cache.flush()
-    assert open_cache().sha256(file) == sha256(b"what was there before")
+    assert open_cache().sha256(file) == sha256(b"the earlier content")
     repairing = open_cache()
     repairing.distrust()
     assert repairing.sha256(file) == sha256(b"one")
@@ -280,7 +280,7 @@ def test_distrust_finds_a_change_that_left_the_signature_as_it_was(open_cache, d
     assert open_cache().sha256(file) == sha256(b"one")
 
 
-def test_an_adopted_digest_is_believed_while_the_file_stays(open_cache, file):
+def test_an_adopted_digest_is_used_until_the_file_changes(open_cache, file):
     cache = open_cache()
     cache.adopt(file, "f" * 64)
     assert cache.sha256(file) == "f" * 64
@@ -289,7 +289,7 @@ def test_an_adopted_digest_is_believed_while_the_file_stays(open_cache, file):
     assert cache.sha256(file) == sha256(b"other")
 
 
-def test_a_file_changed_while_it_is_hashed_is_hashed_again(monkeypatch, file):
+def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(monkeypatch, file):
     contents = [b"two", b"three"]
 
     def hash_and_change(path):
@@ -299,38 +299,38 @@ def test_a_file_changed_while_it_is_hashed_is_hashed_again(monkeypatch, file):
         return digest
 
     monkeypatch.setattr(digests, "hash_file", hash_and_change)
-    waiting = Waiting(1 << 62)
-    cache = DigestCache(None, wall_ns=waiting.wall_ns, sleep=waiting.sleep)
+    clock = FakeClock(1 << 62)
+    cache = DigestCache(None, wall_ns=clock.wall_ns, sleep=clock.sleep)
     assert cache.sha256(file) == sha256(b"three")
     assert cache.hashed_files == 3
 
 
 @pytest.mark.parametrize(("age_ns", "sleeps"), [(0, 1), (SETTLE_NS - 1, 1), (SETTLE_NS, 0), (10**12, 0), (-1, 0)])
-def test_a_file_just_written_is_given_a_clock_tick_before_it_is_hashed(file, age_ns, sleeps):
-    waiting = Waiting(file.stat().st_ctime_ns + age_ns)
-    cache = DigestCache(None, wall_ns=waiting.wall_ns, sleep=waiting.sleep)
+def test_a_file_just_written_is_hashed_only_after_a_clock_tick(file, age_ns, sleeps):
+    clock = FakeClock(file.stat().st_ctime_ns + age_ns)
+    cache = DigestCache(None, wall_ns=clock.wall_ns, sleep=clock.sleep)
     assert cache.sha256(file) == sha256(b"one")
-    assert waiting.slept == [SETTLE_NS / 1e9] * sleeps
+    assert clock.slept == [SETTLE_NS / 1e9] * sleeps
 
 
-def test_an_edit_within_the_same_tick_after_a_change_during_hashing_is_waited_for(monkeypatch, file):
-    """The second hashing, too, starts only when the tick of the change it follows has passed."""
-    waiting = Waiting(1 << 62)
+def test_hashing_again_after_a_change_also_waits_for_a_clock_tick(monkeypatch, file):
+    """The second hashing starts only after the tick of the change has passed."""
+    clock = FakeClock(1 << 62)
 
     def hash_and_change(path):
         digest = hash_file(path)
-        if waiting.now == 1 << 62:
+        if clock.now == 1 << 62:
             path.write_bytes(b"two")
-            waiting.now = path.stat().st_ctime_ns
+            clock.now = path.stat().st_ctime_ns
         return digest
 
     monkeypatch.setattr(digests, "hash_file", hash_and_change)
-    cache = DigestCache(None, wall_ns=waiting.wall_ns, sleep=waiting.sleep)
+    cache = DigestCache(None, wall_ns=clock.wall_ns, sleep=clock.sleep)
     assert cache.sha256(file) == sha256(b"two")
-    assert waiting.slept == [SETTLE_NS / 1e9]
+    assert clock.slept == [SETTLE_NS / 1e9]
 
 
-def test_huge_device_and_inode_numbers_are_kept(monkeypatch, open_cache, file):
+def test_device_and_inode_numbers_above_63_bits_are_stored(monkeypatch, open_cache, file):
     huge = ((1 << 64) - 1, (1 << 63) + 5, 3, 1, 1)
     monkeypatch.setattr(digests, "signature", lambda path: huge)
     cache = open_cache()

@@ -23,7 +23,7 @@ def path(tmp_path):
 
 
 def test_the_action_key_is_sha256_over_the_canonical_form():
-    """Value from `printf '["s",1,{"a":"b"}]' | sha256sum`."""
+    """The value comes from `printf '["s",1,{"a":"b"}]' | sha256sum`."""
     assert action_key("s", 1, {"a": "b"}) == "6724ef08192c882a45a77817ffde16db4d2d47fd296997015aedb2327bc3346b"
 
 
@@ -33,7 +33,7 @@ def test_canonical_json_is_sorted_ascii_without_spaces():
         canonical_json(float("nan"))
 
 
-def test_a_record_reads_back_as_written(path):
+def test_a_record_is_read_back_as_written(path):
     path.write_bytes(RECORD.encode())
     assert read_record(path) == RECORD
 
@@ -42,7 +42,7 @@ def test_a_record_lies_beside_its_artifact(tmp_path):
     assert record_path(tmp_path / "x.faiss") == tmp_path / "x.faiss.record.json"
 
 
-def test_the_record_of_an_artifact_that_was_not_built_is_not_there(tmp_path, path):
+def test_record_of_raises_for_an_artifact_that_was_not_built(tmp_path, path):
     with pytest.raises(FileNotFoundError) as error:
         record_of(tmp_path / "x.faiss")
     assert error.value.filename == str(path)
@@ -71,18 +71,18 @@ def test_the_record_of_an_artifact_that_was_not_built_is_not_there(tmp_path, pat
         RECORD.encode().replace(b'{"x.faiss"', b'[{"x.faiss"').replace(b'"},"schema"', b'"}],"schema"'),
     ],
 )
-def test_what_is_not_one_of_ours_is_no_record(path, content):
+def test_invalid_content_is_not_a_record(path, content):
     path.write_bytes(content)
     assert read_record(path) is None
 
 
-def test_a_missing_record_and_a_folder_in_its_place_are_no_records(path):
+def test_a_missing_file_or_a_folder_is_not_a_record(path):
     assert read_record(path) is None
     path.mkdir()
     assert read_record(path) is None
 
 
-def test_a_record_whose_outputs_are_no_digests_is_no_record(path):
+def test_a_record_with_outputs_that_are_not_digests_is_not_valid(path):
     value = json.loads(RECORD.encode())
     value["outputs"] = {"x.faiss": 5}
     path.write_text(json.dumps(value))

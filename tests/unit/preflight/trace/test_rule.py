@@ -17,8 +17,8 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-class Kitchen:
-    """Two steps over real files: `upper` makes b from a, `count` makes c from b."""
+class Project:
+    """Two steps with real files: `upper` makes b from a, `count` makes c from b."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -34,7 +34,7 @@ class Kitchen:
         self.tracer = self.fresh()
 
     def fresh(self):
-        """As the next run sees it."""
+        """Returns the tracer of the next run."""
         return Tracer(DigestCache(self.folder / "work" / "digests.db", wall_ns=lambda: 1 << 62), atomic_write)
 
     def upper(self, **change):
@@ -72,35 +72,35 @@ class Kitchen:
 
 
 @pytest.fixture
-def kitchen(tmp_path):
-    return Kitchen(tmp_path)
+def project(tmp_path):
+    return Project(tmp_path)
 
 
 @pytest.fixture
-def built(kitchen):
-    kitchen.make()
-    assert kitchen.ran == ["upper", "count"]
-    kitchen.ran.clear()
-    kitchen.tracer = kitchen.fresh()
-    return kitchen
+def built(project):
+    project.make()
+    assert project.ran == ["upper", "count"]
+    project.ran.clear()
+    project.tracer = project.fresh()
+    return project
 
 
-def reasons(kitchen):
-    return kitchen.tracer.judge(kitchen.upper()).reasons
+def reasons(project):
+    return project.tracer.judge(project.upper()).reasons
 
 
-def test_a_step_that_never_ran_says_so(kitchen):
-    assert kitchen.tracer.judge(kitchen.upper()) == Verdict(False, ("never built here",))
+def test_a_step_that_never_ran_is_not_current(project):
+    assert project.tracer.judge(project.upper()) == Verdict(False, ("never built here",))
 
 
-def test_a_step_that_ran_is_current_and_nothing_is_hashed_to_see_it(built):
+def test_a_step_that_ran_is_current_and_judging_it_hashes_nothing(built):
     assert built.tracer.judge(built.upper()) == Verdict(True)
     built.make()
     assert built.ran == []
     assert built.tracer.digests.hashed_files == 0
 
 
-def test_the_record_holds_the_key_its_components_and_the_outputs(built):
+def test_the_record_holds_key_components_and_outputs(built):
     record = read_record(built.upper().record_path)
     components = {"a": sha256(b"text"), "case": "upper"}
     assert built.upper().record_path == built.b.with_name("b.record.json")
@@ -109,88 +109,88 @@ def test_the_record_holds_the_key_its_components_and_the_outputs(built):
     assert record.outputs == {"b": sha256(b"TEXT")}
 
 
-def test_a_component_that_changed_is_told_old_to_new(built):
+def test_a_changed_component_is_reported_with_old_and_new_value(built):
     built.parameters = {"case": "lower"}
     assert reasons(built) == ("case: upper → lower",)
 
 
-def test_every_component_that_changed_came_or_went_is_told(built):
+def test_changed_new_and_removed_components_are_reported(built):
     built.parameters = {"locale": "C"}
     built.a.write_bytes(b"more")
     assert reasons(built) == (f"a: {sha256(b'text')} → {sha256(b'more')}", "case: upper → none", "locale: none → C")
 
 
-def test_a_new_component_counts_even_if_its_value_is_none_in_words(built):
+def test_a_new_component_with_the_text_none_is_a_change(built):
     built.parameters = {"case": "upper", "calibration": "none"}
     assert not built.tracer.judge(built.upper()).current
 
 
-def test_a_new_stage_version_is_told(built):
+def test_a_new_stage_version_is_reported(built):
     built.version = 2
     assert reasons(built) == ("stage version: 1 → 2",)
 
 
-def test_the_record_of_another_step_is_not_this_steps(built):
+def test_the_record_of_another_step_does_not_make_a_step_current(built):
     assert not built.tracer.judge(built.upper(name="other")).current
 
 
-def test_an_edited_output_is_told(built):
+def test_an_edited_output_is_reported_and_rebuilt(built):
     built.b.write_bytes(b"EDIT")
     assert reasons(built) == ("output b was edited",)
     built.make()
     assert built.b.read_bytes() == b"TEXT"
-    # The bytes of b came out as they were: c is current.
+    # The new b has the old bytes, so c is current.
     assert built.ran == ["upper"]
 
 
-def test_a_missing_output_is_told(built):
+def test_a_missing_output_is_reported(built):
     built.b.unlink()
     assert reasons(built) == ("output b is missing",)
 
 
-def test_an_output_the_record_does_not_know_is_told(built):
+def test_an_output_that_is_not_in_the_record_is_reported(built):
     step = built.upper(outputs=(built.b, built.folder / "work" / "extra"))
     assert built.tracer.judge(step).reasons == ("output extra is not in the record",)
 
 
-def test_a_missing_input_is_told_by_its_name(built):
+def test_a_missing_input_is_named(built):
     built.a.unlink()
     assert reasons(built) == (f"{built.a} is not there",)
 
 
-def test_a_rerun_reason_makes_a_step_run_and_is_asked_last(built):
+def test_a_rerun_reason_makes_a_step_run_and_is_evaluated_last(built):
     built.reason = "it is Monday"
     assert reasons(built) == ("it is Monday",)
     built.b.unlink()
     assert reasons(built) == ("output b is missing",)
 
 
-def test_outputs_that_build_returns_are_recorded_and_judged(kitchen):
-    kitchen.shards = ("shards/0", "shards/1")
-    kitchen.make()
-    assert read_record(kitchen.upper().record_path).outputs == {
+def test_outputs_returned_by_build_are_recorded_and_judged(project):
+    project.shards = ("shards/0", "shards/1")
+    project.make()
+    assert read_record(project.upper().record_path).outputs == {
         "b": sha256(b"TEXT"),
         "shards/0": sha256(b"shards/0"),
         "shards/1": sha256(b"shards/1"),
     }
-    (kitchen.folder / "work" / "shards" / "1").unlink()
-    assert reasons(kitchen) == ("output 1 is missing",)
+    (project.folder / "work" / "shards" / "1").unlink()
+    assert reasons(project) == ("output 1 is missing",)
 
 
-def test_a_step_whose_inputs_come_out_equal_is_current(built):
+def test_a_step_is_current_if_its_rebuilt_inputs_have_equal_bytes(built):
     built.a.write_bytes(b"TexT")
     built.make()
     assert built.ran == ["upper"]
 
 
-def test_a_changed_input_goes_through_the_line(built):
+def test_a_changed_input_rebuilds_all_dependent_steps(built):
     built.a.write_bytes(b"longer text")
     built.make()
     assert built.ran == ["upper", "count"]
     assert built.c.read_bytes() == b"11"
 
 
-def test_a_touched_input_rebuilds_nothing_and_is_hashed_once(built):
+def test_a_touched_input_is_hashed_once_and_rebuilds_nothing(built):
     built.a.touch()
     built.make()
     assert (built.ran, built.tracer.digests.hashed_files) == ([], 1)
@@ -211,22 +211,22 @@ def test_a_moved_cache_root_rebuilds_nothing(built, tmp_path):
     assert built.ran == []
 
 
-def test_an_input_edited_while_the_step_runs_is_named_and_no_record_is_written(kitchen):
-    kitchen.while_running = lambda: kitchen.a.write_bytes(b"edit")
-    with pytest.raises(InputChangedError, match=f"{kitchen.a} was edited while upper ran"):
-        kitchen.tracer.run(kitchen.upper())
-    assert not kitchen.upper().record_path.exists()
+def test_an_input_edited_during_the_build_is_named_and_no_record_is_written(project):
+    project.while_running = lambda: project.a.write_bytes(b"edit")
+    with pytest.raises(InputChangedError, match=f"{project.a} was edited while upper ran"):
+        project.tracer.run(project.upper())
+    assert not project.upper().record_path.exists()
 
 
-def test_an_input_removed_while_the_step_runs_is_named(kitchen):
-    kitchen.while_running = kitchen.a.unlink
-    with pytest.raises(InputChangedError, match=f"{kitchen.a} was edited"):
-        kitchen.tracer.run(kitchen.upper())
-    assert not kitchen.upper().record_path.exists()
+def test_an_input_removed_during_the_build_is_named(project):
+    project.while_running = project.a.unlink
+    with pytest.raises(InputChangedError, match=f"{project.a} was edited"):
+        project.tracer.run(project.upper())
+    assert not project.upper().record_path.exists()
 
 
-def test_the_old_record_does_not_make_what_was_built_from_an_edited_input_current(built):
-    """The edit is undone after the run: the output is still that of the edit, and must be found."""
+def test_an_output_built_from_an_input_that_was_edited_and_restored_is_not_current(built):
+    """The edit is undone after the run. The output still comes from the edited input and must be rebuilt."""
     built.a.write_bytes(b"edit")
     built.while_running = lambda: built.a.write_bytes(b"text")
     with pytest.raises(InputChangedError):
@@ -235,7 +235,7 @@ def test_the_old_record_does_not_make_what_was_built_from_an_edited_input_curren
     assert reasons(built) == ("output b was edited",)
 
 
-def test_a_build_that_raises_leaves_the_record_as_it_was(built):
+def test_a_failed_build_does_not_change_the_record(built):
     def build():
         raise ValueError("no")
 
@@ -245,14 +245,14 @@ def test_a_build_that_raises_leaves_the_record_as_it_was(built):
     assert built.upper().record_path.read_bytes() == before
 
 
-def test_an_output_that_was_not_built_is_no_success(kitchen):
+def test_a_build_that_does_not_write_its_output_fails(project):
     with pytest.raises(FileNotFoundError):
-        kitchen.tracer.run(kitchen.upper(build=lambda: ()))
-    assert not kitchen.upper().record_path.exists()
+        project.tracer.run(project.upper(build=lambda: ()))
+    assert not project.upper().record_path.exists()
 
 
-def test_what_a_run_learnt_is_kept_at_once(built):
-    """A run killed after a step does not hash that step's files again."""
+def test_digests_are_stored_after_each_step(built):
+    """If a run is killed after a step, the next run does not hash the files of that step again."""
     built.a.write_bytes(b"other")
     built.tracer.run(built.upper())
     later = DigestCache(Path(built.folder / "work" / "digests.db"))
@@ -261,60 +261,60 @@ def test_what_a_run_learnt_is_kept_at_once(built):
     assert later.hashed_files == 0
 
 
-# The history: why each step was built last. It only explains.
+# The history: why each step was built last. It is used for explanations only.
 
 
 @pytest.fixture
-def remembering(kitchen):
-    """The kitchen with a history, after one run."""
-    history = kitchen.folder / "work" / "history"
-    kitchen.fresh = lambda: Tracer(
-        DigestCache(kitchen.folder / "work" / "digests.db", wall_ns=lambda: 1 << 62), atomic_write, history
+def with_history(project):
+    """The project with a history, after one run."""
+    history = project.folder / "work" / "history"
+    project.fresh = lambda: Tracer(
+        DigestCache(project.folder / "work" / "digests.db", wall_ns=lambda: 1 << 62), atomic_write, history
     )
-    kitchen.tracer = kitchen.fresh()
-    step = kitchen.upper()
-    kitchen.tracer.run(step, kitchen.tracer.judge(step).reasons)
-    return kitchen
+    project.tracer = project.fresh()
+    step = project.upper()
+    project.tracer.run(step, project.tracer.judge(step).reasons)
+    return project
 
 
-def test_the_last_build_is_remembered_with_its_reasons(remembering):
-    last = remembering.tracer.last_build(remembering.upper())
+def test_the_history_holds_the_last_build_and_its_reasons(with_history):
+    last = with_history.tracer.last_build(with_history.upper())
     assert last.reasons == ("never built here",)
-    assert last.record == read_record(remembering.upper().record_path)
-    remembering.parameters = {"case": "lower"}
-    verdict = remembering.tracer.judge(remembering.upper())
+    assert last.record == read_record(with_history.upper().record_path)
+    with_history.parameters = {"case": "lower"}
+    verdict = with_history.tracer.judge(with_history.upper())
     assert [(change.component, change.old, change.new) for change in verdict.changes] == [("case", "upper", "lower")]
-    remembering.tracer.run(remembering.upper(), verdict.reasons)
-    assert remembering.fresh().last_build(remembering.upper()).reasons == ("case: upper → lower",)
+    with_history.tracer.run(with_history.upper(), verdict.reasons)
+    assert with_history.fresh().last_build(with_history.upper()).reasons == ("case: upper → lower",)
 
 
-def test_an_artifact_under_another_name_is_told_against_the_last_build(remembering):
-    """As an engine of another precision, whose name differs too."""
-    remembering.parameters = {"case": "lower"}
-    remembering.b = remembering.b.with_name("b2")
-    assert remembering.tracer.judge(remembering.upper()).reasons == ("case: upper → lower",)
+def test_an_artifact_with_another_name_is_compared_with_the_last_build(with_history):
+    """Such as an engine of another precision, which has another name."""
+    with_history.parameters = {"case": "lower"}
+    with_history.b = with_history.b.with_name("b2")
+    assert with_history.tracer.judge(with_history.upper()).reasons == ("case: upper → lower",)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]"])
-def test_a_lost_or_damaged_history_changes_no_verdict(remembering, damage):
-    (path,) = (remembering.folder / "work" / "history").iterdir()
+def test_a_missing_or_damaged_history_does_not_change_the_verdict(with_history, damage):
+    (path,) = (with_history.folder / "work" / "history").iterdir()
     path.write_bytes(damage)
-    assert remembering.tracer.last_build(remembering.upper()) is None
-    assert remembering.tracer.judge(remembering.upper()) == Verdict(True)
+    assert with_history.tracer.last_build(with_history.upper()) is None
+    assert with_history.tracer.judge(with_history.upper()) == Verdict(True)
     path.unlink()
-    assert remembering.tracer.judge(remembering.upper()) == Verdict(True)
-    remembering.upper().record_path.unlink()
-    assert remembering.tracer.judge(remembering.upper()).reasons == ("never built here",)
+    assert with_history.tracer.judge(with_history.upper()) == Verdict(True)
+    with_history.upper().record_path.unlink()
+    assert with_history.tracer.judge(with_history.upper()).reasons == ("never built here",)
 
 
 @pytest.mark.parametrize("reasons", [1, None, "text", {"a": 1}, ["text", 1], [None]])
-def test_reasons_that_are_no_list_of_text_are_no_history(remembering, reasons):
-    (path,) = (remembering.folder / "work" / "history").iterdir()
+def test_a_history_with_invalid_reasons_is_ignored(with_history, reasons):
+    (path,) = (with_history.folder / "work" / "history").iterdir()
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "reasons": reasons}))
-    assert remembering.tracer.last_build(remembering.upper()) is None
-    assert remembering.tracer.judge(remembering.upper()) == Verdict(True)
+    assert with_history.tracer.last_build(with_history.upper()) is None
+    assert with_history.tracer.judge(with_history.upper()) == Verdict(True)
 
 
-def test_a_history_alone_makes_nothing_current(remembering):
-    remembering.upper().record_path.unlink()
-    assert not remembering.tracer.judge(remembering.upper()).current
+def test_a_history_without_a_record_does_not_make_a_step_current(with_history):
+    with_history.upper().record_path.unlink()
+    assert not with_history.tracer.judge(with_history.upper()).current
