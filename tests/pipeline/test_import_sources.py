@@ -115,7 +115,7 @@ def test_real_containers_are_imported_twice_as_once(place, look, containers, nam
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("invalid.mbtiles", "holds no table `tiles`"),
+        ("invalid.mbtiles", "has no table `tiles`"),
         ("invalid-tile-format.mbtiles", "tile 0/0/0 of invalid-tile-format does not decode"),
     ],
 )

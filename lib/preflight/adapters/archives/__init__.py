@@ -1,1 +1,1 @@
-"""Tile archives: MBTiles and PMTiles."""
+"""Sources of tiles that read archives: MBTiles and PMTiles."""

@@ -1,6 +1,7 @@
-"""Tiles offered by a PNG or JPEG whose corners are known: resampled to the tile grid at the zooms asked for.
+"""A source of tiles: a PNG or JPEG with known corners, resampled to the tile grid at the requested zooms.
 
-The corners stand in a CSV file beside the picture, of the same name (`field.jpg`, `field.csv`), UTF-8, four lines and a header:
+A CSV file beside the image gives the corners. It has the name of the image (`field.jpg`, `field.csv`), is UTF-8, and has
+a header and four lines:
 
     corner,lat,lon
     top_left,0.3520,32.5880
@@ -8,8 +9,8 @@ The corners stand in a CSV file beside the picture, of the same name (`field.jpg
     bottom_right,0.3460,32.6000
     bottom_left,0.3460,32.5880
 
-Latitude and longitude are WGS84 degrees of the picture's outer corners, not of the middle of its corner pixels. In between,
-the picture is taken to be even in Web Mercator, so the corners must form a parallelogram there.
+Latitude and longitude are WGS84 degrees of the outer corners of the image, not of the centres of its corner pixels.
+Pixels between the corners are interpolated linearly in Web Mercator, so the corners must form a parallelogram there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from preflight.adapters.rasters.rendering import MIN_COVERAGE, render
 from preflight.adapters.rasters.tile_grid import (
     WORLD_M,
     Placement,
-    check_picture,
+    check_image,
     date_of,
     grids_of,
     open_raster,
@@ -42,22 +43,27 @@ __all__ = ["CORNERS", "SIGNATURES", "CornerImage", "corner_transform", "read_cor
 
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
-MAX_PIXELS = 400_000_000  # such a picture may have to be decoded whole
-_MAX_CSV = 10_000
-_MAX_MISFIT = 0.005  # of the longer side
+MAX_PIXELS = 400_000_000  # a decoder may need all pixels in memory at once
+_MAX_CSV = 10_000  # characters
+_MAX_MISFIT = 0.005  # as a share of the longer side
 
 Point = tuple[float, float]
 
 
 class CornerImage:
-    """A TileSource over a picture and its corners, by zoom, then row by row from the north."""
+    """A TileSource over an image with known corners. Yields tiles by zoom, then row by row from the north."""
 
     def __init__(self, path: Path, zooms: Zooms | None = None, *, min_coverage: float = MIN_COVERAGE) -> None:
-        """Read the corners and the picture's header. zooms: None is the one nearest to the picture's own resolution.
+        """Read the corners and the header of the image.
+
+        Args:
+            path: the PNG or JPEG file.
+            zooms: the first and last zoom; None for the zoom nearest to the resolution of the image.
+            min_coverage: the share of a tile's pixels that the image must fill; tiles with less are left out.
 
         Raises:
-            ImportSourceError: the CSV is not there or is not as described above, the corners form no parallelogram, or
-                the picture does not read, is not of 8 bits or too large.
+            ImportSourceError: the CSV file is missing or not as described above, the corners form no parallelogram, or
+                the image cannot be read, does not have 8 bits, or is too large.
         """
         self._path = path
         self._min_coverage = min_coverage
@@ -68,7 +74,7 @@ class CornerImage:
                     f"{path} claims {dataset.width:,} x {dataset.height:,} pixels, more than {MAX_PIXELS:,}. "
                     "Convert it to a GeoTIFF"
                 )
-            check_picture(path, dataset)
+            check_image(path, dataset)
             transform = corner_transform(path, corners, dataset.width, dataset.height)
             self._placement = Placement("EPSG:3857", transform)
             self._grids = grids_of(path, dataset, self._placement, zooms)
@@ -90,49 +96,66 @@ class CornerImage:
             raise ImportSourceError(f"{self._path} cannot be read: {error}. Make it readable") from error
         driver = next((name for sign, name in SIGNATURES.items() if head.startswith(sign)), None)
         if driver is None:
-            raise ImportSourceError(f"{self._path} is neither PNG nor JPEG. Convert it")
+            raise ImportSourceError(f"{self._path} is neither PNG nor JPEG. Convert it to one of them")
         with open_raster(self._path, driver) as dataset:
             yield dataset
 
 
 def read_corners(path: Path) -> dict[str, Point]:
-    """Corner -> (lat, lon). Raises ImportSourceError."""
+    """Read a CSV file of corners.
+
+    Returns (lat, lon) in WGS84 degrees for each name in CORNERS. Raises ImportSourceError if the file is missing or wrong.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(_MAX_CSV + 1)
         rows = list(csv.DictReader(io.StringIO(text), strict=True))
     except FileNotFoundError as error:
         raise ImportSourceError(
-            f"{path} is not there. A PNG or JPEG needs its corners: a header corner,lat,lon and a line each for "
-            f"{', '.join(CORNERS)}"
+            f"{path} does not exist, but a PNG or JPEG needs the positions of its corners. Write the file with the header "
+            f"corner,lat,lon and one line each for {', '.join(CORNERS)}"
         ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImportSourceError(f"{path} is no readable CSV file: {error}. Write it as UTF-8") from error
+        raise ImportSourceError(f"{path} is not a readable CSV file: {error}. Write it as UTF-8 text") from error
     if len(text) > _MAX_CSV or len(rows) != len(CORNERS) or set(rows[0]) != {"corner", "lat", "lon"}:
         raise ImportSourceError(f"{path} must have the header corner,lat,lon and four lines: {', '.join(CORNERS)}")
-    found = {str(row["corner"]).strip(): _point(path, row) for row in rows}
-    if set(found) != set(CORNERS):
-        raise ImportSourceError(f"{path} must name each of {', '.join(CORNERS)} once, not {', '.join(map(str, found))}")
-    return found
+    corners = {str(row["corner"]).strip(): _point(path, row) for row in rows}
+    if set(corners) != set(CORNERS):
+        raise ImportSourceError(
+            f"{path} must name each of {', '.join(CORNERS)} once, but it names {', '.join(corners)}"
+        )
+    return corners
 
 
 def _point(path: Path, row: dict[str, str]) -> Point:
     try:
         lat, lon = float(row["lat"]), float(row["lon"])
     except (TypeError, ValueError) as error:
-        raise ImportSourceError(f"{path}: corner {row['corner']} has no numbers for lat and lon. Correct it") from error
+        raise ImportSourceError(
+            f"{path}: lat or lon of corner {row['corner']} is not a number. Write decimal degrees"
+        ) from error
     if not (-MAX_LATITUDE <= lat <= MAX_LATITUDE and -180.0 <= lon <= 180.0):
         raise ImportSourceError(
-            f"{path}: corner {row['corner']} at lat {lat}, lon {lon} is off the map; are lat and lon swapped?"
+            f"{path}: corner {row['corner']} at lat {lat}, lon {lon} is outside the Web Mercator map. Correct it; lat and "
+            "lon may be swapped"
         )
     return lat, lon
 
 
 def corner_transform(path: Path, corners: dict[str, Point], width: int, height: int) -> Affine:
-    """(column, row) -> metres in EPSG:3857, by least squares over the four corners.
+    """Fit the affine transform of an image to its four corners, by least squares.
+
+    Args:
+        path: the CSV file, for messages.
+        corners: (lat, lon) in WGS84 degrees for each name in CORNERS.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+
+    Returns:
+        The transform from (column, row) to metres in EPSG:3857.
 
     Raises:
-        ImportSourceError: they are mirrored, span nothing or half the world, or form no parallelogram.
+        ImportSourceError: the corners are mirrored, lie on one line, span half the world, or form no parallelogram.
     """
     top_left, top_right, bottom_right, bottom_left = (_mercator(*corners[name]) for name in CORNERS)
     along = (top_right - top_left + bottom_right - bottom_left) / 2
@@ -140,18 +163,21 @@ def corner_transform(path: Path, corners: dict[str, Point], width: int, height: 
     middle = (top_left + top_right + bottom_right + bottom_left) / 4
     longer = max(abs(along), abs(down))
     area = along.real * down.imag - along.imag * down.real
-    # Down the picture is a right turn from along it, on a map whose north is up.
+    # On a map with north up, the direction down the image is a right turn from the direction along it.
     if area >= 0:
         raise ImportSourceError(
-            f"{path}: these corners show the picture mirrored, or as a line. Are two of them, or lat and lon, swapped?"
+            f"{path}: the corners show the image mirrored, or as a line. Correct them; two corners, or lat and lon, "
+            "may be swapped"
         )
     if max(abs(along.real), abs(down.real)) > WORLD_M / 2:
-        raise ImportSourceError(f"{path}: the corners span half the world. Cut a picture in two at the 180th meridian")
+        raise ImportSourceError(
+            f"{path}: the corners span half the world. If the image crosses the 180th meridian, cut it in two there"
+        )
     misfit = abs(top_left - top_right + bottom_right - bottom_left) / 4
     if misfit > _MAX_MISFIT * longer:
         raise ImportSourceError(
-            f"{path}: the corners miss a parallelogram by {misfit:,.1f} m of {longer:,.1f} m. Correct them, or rectify the "
-            "picture into a GeoTIFF"
+            f"{path}: the corners form no parallelogram: they miss one by {misfit:,.1f} m, with a side of {longer:,.1f} m. "
+            "Correct them, or rectify the image into a GeoTIFF"
         )
     origin = middle - along / 2 - down / 2
     return Affine(
@@ -160,6 +186,6 @@ def corner_transform(path: Path, corners: dict[str, Point], width: int, height: 
 
 
 def _mercator(lat: float, lon: float) -> complex:
-    """EPSG:3857 as x + iy, metres."""
+    """Project a point to EPSG:3857, in metres, as x + iy."""
     radius = WORLD_M / (2 * math.pi)
     return complex(radius * math.radians(lon), radius * math.asinh(math.tan(math.radians(lat))))

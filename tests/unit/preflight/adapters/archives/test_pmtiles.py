@@ -24,20 +24,20 @@ WEBP = b"RIFF\0\0\0\0WEBPVP8 "
 
 
 def archive(tiles, metadata=None, **header):
-    """An archive by the format's own writer. tiles: (zoom, x, y) -> bytes."""
+    """Write an archive with the writer of the format's authors. tiles: (zoom, x, y) -> bytes."""
     out = io.BytesIO()
     writer = Writer(out)
-    for tile_id, content in sorted((codec.zxy_to_tileid(*place), content) for place, content in tiles.items()):
+    for tile_id, content in sorted((codec.zxy_to_tileid(*zxy), content) for zxy, content in tiles.items()):
         writer.write_tile(tile_id, content)
-    facts = {"tile_type": codec.TileType.PNG, "tile_compression": codec.Compression.NONE, **header}
-    facts = {"min_zoom": 0, "max_zoom": 0, "center_zoom": 0, "center_lon_e7": 0, "center_lat_e7": 0, **facts}
-    facts |= {f"{end}_{axis}_e7": 0 for end in ("min", "max") for axis in ("lon", "lat")}
-    writer.finalize(facts, metadata or {})
+    fields = {"tile_type": codec.TileType.PNG, "tile_compression": codec.Compression.NONE, **header}
+    fields = {"min_zoom": 0, "max_zoom": 0, "center_zoom": 0, "center_lon_e7": 0, "center_lat_e7": 0, **fields}
+    fields |= {f"{end}_{axis}_e7": 0 for end in ("min", "max") for axis in ("lon", "lat")}
+    writer.finalize(fields, metadata or {})
     return out.getvalue()
 
 
 def rewritten(content, **changes):
-    """The same archive with other header fields."""
+    """The same archive with changed header fields."""
     header = {**codec.deserialize_header(content[:127]), **changes}
     return codec.serialize_header(header) + content[127:]
 
@@ -52,7 +52,7 @@ def read(tmp_path):
     return run
 
 
-def test_tiles_come_with_their_bytes_and_suffix(read):
+def test_tiles_have_their_bytes_and_the_suffix_of_their_format(read):
     tiles = read(archive({(1, 0, 1): PNG, (0, 0, 0): WEBP, (3, 5, 6): b"\xff\xd8\xff"}))
     assert len(tiles) == 3
     assert list(tiles) == [
@@ -62,23 +62,23 @@ def test_tiles_come_with_their_bytes_and_suffix(read):
     ]
 
 
-def test_tiles_of_equal_bytes_stored_once_come_each(read):
+def test_tiles_that_share_their_bytes_are_all_read(read):
     places = {(2, x, y): PNG for x in range(4) for y in range(4)}
     tiles = read(archive(places))
     assert len(tiles) == 16
-    assert {(one.zoom, one.x, one.y) for one in tiles} == set(places)
+    assert {(tile.zoom, tile.x, tile.y) for tile in tiles} == set(places)
 
 
-def test_compressed_tiles_are_unpacked_and_a_damaged_one_is_named(read):
+def test_compressed_tiles_are_decompressed_and_a_damaged_one_is_reported(read):
     content = {(1, 0, 0): gzip.compress(PNG), (1, 1, 0): b"\x1f\x8bnonsense"}
     good, bad = read(archive(content, tile_compression=codec.Compression.GZIP))
     assert good == OfferedTile(1, 0, 0, PNG, ".png")
     assert isinstance(bad, BadTile)
     assert (bad.zoom, bad.x, bad.y) == (1, 1, 0)
-    assert "does not decompress" in bad.reason
+    assert "cannot be decompressed" in bad.reason
 
 
-def test_a_tile_that_unpacks_without_end_is_named(read, monkeypatch):
+def test_a_tile_that_decompresses_beyond_the_limit_is_reported(read, monkeypatch):
     monkeypatch.setattr(adapter, "MAX_TILE_BYTES", 10_000)
     [tile] = read(archive({(0, 0, 0): gzip.compress(bytes(1 << 20))}, tile_compression=codec.Compression.GZIP))
     assert isinstance(tile, BadTile)
@@ -93,21 +93,21 @@ def test_directories_without_compression_are_read(read):
         start = header[f"{name}_offset"]
         return gzip.decompress(content[start : start + header[f"{name}_length"]])
 
-    root, facts = section("root"), section("metadata")
+    root, metadata = section("root"), section("metadata")
     data = content[header["tile_data_offset"] :]
     plain = rewritten(
         content[:127],
         internal_compression=codec.Compression.NONE,
         root_length=len(root),
         metadata_offset=127 + len(root),
-        metadata_length=len(facts),
-        tile_data_offset=127 + len(root) + len(facts),
+        metadata_length=len(metadata),
+        tile_data_offset=127 + len(root) + len(metadata),
     )
-    assert [(one.zoom, one.x, one.y) for one in read(plain + root + facts + data)] == [(1, 0, 1), (2, 3, 1)]
+    assert [(tile.zoom, tile.x, tile.y) for tile in read(plain + root + metadata + data)] == [(1, 0, 1), (2, 3, 1)]
 
 
-def test_leaves_are_followed(read):
-    # Gaps and lengths without a pattern, so that the directory does not fit the root.
+def test_leaf_directories_are_read(read):
+    # Random gaps and lengths do not compress well, so the directory does not fit into the root.
     random = Random(1)
     places = {
         (13, random.randrange(8192), random.randrange(8192)): PNG + random.randbytes(random.randrange(40))
@@ -115,18 +115,18 @@ def test_leaves_are_followed(read):
     }
     content = archive(places)
     assert codec.deserialize_header(content[:127])["leaf_directory_length"] > 0
-    assert {(one.zoom, one.x, one.y): one.content for one in read(content)} == places
+    assert {(tile.zoom, tile.x, tile.y): tile.content for tile in read(content)} == places
 
 
-def test_zooms_are_chosen(read):
+def test_only_the_requested_zooms_are_read(read):
     tiles = read(archive({(zoom, 0, 0): PNG for zoom in range(6)}), (2, 3))
     assert len(tiles) == 2
-    assert [one.zoom for one in tiles] == [2, 3]
+    assert [tile.zoom for tile in tiles] == [2, 3]
 
 
 def test_date_and_terms_come_from_the_metadata(read):
-    facts = {"attribution": "Some\u00a0Body", "capture_date": "2025-06-01T10:00:00Z", "vector_layers": 3}
-    tiles = read(archive({(0, 0, 0): PNG}, facts))
+    metadata = {"attribution": "Some\u00a0Body", "capture_date": "2025-06-01T10:00:00Z", "vector_layers": 3}
+    tiles = read(archive({(0, 0, 0): PNG}, metadata))
     assert tiles.terms == "Some Body"
     assert tiles.captured_at == datetime(2025, 6, 1, 10, tzinfo=timezone.utc)
 
@@ -135,16 +135,16 @@ def test_date_and_terms_come_from_the_metadata(read):
     ("change", "reason"),
     [
         ({"tile_type": codec.TileType.MVT}, "holds vector tiles"),
-        ({"tile_type": codec.TileType.AVIF}, "holds AVIF pictures"),
-        ({"tile_compression": codec.Compression.ZSTD}, "compressed by zstd"),
-        ({"internal_compression": codec.Compression.BROTLI}, "compressed by brotli"),
+        ({"tile_type": codec.TileType.AVIF}, "holds AVIF images"),
+        ({"tile_compression": codec.Compression.ZSTD}, "uses the compression zstd"),
+        ({"internal_compression": codec.Compression.BROTLI}, "uses the compression brotli"),
         ({"root_offset": 1 << 40}, "a section ends at byte"),
-        ({"metadata_length": 3}, "does not decompress"),
+        ({"metadata_length": 3}, "cannot be decompressed"),
         ({"tile_data_offset": 1 << 50}, "a tile ends at byte"),
         ({"addressed_tiles_count": 7}, "list 1 tiles, its header 7"),
     ],
 )
-def test_archives_that_cannot_be_imported_say_why(read, change, reason):
+def test_the_message_says_why_an_archive_cannot_be_imported(read, change, reason):
     with pytest.raises(ImportSourceError, match=reason):
         read(rewritten(archive({(0, 0, 0): PNG}), **change))
 
@@ -152,15 +152,15 @@ def test_archives_that_cannot_be_imported_say_why(read, change, reason):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "fewer than a header"),
-        (b"PMTiles\x03", "fewer than a header"),
+        (b"", "fewer than the header"),
+        (b"PMTiles\x03", "fewer than the header"),
         (b"PMTiles\x02" + bytes(200), "another version"),
-        (b"PMTiles\x03" + b"\xff" * 200, "no whole PMTiles archive"),
-        (b"nothing of the kind" * 20, "no whole PMTiles archive"),
-        (b"\xff" * 200, "no whole PMTiles archive"),
+        (b"PMTiles\x03" + b"\xff" * 200, "not an intact PMTiles archive"),
+        (b"nothing of the kind" * 20, "not an intact PMTiles archive"),
+        (b"\xff" * 200, "not an intact PMTiles archive"),
     ],
 )
-def test_what_is_no_archive_is_refused(read, content, reason):
+def test_a_file_that_is_no_archive_is_refused(read, content, reason):
     with pytest.raises(ImportSourceError, match=reason):
         read(content)
 
@@ -170,7 +170,7 @@ def test_directories_in_a_circle_are_refused(read):
     root = codec.serialize_directory([codec.Entry(0, 0, 0, 0)])
     leaf_length = len(codec.serialize_directory([codec.Entry(0, 0, len(root), 0)]))
     leaf = codec.serialize_directory([codec.Entry(0, 0, leaf_length, 0)])
-    facts = gzip.compress(json.dumps({}).encode())
+    metadata = gzip.compress(json.dumps({}).encode())
     start = len(content)
     header = rewritten(
         content,
@@ -178,15 +178,15 @@ def test_directories_in_a_circle_are_refused(read):
         root_length=len(leaf),
         leaf_directory_offset=start,
         metadata_offset=start + len(leaf),
-        metadata_length=len(facts),
+        metadata_length=len(metadata),
     )
     with pytest.raises(ImportSourceError, match="circle"):
-        read(header + leaf + facts)
+        read(header + leaf + metadata)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_damaged_archive_is_refused_or_read_but_nothing_else(tmp_path_factory, data):
+def test_a_damaged_archive_is_refused_or_read_without_another_error(tmp_path_factory, data):
     content = bytearray(archive({(4, x, 3): PNG + bytes([x]) for x in range(12)}, {"attribution": "a"}))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -201,11 +201,11 @@ def test_a_damaged_archive_is_refused_or_read_but_nothing_else(tmp_path_factory,
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="../shared/data is not here")
-def test_the_real_archive_holds_its_fifty_tiles():
-    tiles = PmTiles(REAL)
-    found = list(tiles)
-    assert len(tiles) == len(found) == 50
-    assert {one.suffix for one in found} == {".webp"}
-    assert {one.zoom for one in found} == set(range(8, 16))
-    assert "QGIS" in tiles.terms
+def test_all_fifty_tiles_of_a_real_archive_are_read():
+    archive = PmTiles(REAL)
+    tiles = list(archive)
+    assert len(archive) == len(tiles) == 50
+    assert {tile.suffix for tile in tiles} == {".webp"}
+    assert {tile.zoom for tile in tiles} == set(range(8, 16))
+    assert "QGIS" in archive.terms
     assert len(PmTiles(REAL, (15, 15))) == 30

@@ -19,7 +19,7 @@ ZOOM, X, Y = 17, 77_000, 65_000
 
 
 def corners_of(x_count, y_count):
-    """The corners of a block of tiles from (X, Y), as the CSV holds them."""
+    """The corners of a block of tiles whose north-west tile is (X, Y), as `read_corners` returns them."""
     first, last = tile_bounds(ZOOM, X, Y), tile_bounds(ZOOM, X + x_count - 1, Y + y_count - 1)
     north, west, south, east = first.lat_max, first.lon_min, last.lat_min, last.lon_max
     return {
@@ -35,7 +35,7 @@ def csv_of(corners):
 
 
 @pytest.fixture
-def lay(tmp_path):
+def write_image(tmp_path):
     def write(pixels, corners, form="PNG", **options):
         path = tmp_path / f"field.{form.lower()}"
         Image.fromarray(pixels).save(path, form, **options)
@@ -45,7 +45,7 @@ def lay(tmp_path):
     return write
 
 
-def picture(height=512, width=512, bands=3):
+def random_pixels(height=512, width=512, bands=3):
     shape = (height, width, bands) if bands > 1 else (height, width)
     return np.random.default_rng(1).integers(1, 255, shape, dtype=np.uint8)
 
@@ -54,46 +54,46 @@ def pixels_of(tile):
     return np.array(Image.open(io.BytesIO(tile.content)))
 
 
-def test_a_picture_on_the_grid_comes_out_pixel_for_pixel(lay):
-    pixels = picture()
-    tiles = list(CornerImage(lay(pixels, corners_of(2, 2))))
+def test_an_image_on_the_tile_grid_keeps_its_pixels(write_image):
+    pixels = random_pixels()
+    tiles = list(CornerImage(write_image(pixels, corners_of(2, 2))))
     assert [(tile.zoom, tile.x - X, tile.y - Y) for tile in tiles] == [(ZOOM, x, y) for y in (0, 1) for x in (0, 1)]
     for tile in tiles:
         row, column = (tile.y - Y) * 256, (tile.x - X) * 256
-        seen = pixels_of(tile).astype(int)[:, :, :3]
-        # The corners are rounded in their last bits, so that the resampler may be a hair off the grid.
-        assert abs(seen - pixels[row : row + 256, column : column + 256]).max() <= 1
+        actual = pixels_of(tile).astype(int)[:, :, :3]
+        # The last bits of the corners are rounded, so the resampler may miss the grid by a tiny amount.
+        assert abs(actual - pixels[row : row + 256, column : column + 256]).max() <= 1
 
 
-def test_a_picture_upside_down_is_turned(lay):
-    pixels = picture(256, 256)
-    turned = {name: corners_of(1, 1)[other] for name, other in zip(CORNERS, (*CORNERS[2:], *CORNERS[:2]), strict=True)}
-    [tile] = CornerImage(lay(pixels, turned), min_coverage=0.9)
+def test_an_image_upside_down_is_rotated(write_image):
+    pixels = random_pixels(256, 256)
+    rotated = {name: corners_of(1, 1)[other] for name, other in zip(CORNERS, (*CORNERS[2:], *CORNERS[:2]), strict=True)}
+    [tile] = CornerImage(write_image(pixels, rotated), min_coverage=0.9)
     assert abs(pixels_of(tile).astype(int)[:, :, :3] - pixels[::-1, ::-1]).max() <= 1
 
 
-def test_a_jpeg_says_when_it_was_taken_and_whose_it_is(lay):
+def test_the_exif_of_a_jpeg_gives_date_and_copyright(write_image):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = "2025:06:01 12:30:00"
     exif[0x8298] = "Some Body"
-    tiles = CornerImage(lay(picture(), corners_of(2, 2), "JPEG", exif=exif))
+    tiles = CornerImage(write_image(random_pixels(), corners_of(2, 2), "JPEG", exif=exif))
     assert tiles.captured_at == datetime(2025, 6, 1, 12, 30, tzinfo=timezone.utc)
     assert tiles.terms == "Some Body"
     assert len(list(tiles)) == 4
 
 
-def test_alpha_is_respected(lay):
-    pixels = picture(256, 256, 4)
+def test_alpha_is_respected(write_image):
+    pixels = random_pixels(256, 256, 4)
     pixels[:, :, 3] = 255
     pixels[:100, :, 3] = 0
-    [tile] = CornerImage(lay(pixels, corners_of(1, 1)))
+    [tile] = CornerImage(write_image(pixels, corners_of(1, 1)))
     assert not pixels_of(tile)[:99].any()
 
 
-def test_a_picture_without_a_csv_is_told_how_to_write_one(lay):
-    path = lay(picture(64, 64), corners_of(1, 1))
+def test_the_message_for_a_missing_csv_says_how_to_write_one(write_image):
+    path = write_image(random_pixels(64, 64), corners_of(1, 1))
     path.with_suffix(".csv").unlink()
-    with pytest.raises(ImportSourceError, match=r"field\.csv is not there.*corner,lat,lon.*top_left"):
+    with pytest.raises(ImportSourceError, match=r"field\.csv does not exist.*corner,lat,lon.*top_left"):
         CornerImage(path)
 
 
@@ -109,47 +109,50 @@ GOOD = csv_of(corners_of(1, 1))
         (GOOD + "middle,0,0\n", "four lines"),
         (GOOD.replace("top_right", "top_left"), "once"),
         (GOOD.replace("top_right", "north_east"), "once"),
-        ("corner,lat,lon\ntop_left,x,1\ntop_right,1,2\nbottom_right,0,2\nbottom_left,0,1\n", "no numbers"),
-        ("corner,lat,lon\ntop_left,1\ntop_right,1,2\nbottom_right,0,2\nbottom_left,0,1\n", "no numbers"),
-        ("corner,lat,lon\ntop_left,nan,1\ntop_right,1,2\nbottom_right,0,2\nbottom_left,0,1\n", "off the map"),
+        ("corner,lat,lon\ntop_left,x,1\ntop_right,1,2\nbottom_right,0,2\nbottom_left,0,1\n", "not a number"),
+        ("corner,lat,lon\ntop_left,1\ntop_right,1,2\nbottom_right,0,2\nbottom_left,0,1\n", "not a number"),
+        (
+            "corner,lat,lon\ntop_left,nan,1\ntop_right,1,2\nbottom_right,0,2\nbottom_left,0,1\n",
+            "outside the Web Mercator map",
+        ),
         ("corner,lat,lon\ntop_left,120,50\ntop_right,121,50\nbottom_right,121,49\nbottom_left,120,49\n", "swapped"),
         (
             "corner,lat,lon\ntop_left,50,20\ntop_right,51,20\nbottom_right,51,19\nbottom_left,50,19\n",
-            "lat and lon, swapped",
+            "lat and lon, may be swapped",
         ),
         ("corner,lat,lon\ntop_left,1,2\ntop_right,1,1\nbottom_right,0,1\nbottom_left,0,2\n", "mirrored"),
         ("corner,lat,lon\ntop_left,1,1\ntop_right,1,1\nbottom_right,1,1\nbottom_left,1,1\n", "mirrored, or as a line"),
-        ("corner,lat,lon\ntop_left,1,1\ntop_right,1,2\nbottom_right,0.3,2\nbottom_left,0,1\n", "miss a parallelogram"),
+        ("corner,lat,lon\ntop_left,1,1\ntop_right,1,2\nbottom_right,0.3,2\nbottom_left,0,1\n", "form no parallelogram"),
         (
             "corner,lat,lon\ntop_left,1,-179\ntop_right,1,179\nbottom_right,0,179\nbottom_left,0,-179\n",
             "half the world",
         ),
     ],
 )
-def test_corners_that_cannot_be(lay, text, reason):
-    path = lay(picture(64, 64), text)
+def test_impossible_corners_are_refused(write_image, text, reason):
+    path = write_image(random_pixels(64, 64), text)
     with pytest.raises(ImportSourceError, match=reason):
         CornerImage(path)
 
 
-def test_a_csv_that_is_no_text(lay):
-    path = lay(picture(64, 64), GOOD)
+def test_a_csv_that_is_not_utf_8_is_refused(write_image):
+    path = write_image(random_pixels(64, 64), GOOD)
     path.with_suffix(".csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ImportSourceError, match="no readable CSV"):
+    with pytest.raises(ImportSourceError, match="not a readable CSV"):
         CornerImage(path)
 
 
-def test_spreadsheets_add_a_mark_and_other_line_ends(tmp_path):
+def test_a_byte_order_mark_and_crlf_line_ends_are_accepted(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
     assert read_corners(path) == corners_of(1, 1)
 
 
-def test_pictures_that_do_not_read_are_refused(lay, monkeypatch):
-    path = lay(picture(), corners_of(2, 2))
+def test_unreadable_images_are_refused(write_image, monkeypatch):
+    path = write_image(random_pixels(), corners_of(2, 2))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ImportSourceError, match="does not read"):
+    with pytest.raises(ImportSourceError, match="cannot be read"):
         list(CornerImage(path))
     path.write_bytes(b"GIF89a")
     with pytest.raises(ImportSourceError, match="neither PNG nor JPEG"):
@@ -167,15 +170,16 @@ def test_pictures_that_do_not_read_are_refused(lay, monkeypatch):
     st.floats(50, 5000),
     st.floats(50, 5000),
 )
-def test_any_turned_rectangle_is_met_in_its_corners(lat, lon, turn, wide, high):
-    """corner_transform against the corners it was made of: (column, row) of each gives its place back."""
+def test_the_transform_of_any_rotated_rectangle_maps_to_its_corners(lat, lon, angle, wide, high):
+    """corner_transform maps (column, row) of each corner of the image to the corner that it was computed from."""
     radius = WORLD_M / (2 * math.pi)
     middle = complex(radius * math.radians(lon), radius * math.asinh(math.tan(math.radians(lat))))
-    along, down = wide * complex(math.cos(turn), math.sin(turn)), high * complex(math.sin(turn), -math.cos(turn))
-    places = [middle, middle + along, middle + along + down, middle + down]
+    along, down = wide * complex(math.cos(angle), math.sin(angle)), high * complex(math.sin(angle), -math.cos(angle))
+    expected = [middle, middle + along, middle + along + down, middle + down]
     points = [
-        (math.degrees(math.atan(math.sinh(place.imag / radius))), math.degrees(place.real / radius)) for place in places
+        (math.degrees(math.atan(math.sinh(corner.imag / radius))), math.degrees(corner.real / radius))
+        for corner in expected
     ]
     a, b, c, d, e, f = corner_transform(None, dict(zip(CORNERS, points, strict=True)), 640, 480)[:6]
-    for (column, row), place in zip([(0, 0), (640, 0), (640, 480), (0, 480)], places, strict=True):
-        assert abs(complex(a * column + b * row + c, d * column + e * row + f) - place) < 1e-3
+    for (column, row), corner in zip([(0, 0), (640, 0), (640, 480), (0, 480)], expected, strict=True):
+        assert abs(complex(a * column + b * row + c, d * column + e * row + f) - corner) < 1e-3
