@@ -101,14 +101,14 @@ def test_real_containers_are_imported_twice_as_once(place, look, containers, nam
     assert first.status == 0, first.said
     assert f"{sum(zooms.values())} added" in first.out
     assert "tiles imported (" in first.out
-    assert " s to go)" in first.out
+    assert " s left)" in first.out
     rows, [record] = look()
     assert rows == zooms
     assert (record.name, record.origin, record.terms) == (file.stem, str(file.resolve()), "for tests")
     assert f"{record.captured_at:%Y-%m-%d}" == "2026-05-01"
     again = place.doit("import", str(file), DATED, *options)
     assert again.status == 0, again.said
-    assert f"0 added, {sum(zooms.values())} there already" in again.out
+    assert f"0 added, {sum(zooms.values())} unchanged" in again.out
     assert look() == (zooms, [record])
 
 
@@ -144,7 +144,7 @@ def test_a_tms_folder_is_the_xyz_folder_turned(place, look, tmp_path):
     same = mbtiles(tmp_path / "set.mbtiles", {(5, 7, y): jpeg(y) for y in range(3)})
     done = place.doit("import", str(same), DATED)
     assert done.status == 0
-    assert "0 added, 3 there already" in done.out
+    assert "0 added, 3 unchanged" in done.out
     rows, records = look()
     assert rows == {5: 3}
     assert {record.name for record in records} == {"set"}
@@ -192,7 +192,7 @@ def test_other_bytes_stop_the_import_unless_updated(place, tmp_path):
     assert "9/1/1 of a" in refused(place.doit("import", file, DATED, "--skip-bad"))
     done = place.doit("import", file, DATED, "--update")
     assert done.status == 0, done.said
-    assert "1 added, 0 there already, 1 replaced, 0 repaired" in done.out
+    assert "1 added, 0 unchanged, 1 replaced, 0 repaired" in done.out
 
 
 def test_a_spoilt_file_is_repaired_and_the_report_says_so(place, tmp_path):
@@ -210,8 +210,8 @@ def test_a_spoilt_file_is_repaired_and_the_report_says_so(place, tmp_path):
     report = json.loads((place.folder / "tiles" / "import_report.json").read_bytes())
     assert {name: report[name] for name in counts} == counts
     text = (place.folder / "tiles" / "import_report.txt").read_text()
-    assert "0 added, 1 there already, 0 replaced, 2 repaired" in text
-    assert "0 added, 3 there already, 0 replaced, 0 repaired" in place.doit("import", file, DATED).out
+    assert "0 added, 1 unchanged, 0 replaced, 2 repaired" in text
+    assert "0 added, 3 unchanged, 0 replaced, 0 repaired" in place.doit("import", file, DATED).out
 
 
 def test_sources_that_are_none_are_refused_in_a_sentence(place, tmp_path):

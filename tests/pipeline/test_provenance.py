@@ -41,7 +41,7 @@ def test_terms_fly_with_the_cache_and_are_signed_anew_when_they_change(whole, la
     def imported(*options):
         done = whole.doit("import", str(some_of_it), f"--source={SOURCE}", "--captured-at=2026-05-01", *options)
         assert done.status == 0, done.said
-        assert "0 added, 3 there already" in done.out
+        assert "0 added, 3 unchanged" in done.out
 
     def signed_again():
         done = whole.provision_json()

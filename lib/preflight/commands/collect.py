@@ -1,4 +1,4 @@
-"""`doit gc`: removes what no kept generation and no newest build record refers to."""
+"""`doit gc`: removes files and generations that no kept generation and no build record refers to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from preflight.wiring import Assembly
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """A file or generation that nothing refers to."""
+    """A file or a generation's folder that nothing refers to.
+
+    size: the bytes that its removal frees. modified: the time of its last change, in seconds since the epoch.
+    """
 
     path: Path
     size: int
@@ -26,7 +29,20 @@ class Garbage:
 
 
 def collect(assembly: Assembly, session: Session, limit: int | None, *, dry_run: bool) -> list[Garbage]:
-    """Remove what nothing refers to; returns what went, or would go. The caller holds the lock. Raises OSError."""
+    """Remove what nothing refers to. The caller must hold the lock.
+
+    Args:
+        assembly: the parts of the mission.
+        session: its stages.
+        limit: the size in bytes that the cache root may have; None to remove all garbage.
+        dry_run: remove nothing.
+
+    Returns:
+        What was removed, or what would be removed.
+
+    Raises:
+        OSError: a file cannot be read or removed.
+    """
     steps = [step for stage in session.stages.values() for step in stage.steps]
     keep = assembly.job.config.provisioner.keep_generations
     garbage = find_garbage(assembly.layout, assembly.generations, steps, keep, _resumable(assembly))
@@ -37,7 +53,7 @@ def collect(assembly: Assembly, session: Session, limit: int | None, *, dry_run:
 
 
 def _resumable(assembly: Assembly) -> list[Path]:
-    """The segments of the mission's own engine: a run that was killed before it wrote its record goes on from them."""
+    """Return the segments of the mission's own engine. A run that was killed before it wrote its record resumes from them."""
     try:
         return assembly.descriptors.store().segments()
     except FileNotFoundError:
@@ -47,20 +63,36 @@ def _resumable(assembly: Assembly) -> list[Path]:
 def find_garbage(
     layout: CacheLayout, generations: Generations, steps: Iterable[Step], keep: int, resumable: Iterable[Path] = ()
 ) -> list[Garbage]:
-    """What may go, the oldest first.
+    """Return what may be removed, the oldest first.
 
-    Roots: the newest `keep` generations, `current`, `previous`, the steps' records, and what is `resumable` without one.
+    Keeps the newest generations, `current`, `previous`, and the records and outputs of the steps.
+
+    Args:
+        layout: the folders of the cache root.
+        generations: the published generations.
+        steps: the build steps of the mission.
+        keep: how many of the newest generations to keep.
+        resumable: files to keep although no record names them.
     """
-    rooted = {path for step in steps for path in _rooted(step)} | set(resumable)
-    places = (layout.engines, layout.onnx, layout.descriptors, layout.work / "parity")
-    files = [path for place in places if place.is_dir() for path in place.rglob("*") if path.is_file()]
-    found = [path for path in files if path not in rooted]
+    kept = {path for step in steps for path in _kept_files(step)} | set(resumable)
+    folders = (layout.engines, layout.onnx, layout.descriptors, layout.work / "parity")
+    files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
+    found = [path for path in files if path not in kept]
     found += [generation.path for generation in generations.surplus(keep)]
     return sorted((_measured(path) for path in found), key=lambda item: (item.modified, item.path))
 
 
 def choose(garbage: list[Garbage], total: int, max_size: int | None) -> list[Garbage]:
-    """All of it; or, with a size to come down to, the oldest until `total` bytes fit."""
+    """Choose what to remove from `garbage`, which is sorted by age.
+
+    Args:
+        garbage: what may be removed, the oldest first.
+        total: the size of the cache root in bytes.
+        max_size: the size in bytes to reach; None for all garbage.
+
+    Returns:
+        The oldest items whose removal reaches `max_size`; all of them if even that is not enough.
+    """
     if max_size is None:
         return garbage
     chosen = []
@@ -73,7 +105,7 @@ def choose(garbage: list[Garbage], total: int, max_size: int | None) -> list[Gar
 
 
 def remove(garbage: Iterable[Garbage]) -> None:
-    """Remove it. The caller holds the lock. Raises OSError."""
+    """Remove files and folders. The caller must hold the lock. Raises OSError."""
     for item in garbage:
         if item.path.is_dir():
             atomic.remove_tree(item.path)
@@ -81,7 +113,7 @@ def remove(garbage: Iterable[Garbage]) -> None:
             atomic.remove_file(item.path)
 
 
-def _rooted(step: Step) -> set[Path]:
+def _kept_files(step: Step) -> set[Path]:
     path = record_path(step.outputs[0])
     record = read_record(path)
     outputs = set() if record is None else {path.parent / name for name in record.outputs}
@@ -90,6 +122,6 @@ def _rooted(step: Step) -> set[Path]:
 
 def _measured(path: Path) -> Garbage:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    # A file that another generation shares frees nothing.
+    # Removing a file that another generation shares through a hard link frees no space.
     size = sum(stat.st_size for stat in (file.stat() for file in files) if stat.st_nlink == 1)
     return Garbage(path, size, path.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""`doit engines`: what each backbone of the corpus has for an engine, and whether what is missing can be built here."""
+"""`doit engines`: shows whether the engine of each backbone can be reused, and whether this host can build the others."""
 
 from __future__ import annotations
 
@@ -25,10 +25,16 @@ from preflight.wiring import Assembly, Options, Surroundings, tile_access
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """One backbone. reused: the next build takes the engine that is there; reasons: why it would not.
+    """The state of one backbone's engine.
 
-    parity: the least cosine, where the gate's report is of this engine. seconds: of the stage's last build, or of the check.
-    problem: why it cannot be built here, where that was tried; None where it was not, or where it can.
+    model: the name of the backbone.
+    engine: the file name of the engine.
+    reused: whether the next build reuses the existing engine.
+    reasons: why it does not; empty if it does.
+    parity: the smallest cosine in the parity report; None if there is no report of this engine.
+    seconds: how long the last build of the stage took, or the trial build.
+    tried: whether a trial build ran.
+    problem: why the trial build failed; None if it succeeded or did not run.
     """
 
     model: str
@@ -42,7 +48,7 @@ class EngineState:
 
 
 def read_engines(assembly: Assembly, session: Session) -> list[EngineState]:
-    """What the rule says of each backbone's engine. Takes no lock, changes nothing. Raises EngineBuildError."""
+    """Return the state of each backbone's engine. Takes no lock and changes nothing. Raises EngineBuildError."""
     rates = read_rates(assembly.layout)
     found = []
     for spec in assembly.job.backbones:
@@ -70,30 +76,47 @@ def _reasons(steps: list[Explanation]) -> Iterator[str]:
 
 
 def check_engines(mission: Mission, surroundings: Surroundings, states: list[EngineState]) -> list[EngineState]:
-    """Build what would not be reused in a folder of its own, which is removed: by the steps of a build, the gate among them.
+    """Try to build each engine that cannot be reused, in a temporary folder that is then removed.
 
-    Takes no lock, and only reads the cache root: the samples of tiles that gate and calibration need, where they were drawn, and
-    the calibration tables. Without samples the gate is left out.
+    Runs the steps of a real build, with the parity gate if the cache root has a sample of tiles for it. Takes no lock and
+    only reads the cache root: the samples of tiles for parity gate and calibration, and the calibration tables.
+
+    Args:
+        mission: the mission.
+        surroundings: the host and its libraries.
+        states: the states of the backbones' engines.
+
+    Returns:
+        The states, with the result of each trial build.
+
+    Raises:
+        EngineBuildError: the samples or tables cannot be copied.
     """
     with tempfile.TemporaryDirectory(prefix="preflight-engines-") as folder:
         tiles = tile_access(mission.tile_root, mission.database)
         job = replace(mission.job, cache_root=Path(folder))
-        # No stage is run that asks the tile store: it is never opened.
+        # The steps below do not read the tile store. So it is never opened.
         assembly = Assembly(job, tiles, surroundings, Options(), demo=False)
-        _take_over(CacheLayout(mission.job.cache_root), assembly.layout)
-        return [state if state.reused else _tried(assembly, state) for state in states]
+        _copy_samples(CacheLayout(mission.job.cache_root), assembly.layout)
+        return [state if state.reused else _try_build(assembly, state) for state in states]
 
 
-def _take_over(there: CacheLayout, here: CacheLayout) -> None:
-    """Copy what is drawn and measured once. A hard link would change a time of the file it links to, which costs hashing it.
+def _copy_samples(source: CacheLayout, target: CacheLayout) -> None:
+    """Copy the samples of tiles and the calibration tables.
+
+    A hard link would change the ctime of the original file. Then the next build would have to hash that file again.
 
     Raises:
-        EngineBuildError: something of it cannot be copied.
+        EngineBuildError: a folder cannot be copied.
     """
-    for old, new in ((there.parity_sample.parent, here.parity_sample.parent), (there.calibration, here.calibration)):
+    folders = (
+        (source.parity_sample.parent, target.parity_sample.parent),
+        (source.calibration, target.calibration),
+    )
+    for old, new in folders:
         try:
             if old.is_dir():
-                # What a build that runs is still writing is left: it may be gone before it is read.
+                # A build may be running. Its temporary files may vanish while they are copied.
                 shutil.copytree(old, new, ignore=shutil.ignore_patterns(f"{atomic.TEMPORARY_PREFIX}*"))
         except OSError as error:
             raise EngineBuildError(
@@ -101,7 +124,7 @@ def _take_over(there: CacheLayout, here: CacheLayout) -> None:
             ) from error
 
 
-def _tried(assembly: Assembly, state: EngineState) -> EngineState:
+def _try_build(assembly: Assembly, state: EngineState) -> EngineState:
     layout = assembly.layout
     (spec,) = (spec for spec in assembly.job.backbones if spec.model_name == state.model)
     *steps, gate = assembly.engine_stage(spec).steps
@@ -114,7 +137,7 @@ def _tried(assembly: Assembly, state: EngineState) -> EngineState:
             _run(tracer, [gate])
             parity = json.loads(parity_path(spec, layout).read_bytes())["cosine_min"]
     except FileNotFoundError as error:
-        problem = f"{error.filename} is not there: run doit tiles first"
+        problem = f"{error.filename} does not exist: run doit tiles first"
         return replace(state, tried=True, problem=problem, seconds=time.monotonic() - began)
     except (PreflightError, OSError) as error:
         return replace(state, tried=True, problem=str(error), seconds=time.monotonic() - began)
@@ -127,14 +150,14 @@ def _run(tracer: Tracer, steps: list[Step]) -> None:
 
 
 def engines_json(states: list[EngineState]) -> str:
-    """For programs: one JSON object on one line."""
+    """Return the states as a JSON object on one line, for programs."""
     return json.dumps({"engines": [{name: getattr(state, name) for name in state.__slots__} for state in states]})
 
 
 def engines_text(states: list[EngineState], *, width: int) -> str:
-    """For people: a table."""
-    from rich import box  # noqa: PLC0415 - only this command's output needs it
-    from rich.table import Table  # noqa: PLC0415
+    """Return the states as a table of at most `width` columns, for people."""
+    from rich import box  # noqa: PLC0415 - only this output needs it
+    from rich.table import Table  # noqa: PLC0415 - as above
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("backbone", no_wrap=True)
@@ -147,11 +170,11 @@ def engines_text(states: list[EngineState], *, width: int) -> str:
         parity = "" if state.parity is None else f"{float(state.parity):.6f}"
         seconds = "" if state.seconds is None else f"{state.seconds:.1f}"
         why = state.problem or "; ".join(state.reasons)
-        table.add_row(state.model, state.engine, _fate(state), parity, seconds, why)
+        table.add_row(state.model, state.engine, _status(state), parity, seconds, why)
     return plain_text(table, width=width)
 
 
-def _fate(state: EngineState) -> str:
+def _status(state: EngineState) -> str:
     if state.reused:
         return "reused"
     if not state.tried:

@@ -1,4 +1,4 @@
-"""`doit keygen` and `doit trust`: keys for operators, and whom an aircraft trusts."""
+"""`doit keygen` and `doit trust`: make operators' keys, and manage the keys that an aircraft trusts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from takeoff import keys
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The outcome of a command: the event's name and fields for programs, a text for people."""
+    """The result of a command: an event with its name and fields for programs, and a text for people."""
 
     event: str
     text: str
@@ -37,14 +37,19 @@ def keygen(
 ) -> Said:
     """Make a key pair.
 
-    variable: the value of the passphrase's environment variable, or None. ask: asks on a terminal; None where there is none.
+    Args:
+        path: the file of the private key.
+        passphrase_file: a file with the passphrase, or None.
+        variable: the value of the environment variable for the passphrase, or None.
+        ask: asks for the passphrase on the terminal; None if there is no terminal.
+        unencrypted: write the private key without encryption.
 
     Raises:
-        CommandLineError: both a passphrase file and no encryption are asked for.
-        SigningKeyError: the key cannot be made; nothing was overwritten.
+        CommandLineError: both a passphrase file and no encryption were requested.
+        SigningKeyError: the key cannot be made. Nothing was overwritten.
     """
     if unencrypted and passphrase_file is not None:
-        raise CommandLineError("--unencrypted and --passphrase-file exclude each other")
+        raise CommandLineError("--unencrypted and --passphrase-file exclude each other; give one of them")
     passphrase = None if unencrypted else new_passphrase(given_passphrase(passphrase_file, variable), ask)
     key = make_key(path, passphrase)
     public = public_path(path)
@@ -59,11 +64,17 @@ def keygen(
 
 
 def trust(directory: Path, arguments: Sequence[str], now: datetime) -> Said:
-    """`doit trust ...`: add KEY, revoke FINGERPRINT or KEY, list.
+    """Run `doit trust ...`: `add KEY`, `revoke FINGERPRINT` (or KEY), or `list`.
+
+    Args:
+        directory: the trust directory.
+        arguments: the words after `doit trust`.
+        now: the time to record for a revocation.
 
     Raises:
         CommandLineError: the arguments are none of these.
-        SigningKeyError, TrustDirectoryError: the key or the directory is refused; nothing was changed.
+        SigningKeyError: the key is invalid. Nothing was changed.
+        TrustDirectoryError: the directory is invalid. Nothing was changed.
     """
     match list(arguments):
         case ["add", name]:
@@ -79,8 +90,11 @@ def trust(directory: Path, arguments: Sequence[str], now: datetime) -> Said:
 def _add(directory: Path, path: Path) -> Said:
     label = path.name.removesuffix(".pem").removesuffix(".pub")
     fingerprint, name = add_key(directory, load_public_key(path), label)
-    text = f"{fingerprint} is trusted by {directory}"
-    text += " already" if name is None else f": {name}; copy the directory to every aircraft that is to trust it"
+    text = (
+        f"{directory} trusts {fingerprint} already"
+        if name is None
+        else f"{directory} now trusts {fingerprint}, in the file {name}. Copy the directory to every aircraft that shall trust it"
+    )
     return Said("key_trusted", text, {"fingerprint": fingerprint, "file": name, "trust": str(directory)})
 
 
@@ -88,8 +102,11 @@ def _revoke(directory: Path, name: str, now: datetime) -> Said:
     path = Path(name)
     fingerprint = keys.fingerprint(load_public_key(path)) if path.is_file() else name.lower()
     new = revoke_key(directory, fingerprint, now)
-    text = f"{fingerprint} is revoked in {directory}" + (
-        "; copy the directory to every aircraft: until then they accept what the key signed" if new else " already"
+    text = (
+        f"{fingerprint} is now revoked in {directory}. Copy the directory to every aircraft: until then they accept what the "
+        "key signed"
+        if new
+        else f"{fingerprint} was revoked in {directory} before"
     )
     return Said("key_revoked", text, {"fingerprint": fingerprint, "new": new, "trust": str(directory)})
 
@@ -109,6 +126,8 @@ def _table(directory: Path, listing: TrustListing) -> str:
         f"{key.fingerprint}  {'REVOKED' if key.revoked else 'trusted'}  {key.file}".rstrip() for key in listing.keys
     ]
     dev = (
-        "allow_dev: caches signed in dev mode pass" if listing.allow_dev else "no allow_dev: only operator caches pass"
+        "allow_dev is present: the verifier accepts caches signed in dev mode"
+        if listing.allow_dev
+        else "allow_dev is absent: the verifier accepts only caches signed by an operator"
     )
     return "\n".join([f"{directory}", *lines, dev])

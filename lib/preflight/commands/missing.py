@@ -1,4 +1,4 @@
-"""`doit plan --missing=FILE`: the tiles the area lacks, as GeoJSON for the C11 TileDownloader."""
+"""`doit plan --missing=FILE`: writes the tiles that the area lacks as GeoJSON, for the C11 TileDownloader."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ from preflight.tileset.source_choice import choose_sources, rows_of_cover
 
 
 def write_missing(job: Job, tiles: TileAccess, clock: Clock, path: Path) -> CoverageReport:
-    """Write every missing, stale or corrupt tile of the job's area to `path`, atomically, and return what was counted.
+    """Write every missing, stale or corrupt tile of the job's area to a GeoJSON file, atomically.
 
-    Every tile's file is read.
+    Reads the file of every tile. If nothing is missing, it writes a file without features.
 
-    A file is written also when nothing is missing: it then holds no features.
+    Args:
+        job: the mission.
+        tiles: its tile store.
+        clock: the time against which the age of a tile counts.
+        path: the file to write; its name must end in .geojson or .json.
+
+    Returns:
+        The counts of the area's tiles.
 
     Raises:
-        CommandLineError: the file is no GeoJSON by its name, or cannot be written.
-        DatabaseError: as the tile store raises.
+        CommandLineError: the file has another ending, or cannot be written.
+        DatabaseError: the tile store does not answer.
     """
     if path.suffix.lower() not in {".geojson", ".json"}:
-        # It is replaced when it is there: a slip must not cost a mission file.
-        raise CommandLineError(f"--missing={path}: name a file that ends in .geojson or .json")
+        # An existing file is replaced. A typing error must not overwrite a mission file.
+        raise CommandLineError(f"--missing={path} is not a GeoJSON file: give a name that ends in .geojson or .json")
     walk = CoverageWalk(cover(job.area, job.zoom_levels), now=clock(), max_age=job.max_tile_age)
-    # Opening an embedded tile store that is not there would make one.
+    # Opening an embedded tile store that does not exist would create one.
     if tiles.root.is_dir():
         rows = rows_of_cover(tiles.metadata(), cover(job.area, job.zoom_levels))
         pixels = tiles.pixels()
@@ -40,5 +47,5 @@ def write_missing(job: Job, tiles: TileAccess, clock: Clock, path: Path) -> Cove
     try:
         atomic_write(path.absolute(), (part.encode("ascii") for part in lacks_geojson(walk.lacks())))
     except OSError as error:
-        raise CommandLineError(f"--missing={path} cannot be written ({error.strerror}); name another file") from error
+        raise CommandLineError(f"--missing={path} cannot be written ({error.strerror}). Name another file") from error
     return walk.report()

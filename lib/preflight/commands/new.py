@@ -1,4 +1,4 @@
-"""`doit new TEMPLATE`: a mission file to begin with."""
+"""`doit new TEMPLATE`: creates a mission file from a template."""
 
 from __future__ import annotations
 
@@ -7,29 +7,36 @@ from pathlib import Path
 from preflight.errors import CommandLineError
 from preflight.store.atomic import atomic_write
 
-# Built where it lies, by `doit provision` without a mission; its paths lead out of the templates' folder.
+# `doit provision` without a mission builds the demo where it is. Its relative paths would be wrong in a copy.
 _NOT_COPIED = "demo"
 
 
 def templates(folder: Path) -> tuple[str, ...]:
-    """The names `doit new` takes: the mission files of the templates' folder."""
+    """Return the template names that `doit new` accepts: the mission files in `folder`, without the demo."""
     return tuple(sorted(path.stem for path in folder.glob("*.yaml") if path.stem != _NOT_COPIED))
 
 
 def new_mission(template: str, folder: Path, target: Path) -> None:
-    """Copy a template to `target`, which must not be there.
+    """Copy a template to a new file.
+
+    Args:
+        template: the template's name, without `.yaml`.
+        folder: the folder of the templates.
+        target: the file to create.
 
     Raises:
-        CommandLineError: there is no such template, or the target is there or cannot be written; nothing was changed.
+        CommandLineError: the template does not exist, or the target exists or cannot be written. Nothing was changed.
     """
     known = templates(folder)
     if template not in known:
-        raise CommandLineError(f"{template!r} is no template; there are {', '.join(known)}")
+        raise CommandLineError(f"{template!r} is no template; choose one of {', '.join(known)}")
     content = (folder / f"{template}.yaml").read_bytes()
     if target.exists() or target.is_symlink():
-        # Also a link whose target is gone is somebody's mission.
-        raise CommandLineError(f"{target} is there already and was not changed; move it away first")
+        # A link whose target is missing may be somebody's mission as well.
+        raise CommandLineError(f"{target} exists already and was not changed. Move it away, or give another name")
     try:
         atomic_write(target, content)
     except OSError as error:
-        raise CommandLineError(f"{target} cannot be written ({error.strerror})") from error
+        raise CommandLineError(
+            f"{target} cannot be written ({error.strerror}). Name a file in a writable folder"
+        ) from error

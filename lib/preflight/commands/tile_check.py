@@ -1,4 +1,4 @@
-"""What `doit verify` says of the tile store: which tiles are not those that were signed, and whose files are not."""
+"""Compares the tile store with the signed list of tiles for `doit verify`: the rows, and with `--deep` the files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from takeoff.verify import VerificationResult, VerifiedCache
 if TYPE_CHECKING:
     from preflight.tileset.inventory import Inventory
 
-_BLOCK = 1 << 10  # the paths and digests of two fit in a pipe of 1 MiB
+_BLOCK = 1 << 10  # tiles; the paths and digests of two blocks fit in a pipe of 1 MiB
 
 
 class SealedTile(NamedTuple):
-    """One tile as it was signed."""
+    """One tile as it was when the cache was signed. lat, lon: the centre in degrees. path: the file in the tile store."""
 
     zoom: int
     x: int
@@ -38,21 +38,30 @@ class SealedTile(NamedTuple):
 def with_tiles_checked(
     result: VerificationResult, *, store: Iterable[TileRow] | None, pixels: TilePixelStore | None
 ) -> VerificationResult:
-    """The verdict with each tile that differs, compared with the sealed tiles the cache itself carries.
+    """Add each tile that differs from the signed list of tiles to a verdict. The cache carries this list.
 
-    store: the rows of the mission's area as they are now, one source a tile, where the verdict says that they drifted.
-    pixels: the files to hash. Where the sealed tiles are not those that were signed, nothing is added: it is refused already.
+    If the list is not the signed one, the verifier has refused the cache already. Then nothing is added.
+
+    Args:
+        result: the verdict of the verifier.
+        store: the current rows of the mission's area, one source for each tile; None to compare no rows.
+        pixels: the tile files to hash; None to hash none.
+
+    Returns:
+        The verdict with one failure more for each tile that differs.
 
     Raises:
-        TileContentError: the sealed tiles cannot be read though they are the signed bytes.
+        TileContentError: the list has the signed hash but cannot be read.
         DatabaseError: the tile store does not answer.
     """
     if result.manifest is None or result.artifacts.get(INVENTORY_NAME) is False:
         return result
     if INVENTORY_NAME not in result.artifacts:
-        lacking = TileFileError(f"the cache holds no {INVENTORY_NAME}: which tiles it was made of cannot be told")
+        lacking = TileFileError(
+            f"the cache has no {INVENTORY_NAME}, so its tiles cannot be checked. Build it again with doit provision"
+        )
         return _with(result, [lacking])
-    from preflight.tileset.inventory import Inventory, read_header  # noqa: PLC0415 - a cache that is not asked for its tiles has no need
+    from preflight.tileset.inventory import Inventory, read_header  # noqa: PLC0415 - loads NumPy, which the early returns do not need
 
     with VerifiedCache(result.root, result.manifest.subjects).open(INVENTORY_NAME) as file:
         place = Path(f"/proc/self/fd/{file.fileno()}")
@@ -66,56 +75,56 @@ def with_tiles_checked(
 
 
 def drift(inventory: Inventory, rows: Iterable[TileRow]) -> Iterator[TileDriftError]:
-    """Each tile that was sealed otherwise, is no more in the store, or was not sealed.
+    """Compare the signed tiles with the current rows, and yield each tile that changed, is missing, or was added.
 
-    One number a tile is held in memory.
+    Holds one number for each tile in memory.
     """
     places = {(tile.zoom, tile.x, tile.y): number for number, tile in enumerate(sealed_tiles(inventory))}
     for row in rows:
         number = places.pop((row.zoom, row.x, row.y), None)
         if number is None:
-            yield TileDriftError("added: was not in the tile store when the cache was signed", _name(row))
+            yield TileDriftError("added: the tile was not in the tile store when the cache was signed", _name(row))
             continue
         (sealed,) = _block(inventory, number, number + 1)
         if (change := _change(sealed, row)) is not None:
             yield TileDriftError(f"drifted: {change}", _name(row))
     for number in places.values():
         (sealed,) = _block(inventory, number, number + 1)
-        yield TileDriftError("missing: is no more in the tile store", _name(sealed))
+        yield TileDriftError("missing: the tile is no longer in the tile store", _name(sealed))
 
 
 def file_failures(inventory: Inventory, pixels: TilePixelStore, hashing: TwoProcesses) -> Iterator[TileFileError]:
-    """Hash the file of every sealed tile; each that is not there or holds other bytes.
+    """Hash the file of every signed tile, and yield a failure for each file that is missing or has other content.
 
-    Where the store keeps its tiles as files in one folder, two processes hash them; what is not beyond doubt then, and every
-    tile of another store, is opened by the store itself, which also knows why it refuses.
+    If the store keeps its tiles as files in one folder, two processes hash them. The store itself then opens the files that
+    were not verified, because it knows the reason. It opens every tile if it does not keep files.
     """
     blocks = [(start, min(start + _BLOCK, len(inventory))) for start in range(0, len(inventory), _BLOCK)]
     folder = pixels.folder()
     if folder is None:
-        doubted: Iterable[Sequence[int]] = (range(end - start) for start, end in blocks)
+        unverified: Iterable[Sequence[int]] = (range(end - start) for start, end in blocks)
     else:
-        doubted = hashing.doubted(
+        unverified = hashing.unverified(
             folder, ((_paths(inventory, *block), _digests(inventory, *block)) for block in blocks)
         )
-    for block, numbers in zip(blocks, doubted, strict=True):
+    for block, numbers in zip(blocks, unverified, strict=True):
         if numbers:
-            yield from _looked_at(_block(inventory, *block), numbers, pixels)
+            yield from _failures_among(_block(inventory, *block), numbers, pixels)
 
 
-def _looked_at(tiles: list[SealedTile], numbers: Iterable[int], pixels: TilePixelStore) -> Iterator[TileFileError]:
-    """The failures of some of these tiles, in their order."""
+def _failures_among(tiles: list[SealedTile], numbers: Iterable[int], pixels: TilePixelStore) -> Iterator[TileFileError]:
+    """Check the tiles with these numbers, in order."""
     return (failure for number in numbers if (failure := _file_failure(tiles[number], pixels)) is not None)
 
 
 def sealed_tiles(inventory: Inventory) -> Iterator[SealedTile]:
-    """Every tile of an inventory, in its order."""
+    """Yield every tile of an inventory, in its order."""
     for start in range(0, len(inventory), _BLOCK):
         yield from _block(inventory, start, min(start + _BLOCK, len(inventory)))
 
 
 def _block(inventory: Inventory, start: int, end: int) -> list[SealedTile]:
-    """Some tiles, column by column: a NumPy row at a time would cost more than hashing its file."""
+    """Read the tiles from `start` to `end` column by column. Reading NumPy rows one by one costs more than hashing the files."""
     rows = inventory.rows[start:end]
     zooms, xs, ys, lats, lons, sources = (rows[name].tolist() for name in ("zoom", "x", "y", "lat", "lon", "source"))
     names = [inventory.header.sources[number] for number in sources]
@@ -125,7 +134,7 @@ def _block(inventory: Inventory, start: int, end: int) -> list[SealedTile]:
 
 
 def _digests(inventory: Inventory, start: int, end: int) -> str:
-    """Of some tiles, 64 hex digits each."""
+    """Return 64 hex digits for each tile, concatenated."""
     return inventory.rows["sha256"][start:end].tobytes().hex()
 
 
@@ -144,7 +153,7 @@ def _file_failure(tile: SealedTile, pixels: TilePixelStore) -> TileFileError | N
         return TileFileError(str(error), _name(tile))
     if digest == tile.sha256:
         return None
-    return TileFileError(f"its file {tile.path} has SHA-256 {digest}, not {tile.sha256}", _name(tile))
+    return TileFileError(f"the file {tile.path} has SHA-256 {digest}, not {tile.sha256}", _name(tile))
 
 
 def _change(old: SealedTile, new: TileRow) -> str | None:
@@ -153,7 +162,7 @@ def _change(old: SealedTile, new: TileRow) -> str | None:
         ("SHA-256", old.sha256, new.sha256),
         ("centre", (old.lat, old.lon), (new.lat, new.lon)),
     ]
-    changes = [f"{what} {was} when it was signed, now {now}" for what, was, now in pairs if was != now]
+    changes = [f"{what} was {was} when the cache was signed, is now {now}" for what, was, now in pairs if was != now]
     return "; ".join(changes) or None
 
 

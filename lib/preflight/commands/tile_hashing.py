@@ -1,7 +1,8 @@
-"""SHA-256 of many small tile files, by two processes.
+"""Hashes many small tile files with SHA-256, in two processes.
 
-Two threads take as long as one here: 20 kB are hashed in 11 microseconds, and each of the system calls around that hands the
-interpreter's lock to the other thread. This file is also the second process's program: it imports the standard library alone.
+Two threads are no faster than one here. Hashing 20 kB takes 11 microseconds, and each system call around it hands the
+interpreter's lock to the other thread. The second process runs this file as its program. So the file imports the standard
+library only.
 """
 
 from __future__ import annotations
@@ -25,33 +26,38 @@ if TYPE_CHECKING:
 log = logging.getLogger("preflight.verify")
 
 Tiles = tuple[Sequence[str], str]
-"""Paths and digests, as `doubted` takes them."""
+"""Paths and digests, as `unverified` takes them."""
 
-WORTH_A_PROCESS = 2_000  # tiles: starting it costs about what it saves on so many
+MIN_TILES_FOR_PROCESS = 2_000  # for this many tiles, starting a process costs about as much as it saves
 
-_BUFFER = 256 * 1024
-_MOST_FOLDERS = 256  # held open at a time: as many as the tile store has
+_BUFFER = 256 * 1024  # bytes
+_MAX_FOLDERS = 256  # open at a time; the tile store has as many
 _DIGITS = 64
-_PIPE = 1 << 20
-_AHEAD = 2  # blocks that the second process was given and has not answered for
-_MOST_SHARES = 64  # in memory, should it be slow
-# O_NONBLOCK: not to wait for a writer where somebody put a pipe.
+_PIPE = 1 << 20  # bytes
+_MAX_PENDING = 2  # blocks that the second process has received and not answered
+_MAX_BLOCKS = 64  # in memory, if the second process is slow
+# O_NONBLOCK: if the path is a named pipe, do not wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def doubted(folder: str, paths: Sequence[str], digests: str) -> list[int]:
-    """Which of `paths` are not, beyond doubt, regular files at that very place with these SHA-256; by number, ascending.
+def unverified(folder: str, paths: Sequence[str], digests: str) -> list[int]:
+    """Hash files and return the positions in `paths` of those that it could not verify, in ascending order.
 
-    folder: absolute, with no symbolic link in it. digests: 64 lower-case hex digits a path, one after the other. Everything
-    out of the ordinary counts as doubted, a symbolic link and a file that cannot be read among it: the caller must look again.
+    A file is verified if it is a regular file, lies at exactly this path, and has this SHA-256. A symbolic link or a file
+    that cannot be read is not verified, and neither is any other unusual case. The caller must examine these files itself.
+
+    Args:
+        folder: an absolute path that contains no symbolic link.
+        paths: the files, relative to the folder.
+        digests: 64 lower-case hex digits for each path, concatenated.
     """
     with _Folders(folder) as folders:
-        return folders.doubted(paths, digests)
+        return folders.unverified(paths, digests)
 
 
 class _Folders:
-    """The folders of the files, each opened and asked where it lies once, not once a file."""
+    """The folders of the files. Opens each one and checks its location once, not once for each file."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -64,20 +70,20 @@ class _Folders:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def doubted(self, paths: Sequence[str], digests: str) -> list[int]:
-        """As the function."""
+    def unverified(self, paths: Sequence[str], digests: str) -> list[int]:
+        """Hash files of this folder, as the function of this name does."""
         found = []
         for number, path in enumerate(paths):
             try:
                 digest = self.sha256(path, self._buffer)
-            except (OSError, ValueError):  # ValueError: a zero byte in the path
+            except (OSError, ValueError):  # ValueError: a null byte in the path
                 digest = ""
             if not digest or digest != digests[number * _DIGITS : (number + 1) * _DIGITS]:
                 found.append(number)
         return found
 
     def sha256(self, path: str, buffer: memoryview) -> str:
-        """Hex digits; none for what is no regular file, or changes its size. Raises OSError, ValueError."""
+        """Return the hash as hex digits, or "" if this is no regular file or its size changes. Raises OSError, ValueError."""
         folder, _, name = path.rpartition("/")
         handle = self._open.get(folder)
         file = os.open(name, _FILE, dir_fd=self._enter(folder) if handle is None else handle)
@@ -91,19 +97,19 @@ class _Folders:
                 count = os.readv(file, (buffer,))
                 digest.update(buffer[:count])
                 total += count
-            # A buffer that was not filled ended at the end of the file; one that was may have more behind it.
+            # If the last read did not fill the buffer, it reached the end of the file. If it did, the file may be longer.
             return digest.hexdigest() if total == status.st_size and not (count == _BUFFER and os.read(file, 1)) else ""
         finally:
             os.close(file)
 
     def _enter(self, folder: str) -> int:
-        if len(self._open) >= _MOST_FOLDERS:
+        if len(self._open) >= _MAX_FOLDERS:
             self._close()
         place = f"{self._root}/{folder}" if folder else self._root
         handle = os.open(place, _FOLDER)
-        if os.readlink(f"/proc/self/fd/{handle}") != place:  # noqa: PTH115 - imports nothing
+        if os.readlink(f"/proc/self/fd/{handle}") != place:  # noqa: PTH115 - pathlib would be one more import
             os.close(handle)
-            raise OSError(f"{place} lies elsewhere")
+            raise OSError(f"{place} is reached through a symbolic link")
         self._open[folder] = handle
         return handle
 
@@ -113,8 +119,8 @@ class _Folders:
         self._open.clear()
 
 
-class _Share:
-    """Some of the tiles, and which of them are doubted, once that is known."""
+class _Block:
+    """A block of tiles, and which of them are not verified; None until the second process has answered."""
 
     def __init__(self, tiles: Tiles, found: list[int] | None = None) -> None:
         self.tiles = tiles
@@ -122,119 +128,122 @@ class _Share:
 
 
 class TwoProcesses:
-    """`doubted` by this process and a second one, which lives as long as the block that this is entered with.
-
-    tiles: how many there are to hash; too few get no second process.
-    """
+    """Runs `unverified` in this process and a second one. Use it as a context manager: it ends the second process."""
 
     def __init__(self, tiles: int) -> None:
+        """Prepare; start nothing. tiles: how many there are to hash. For fewer than 2,000, no second process starts."""
         self._tiles = tiles
         self._helper: Popen[bytes] | None = None
-        self._asked: deque[_Share] = deque()
-        self._said = b""
+        self._pending: deque[_Block] = deque()
+        self._received = b""
 
     def __enter__(self) -> TwoProcesses:
-        if self._tiles >= WORTH_A_PROCESS:
+        if self._tiles >= MIN_TILES_FOR_PROCESS:
             self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def doubted(self, folder: str, blocks: Iterable[Tiles]) -> Iterator[list[int]]:
-        """The doubted of each block, in their order; each as the function's paths and digests, some hundred kilobytes at most.
+    def unverified(self, folder: str, blocks: Iterable[Tiles]) -> Iterator[list[int]]:
+        """Hash blocks of files, and yield for each block, in order, what the function `unverified` returns for it.
 
-        Whichever process is free takes the next block. What a second process that fails has not answered for is hashed by
-        this one; a warning says so.
+        The process that is free takes the next block. If the second process fails, this one hashes the blocks without an
+        answer, and logs a warning.
+
+        Args:
+            folder: an absolute path that contains no symbolic link.
+            blocks: the paths and digests of each block, at most some hundred kilobytes.
         """
-        shares: deque[_Share] = deque()
+        blocks_in_order: deque[_Block] = deque()
         with _Folders(folder) as own:
             for tiles in blocks:
-                self._hear(own, wait=len(shares) >= _MOST_SHARES)
-                shares.append(self._ask(folder, tiles) or _Share(tiles, own.doubted(*tiles)))
-                yield from _known(shares)
-            while self._asked:
-                self._hear(own, wait=True)
-            yield from _known(shares)
+                self._receive(own, wait=len(blocks_in_order) >= _MAX_BLOCKS)
+                blocks_in_order.append(self._send(folder, tiles) or _Block(tiles, own.unverified(*tiles)))
+                yield from _take_finished(blocks_in_order)
+            while self._pending:
+                self._receive(own, wait=True)
+            yield from _take_finished(blocks_in_order)
 
     def _start(self) -> None:
-        import fcntl  # noqa: PLC0415 - the second process has no use for these
+        import fcntl  # noqa: PLC0415 - the second process does not need it
         import subprocess  # noqa: PLC0415 - as above
 
         command = [sys.executable, "-I", "-S", __file__]
         try:
-            # A session of its own: an interrupt at the terminal is the first process's to answer.
+            # The helper gets its own session: only this process handles an interrupt at the terminal.
             self._helper = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
-            # What is asked ahead fits: otherwise the first would wait until the second has begun. It may be more than allowed.
+            # The pipe must hold all pending blocks. Otherwise this process would wait until the helper starts to read.
+            # The kernel may refuse this size.
             with suppress(OSError):
                 fcntl.fcntl(self._helper.stdin or -1, fcntl.F_SETPIPE_SZ, _PIPE)
         except OSError as error:
-            _warn(f"no second process to hash tile files could be started ({error})")
+            _warn(f"the second process to hash tile files cannot be started ({error})")
 
-    def _ask(self, folder: str, tiles: Tiles) -> _Share | None:
-        """The second process's share; None where it has enough to do, or there is none."""
-        if self._helper is None or self._helper.stdin is None or len(self._asked) >= _AHEAD:
+    def _send(self, folder: str, tiles: Tiles) -> _Block | None:
+        """Give a block to the second process. Return None if it has enough to do or does not run."""
+        if self._helper is None or self._helper.stdin is None or len(self._pending) >= _MAX_PENDING:
             return None
-        share = _Share(tiles)
-        self._asked.append(share)
-        # One that ended is met where its answer is awaited.
+        block = _Block(tiles)
+        self._pending.append(block)
+        # If the helper has ended, `_receive` notices it.
         with suppress(OSError):
-            _send(self._helper.stdin, [folder, *tiles])
-        return share
+            _write(self._helper.stdin, [folder, *tiles])
+        return block
 
-    def _hear(self, own: _Folders, *, wait: bool) -> None:
-        """Take the answers that are there; wait for one if told, and if any is due."""
-        while self._asked and self._helper and self._helper.stdout:
+    def _receive(self, own: _Folders, *, wait: bool) -> None:
+        """Read the answers that have arrived. With `wait`, wait for one if a block is pending."""
+        while self._pending and self._helper and self._helper.stdout:
             if not wait and not select.select([self._helper.stdout], [], [], 0)[0]:
                 return
             wait = False
-            said = os.read(self._helper.stdout.fileno(), _BUFFER)
-            *lines, self._said = (self._said + said).split(b"\n")
+            received = os.read(self._helper.stdout.fileno(), _BUFFER)
+            *lines, self._received = (self._received + received).split(b"\n")
             for line in lines:
-                self._asked.popleft().found = json.loads(line)
-            if not said:
+                self._pending.popleft().found = json.loads(line)
+            if not received:
                 self._end()
-                _warn("the second process that hashes tile files ended early")
-                while self._asked:
-                    share = self._asked.popleft()
-                    share.found = own.doubted(*share.tiles)
+                _warn("the second process to hash tile files ended early")
+                while self._pending:
+                    block = self._pending.popleft()
+                    block.found = own.unverified(*block.tiles)
 
     def _end(self) -> None:
         helper, self._helper = self._helper, None
         if helper is not None:
             helper.kill()
-            with suppress(OSError):  # what it was still asked
+            with suppress(OSError):  # requests that it did not read
                 helper.communicate()  # closes the pipes and waits
 
 
-def _known(shares: deque[_Share]) -> Iterator[list[int]]:
-    """What is known of the first shares, which are taken away."""
-    while shares and (found := shares[0].found) is not None:
-        shares.popleft()
+def _take_finished(blocks: deque[_Block]) -> Iterator[list[int]]:
+    """Remove the finished blocks from the front, and yield the result of each."""
+    while blocks and (found := blocks[0].found) is not None:
+        blocks.popleft()
         yield found
 
 
 def _warn(what: str) -> None:
-    text = f"{what}: this one hashes all of them, which takes longer; the verdict is the same"
+    text = f"{what}: this process hashes all of them, which takes longer. The verdict is the same, so there is nothing to do"
     log.warning(text, extra={"event": "tile_hashing_alone", "fields": {}})
 
 
-def _send(pipe: IO[bytes], message: object) -> None:
+def _write(pipe: IO[bytes], message: object) -> None:
     pipe.write(json.dumps(message).encode() + b"\n")
     pipe.flush()
 
 
-def main(asked: IO[bytes], answers: IO[bytes]) -> None:
-    """The second process: one JSON line in, what `doubted` takes, and one out, the numbers that it gives."""
+def main(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Run the second process: read the arguments of `unverified` as a line of JSON, write its result as one."""
     with ExitStack() as stack:
-        held: dict[str, _Folders] = {}
-        for line in asked:
+        folders: dict[str, _Folders] = {}
+        for line in requests:
             folder, paths, digests = json.loads(line)
-            if folder not in held:
-                held[folder] = stack.enter_context(_Folders(folder))
-            _send(answers, held[folder].doubted(paths, digests))
+            if folder not in folders:
+                folders[folder] = stack.enter_context(_Folders(folder))
+            _write(answers, folders[folder].unverified(paths, digests))
 
 
 if __name__ == "__main__":

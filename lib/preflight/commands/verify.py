@@ -1,4 +1,4 @@
-"""`doit verify`: the shipped verifier over the mission's current cache, and a note for the next provision."""
+"""`doit verify`: runs the shipped verifier on the mission's current cache, and marks a damaged one for repair."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("preflight.verify")
 
-# The statuses that speak of the cache's own files, not of clock or flight (docs/manifest-format.md). An unknown key is among
-# them: the envelope that names it may be what went bad.
+# The exit statuses that mean a damaged cache, not a wrong clock or flight (docs/manifest-format.md). An unknown key is one of
+# them, because the envelope that names the key may be damaged.
 DAMAGE = range(KeyUnknownError.exit_status, SidecarMismatchError.exit_status + 1)
 
 
@@ -39,17 +39,27 @@ def verify(
     as_json: bool,
     deep: bool = False,
 ) -> tuple[int, str]:
-    """Verify the mission's current cache, or the one at `cache`; returns the exit status and the verdict's text.
+    """Verify the mission's current cache, or the one at `cache`.
 
-    A damaged current cache is marked, so that the next provision repairs it; where it cannot be marked, a warning says so.
-    In airborne mode the engines must fit this machine, as on the aircraft; in operator mode it need not be the one that
-    flies, and each tile that drifted is named. deep: also hash the tile files that the cache was made of. The whole mission
-    is asked for in operator mode and by deep alone: they need its tile store.
+    Marks a damaged current cache, so that the next provision repairs it. Logs a warning if the mark cannot be written.
+
+    Args:
+        places: the cache root and the trust directory.
+        mission: loads the whole mission. It is called in operator mode and with `deep` only: they need the tile store.
+        mode: `airborne`: the engines must fit this machine, as on the aircraft. `operator`: this may be another machine,
+            and the verdict names each tile that drifted.
+        cache: a folder to verify instead of the current cache.
+        clock: the time against which the validity counts.
+        as_json: return the verdict as JSON.
+        deep: also hash the tile files from which the cache was built.
+
+    Returns:
+        The exit status, and the text of the verdict.
 
     Raises:
-        MissionError: the mission is needed, and refused.
-        DatabaseError: operator mode, and the tile store does not answer.
-        TileContentError: the list of the tiles it was made of cannot be read.
+        MissionError: the mission is needed but invalid.
+        DatabaseError: in operator mode, the tile store does not answer.
+        TileContentError: the signed list of tiles cannot be read.
     """
     layout = CacheLayout(places.cache_root)
     place = layout.current if cache is None else cache
@@ -62,7 +72,7 @@ def verify(
             tiles=(lambda _: tiles.hashes()) if tiles is not None and mode == "operator" else None,
             host=wiring.flying_host() if mode == "airborne" else None,
         )
-        result, failures = _judged(verifier, place, tiles, deep=deep)
+        result, failures = _run_verifier(verifier, place, tiles, deep=deep)
     if cache is None and any(failure.exit_status in DAMAGE for failure in failures):
         _mark(layout, failures)
     verdict = json_verdict if as_json else human_verdict
@@ -70,17 +80,17 @@ def verify(
     return status, verdict(str(place), result, failures)
 
 
-def _judged(
+def _run_verifier(
     verifier: ManifestVerifier, place: Path, tiles: _Tiles | None, *, deep: bool
 ) -> tuple[VerificationResult | None, tuple[VerificationError, ...]]:
-    """What the verifier found, and what of the tiles behind the cache."""
+    """Return the verdict, and all failures: those of the cache and those of its tiles."""
     try:
         result = verifier.verify_manifest(place)
     except VerificationError as error:
         return None, (error,)
     drifted = any(isinstance(failure, TileDriftError) for failure in result.failures)
     if tiles is not None and (drifted or deep):
-        from preflight.commands.tile_check import with_tiles_checked  # noqa: PLC0415 - a usual verification does without
+        from preflight.commands.tile_check import with_tiles_checked  # noqa: PLC0415 - most verifications do not need it
 
         try:
             result = with_tiles_checked(
@@ -92,22 +102,23 @@ def _judged(
 
 
 def _mark(layout: CacheLayout, failures: tuple[VerificationError, ...]) -> None:
-    from preflight.store.atomic import atomic_write  # noqa: PLC0415 - a cache that passed is not marked
+    from preflight.store.atomic import atomic_write  # noqa: PLC0415 - a cache that passed needs no mark
 
     target = layout.current.resolve().name
     content = json.dumps({"generation": target, "failures": [str(failure) for failure in failures]}, indent=2)
     try:
         atomic_write(layout.refused, content.encode())
     except OSError as error:
-        # A read-only medium or a full disk: the verdict stands all the same.
+        # The medium is read-only or full. The verdict is valid all the same.
         log.warning(
-            f"{layout.refused} cannot be written ({error.strerror}): on the workstation run doit provision repair=1",
+            f"{layout.refused} cannot be written ({error.strerror}), so the next doit provision does not see the damage. Run "
+            "doit provision repair=1 on the workstation",
             extra={"event": "refusal_not_marked", "fields": {}},
         )
 
 
 class _Tiles:
-    """The tile store of a mission, opened when it is first asked."""
+    """The tile store of a mission. Opens it when it is first used."""
 
     def __init__(self, mission: Mission, stack: ExitStack) -> None:
         self._mission = mission
@@ -115,26 +126,26 @@ class _Tiles:
         stack.callback(self.access.close)
 
     def hashes(self) -> Iterator[TileHashRecord]:
-        """What the aggregate is made of, as the store has it now."""
+        """Yield the records from which the tiles' aggregate hash is computed."""
         return sealed_hashes(self._mission, self.access)
 
     def rows(self) -> Iterator[TileRow]:
-        """The tile rows of the mission's area."""
+        """Yield the current tile rows of the mission's area."""
         return rows_of_mission(self._mission, self.access)
 
 
 def sealed_hashes(mission: Mission, tiles: TileAccess) -> Iterator[TileHashRecord]:
-    """What the aggregate is made of, as the tile store has it now."""
-    from preflight.records import TileHashRecord  # noqa: PLC0415 - as below
+    """Yield the records from which the tiles' aggregate hash is computed, as the tile store has them now."""
+    from preflight.records import TileHashRecord  # noqa: PLC0415 - only operator mode needs it
 
     for row in rows_of_mission(mission, tiles):
         yield TileHashRecord(row.zoom, row.lat, row.lon, row.source, row.sha256)
 
 
 def rows_of_mission(mission: Mission, tiles: TileAccess) -> Iterator[TileRow]:
-    """The tile rows of the mission's area as they are now, one source a tile."""
-    from preflight.area.area import cover  # noqa: PLC0415 - the operator mode's alone
-    from preflight.tileset.source_choice import choose_sources, rows_of_cover  # noqa: PLC0415
+    """Yield the current tile rows of the mission's area, one source for each tile."""
+    from preflight.area.area import cover  # noqa: PLC0415 - only operator mode and `deep` need it
+    from preflight.tileset.source_choice import choose_sources, rows_of_cover  # noqa: PLC0415 - as above
 
     job = mission.job
     rows = rows_of_cover(tiles.metadata(), cover(job.area, job.zoom_levels))

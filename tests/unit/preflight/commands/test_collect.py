@@ -57,16 +57,16 @@ def root(tmp_path):
     return Root(tmp_path)
 
 
-def test_what_records_and_steps_name_is_kept(root):
+def test_files_that_records_and_steps_name_are_kept(root):
     assert root.garbage() == []
 
 
-def test_nothing_built_is_no_garbage(tmp_path):
+def test_an_empty_cache_root_has_no_garbage(tmp_path):
     layout = CacheLayout(tmp_path)
     assert find_garbage(layout, Generations(layout, DigestCache(None)), [], 3) == []
 
 
-def test_what_nothing_names_goes_the_oldest_first(root):
+def test_unreferenced_files_are_garbage_the_oldest_first(root):
     root.write(root.layout.engines / "old.engine", age=10)
     root.write(root.layout.descriptors / "other" / "old.seg", age=30)
     root.write(root.layout.onnx / "gone.onnx", age=20)
@@ -79,13 +79,13 @@ def test_what_nothing_names_goes_the_oldest_first(root):
     ]
 
 
-def test_what_is_not_garbage_by_kind_is_never_looked_at(root):
+def test_other_kinds_of_files_are_never_garbage(root):
     for path in (root.layout.digests, root.layout.report, root.layout.parity_sample, root.layout.lock):
         root.write(path)
     assert root.garbage() == []
 
 
-def test_segments_without_a_record_are_kept_where_a_run_can_go_on_from_them(root):
+def test_segments_without_a_record_are_kept_if_a_run_can_resume_from_them(root):
     loose = root.write(root.layout.descriptors / "space" / "loose.seg")
     assert root.garbage() == ["work/descriptors/space/loose.seg"]
     assert root.garbage(resumable=[loose]) == []
@@ -96,14 +96,14 @@ def test_an_output_stays_when_its_record_is_damaged(root):
     assert root.garbage(resumable=[root.segment]) == []
 
 
-def test_generations_beyond_those_kept_go_but_never_current_or_previous(root):
+def test_surplus_generations_are_garbage_but_never_current_or_previous(root):
     assert root.garbage(keep=3) == ["gen/000001-0123456789ab"]
     assert root.garbage(keep=1) == ["gen/000001-0123456789ab", "gen/000002-0123456789ab"]
     root.point("current", 1)
     assert root.garbage(keep=1) == ["gen/000002-0123456789ab"]
 
 
-def test_a_shared_file_frees_nothing(root):
+def test_removing_a_shared_file_frees_no_bytes(root):
     (root.layout.generations / "000002-0123456789ab" / "shared").hardlink_to(
         root.layout.generations / "000001-0123456789ab" / "file"
     )
@@ -118,7 +118,7 @@ def some(*sizes):
 @pytest.mark.parametrize(
     ("limit", "chosen"), [(None, 3), (1000, 0), (100, 0), (99, 1), (90, 1), (89, 2), (70, 2), (69, 3), (0, 3)]
 )
-def test_down_to_a_size_and_no_further(limit, chosen):
+def test_only_as_much_is_chosen_as_the_size_limit_requires(limit, chosen):
     garbage = some(10, 20, 30)
     assert choose(garbage, 100, limit) == garbage[:chosen]
 

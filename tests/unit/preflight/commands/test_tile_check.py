@@ -1,4 +1,4 @@
-"""`doit verify` names each tile that drifted, and each tile file that is not the one that was sealed."""
+"""`doit verify` names each tile that drifted, and each tile file that differs from the signed one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def inventory(tmp_path, rows):
     return Inventory.open(tmp_path / "tiles.inventory")
 
 
-def test_the_sealed_tiles_come_back_as_they_were(inventory, rows):
+def test_the_inventory_returns_the_rows_that_were_sealed(inventory, rows):
     found = [(t.zoom, t.x, t.y, t.lat, t.lon, t.source, t.sha256, t.path) for t in sealed_tiles(inventory)]
     assert found == [(r.zoom, r.x, r.y, r.lat, r.lon, r.source, r.sha256, r.path) for r in rows]
 
@@ -70,11 +70,11 @@ def test_every_drifted_missing_and_added_tile_is_named(inventory, rows, pixels):
         names[5],
         "13/4000/3000 oam",
     }
-    assert found[names[1]] == f"drifted: SHA-256 {rows[1].sha256} when it was signed, now {'ab' * 32}"
+    assert found[names[1]] == f"drifted: SHA-256 was {rows[1].sha256} when the cache was signed, is now {'ab' * 32}"
     assert found[names[5]].startswith("missing: ")
     assert found["13/4000/3000 oam"].startswith("added: ")
     (both,) = (message for message in found.values() if "source" in message)
-    assert f"source {errors.printable(rows[2].source)} when it was signed, now c" in both
+    assert f"source was {errors.printable(rows[2].source)} when the cache was signed, is now c" in both
     assert "centre" in both
 
 
@@ -97,15 +97,15 @@ def test_every_tile_file_is_hashed_and_every_failure_named(inventory, rows, pixe
     assert "cannot be opened" in found[1].message
 
 
-def test_two_processes_and_several_blocks_tell_the_same(inventory, rows, pixels, tmp_path, monkeypatch):
-    monkeypatch.setattr(tile_hashing, "WORTH_A_PROCESS", 1)
+def test_two_processes_and_several_blocks_find_the_same_failures(inventory, rows, pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(tile_hashing, "MIN_TILES_FOR_PROCESS", 1)
     monkeypatch.setattr(tile_check, "_BLOCK", 4)
     assert failures_of(inventory, pixels) == []
     files = [tmp_path / "tiles" / row.path for row in rows]
     files[0].unlink()
     files[1].write_bytes(b"other")
     files[4].write_bytes(b"other")
-    # Inside the tile store a link is as good as the file; out of it, it is not.
+    # A link to a file inside the tile store is accepted. A link that leaves the store is not.
     files[2].rename(files[2].with_suffix(".moved"))
     files[2].symlink_to(files[2].with_suffix(".moved").name)
     files[5].rename(tmp_path / "outside")
@@ -117,8 +117,8 @@ def test_two_processes_and_several_blocks_tell_the_same(inventory, rows, pixels,
     assert "leaves the tile store" in found[3].message
 
 
-def test_tiles_are_hashed_where_the_store_lies_and_not_where_a_link_leads(inventory, rows, pixels, tmp_path):
-    """The first tile is a link into a copy of them all, where everything is as it was."""
+def test_a_link_does_not_redirect_the_hashing_of_other_tiles(inventory, rows, pixels, tmp_path):
+    """The first tile is a link into an intact copy of all tiles. The damage of tiles 3 and 4 is found all the same."""
     store = tmp_path / "tiles"
     for row in rows:
         copy = store / "backup" / row.path
@@ -134,7 +134,7 @@ def test_tiles_are_hashed_where_the_store_lies_and_not_where_a_link_leads(invent
 
 
 class InMemory:
-    """A store that keeps no files."""
+    """A tile store that keeps no files."""
 
     def folder(self):
         return None
@@ -154,7 +154,7 @@ def verdict(tmp_path, artifacts, failures=()):
     return VerificationResult(str(tmp_path), tuple(failures), True, artifacts, None, manifest)
 
 
-def test_the_verdict_gets_the_tiles_in_its_order(inventory, rows, pixels, tmp_path):
+def test_the_failures_of_tiles_are_sorted_into_the_verdict(inventory, rows, pixels, tmp_path):
     (tmp_path / "tiles" / rows[0].path).unlink()
     before = (errors.FileMissingError("is missing", "x"), errors.TileDriftError("was signed over", "manifest.json"))
     result = with_tiles_checked(verdict(tmp_path, {"tiles.inventory": True}, before), store=rows[:-1], pixels=pixels)
@@ -162,7 +162,7 @@ def test_the_verdict_gets_the_tiles_in_its_order(inventory, rows, pixels, tmp_pa
     assert result.exit_status == 28
 
 
-def test_a_list_that_is_not_the_signed_one_is_not_believed(inventory, rows, pixels, tmp_path):
+def test_a_list_of_tiles_that_is_not_the_signed_one_is_not_used(inventory, rows, pixels, tmp_path):
     damaged = verdict(tmp_path, {"tiles.inventory": False}, [errors.ContentHashMismatchError("no", "tiles.inventory")])
     assert with_tiles_checked(damaged, store=[], pixels=pixels) is damaged
     unread = damaged._replace(manifest=None)
@@ -173,6 +173,6 @@ def test_a_list_that_is_not_the_signed_one_is_not_believed(inventory, rows, pixe
         with_tiles_checked(swapped, store=[], pixels=pixels)
 
 
-def test_a_cache_without_the_list_is_no_pass(inventory, pixels, tmp_path):
+def test_a_cache_without_a_list_of_tiles_fails(inventory, pixels, tmp_path):
     result = with_tiles_checked(verdict(tmp_path, {"other": True}), store=None, pixels=pixels)
     assert [failure.code for failure in result.failures] == ["tile_file"]

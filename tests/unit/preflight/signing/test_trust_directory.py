@@ -145,7 +145,7 @@ def test_the_output_of_the_trust_command(tmp_path):
     (folder / keys.ALLOW_DEV).touch()
     text = trust(folder, ["list"], NOW).text
     assert f"{made.fingerprint}  trusted  op-" in text
-    assert "dev mode pass" in text
+    assert "accepts caches signed in dev mode" in text
     assert trust(folder, ["revoke", str(public)], NOW).fields["new"]
     assert "already" in trust(folder, ["revoke", made.fingerprint], NOW).text
     with pytest.raises(SigningKeyError, match="is a private key"):
