@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from preflight.records import SectorClass
+from takeoff.manifest import SCHEMA_VERSION
 
 MAX_ZOOM = 22
 # Below the Dead Sea's shore, above any aircraft.
@@ -127,7 +128,7 @@ class ManifestSection(_Part, frozen=True):
     signing_key: Name
     signing: Literal["here", "offline"] = "here"
     allowed_operator_fingerprints: tuple[Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")], ...] = ()
-    schema_version: Literal["1.1"] = "1.1"
+    schema_version: str = SCHEMA_VERSION
     valid_for_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
 
 

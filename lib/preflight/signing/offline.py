@@ -14,9 +14,8 @@ from pathlib import Path
 from preflight.errors import OfflineSigningError, SignatureAwaitedError
 from preflight.signing.keyfiles import SigningKey
 from preflight.store import atomic
+from preflight.store.manifests import parse_manifest
 from takeoff import envelope, keys
-from takeoff import manifest as format_
-from takeoff.errors import VerificationError
 from takeoff.policy import utc
 
 SIGNATURE_BYTES = 64
@@ -166,12 +165,15 @@ def read_export(path: Path) -> bytes:
     length, _, statement = data.removeprefix(head).partition(b" ")
     if not data.startswith(head) or not length.isdigit() or envelope.pae(statement) != data:
         raise OfflineSigningError(f"{path} is not what doit sign --export writes; nothing was signed")
-    try:
-        format_.decode(statement)
-    except VerificationError as error:
+    file = parse_manifest(statement)
+    if file.other_schema is not None:
         raise OfflineSigningError(
-            f"{path} holds no manifest that would be accepted ({error}); nothing was signed"
-        ) from error
+            f"the manifest in {path} {file.fault}; nothing was signed. Sign it with the release of preflight that exported it"
+        )
+    if file.damage is not None:
+        raise OfflineSigningError(
+            f"{path} holds no manifest that a verifier would accept ({file.damage}); nothing was signed. Export it again"
+        )
     return statement
 
 
@@ -182,10 +184,10 @@ def sign_export(statement: bytes, key: SigningKey) -> bytes:
 
 def summary(statement: bytes) -> dict[str, str]:
     """What a person checks before signing, read from the very bytes that are signed. Raises OfflineSigningError."""
-    try:
-        manifest = format_.decode(statement)
-    except VerificationError as error:
-        raise OfflineSigningError(f"the statement cannot be read: {error}") from error
+    file = parse_manifest(statement)
+    manifest = file.manifest
+    if manifest is None:
+        raise OfflineSigningError(f"the statement to be signed {file.fault}")
     identity = manifest.identity
     corpus, origin = identity.corpus, identity.takeoff_origin
     return {
