@@ -19,7 +19,7 @@ from preflight.run.session import Session
 from preflight.signing import Ask, OfflineSigner
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.manifests import WRITTEN, read_manifest
+from preflight.store.manifests import WRITTEN, read_manifest, signed_here
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.wiring import Assembly, Options, Surroundings, tile_access
 from takeoff import envelope
@@ -167,7 +167,7 @@ def _artifact(name: str, old: Path, new: Path | None, parity: str | None) -> Com
 
 
 def _signed(current: Path, published: format_.Manifest, statement: bytes, signer: Signer) -> Iterator[Comparison]:
-    fresh = format_.decode(statement)._replace(
+    fresh = signed_here(statement)._replace(
         generation=published.generation,
         issued_at=published.issued_at,
         valid_from=published.valid_from,

@@ -18,6 +18,7 @@ from preflight.stages.manifest import ManifestBuilder
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations, coverage_walk
+from preflight.store.manifests import signed_here
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step
@@ -78,7 +79,7 @@ class Publisher:
             ManifestWriteError, CacheRootError, DatabaseError: as the parts raise them.
         """
         content = self._layout.manifest.read_bytes()
-        manifest = format_.decode(content)
+        manifest = signed_here(content)
         current = self._generations.current()
         if current is not None and self.rerun_reason() is None:
             # Flipped by a run that ended before its receipt was written.
@@ -92,7 +93,7 @@ class Publisher:
 
         Raises as `build`.
         """
-        manifest = format_.decode(content)
+        manifest = signed_here(content)
         row = self._row(manifest, content)
         small = {**determined_files(manifest, row.manifest_sha256), MANIFEST: content, ENVELOPE: envelope}
         artifacts = {name: (sources[name], sha256) for name, sha256 in manifest.subjects.items()}

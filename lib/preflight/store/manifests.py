@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preflight.errors import ManifestWriteError
 from preflight.store.generations import Generations
 from takeoff import envelope
 from takeoff import manifest as format_
@@ -75,6 +76,14 @@ def parse_manifest(content: bytes) -> ManifestFile:
     # Not only after an error: a release may read more schemas than the one it writes.
     version = str(_predicate(content)["schema_version"])
     return ManifestFile(content, manifest, other_schema=None if version == WRITTEN else version[:20])
+
+
+def signed_here(content: bytes) -> format_.Manifest:
+    """What a manifest says that this release has just signed. Raises ManifestWriteError if it was changed since."""
+    file = parse_manifest(content)
+    if file.manifest is None:
+        raise ManifestWriteError(f"the manifest that was signed {file.fault}; run doit provision again")
+    return file.manifest
 
 
 def current_manifest(generations: Generations) -> ManifestFile | None:

@@ -7,9 +7,17 @@ import json
 
 import pytest
 
+from preflight.errors import ManifestWriteError
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
-from preflight.store.manifests import WRITTEN, current_manifest, newest_issue, parse_manifest, read_manifest
+from preflight.store.manifests import (
+    WRITTEN,
+    current_manifest,
+    newest_issue,
+    parse_manifest,
+    read_manifest,
+    signed_here,
+)
 from preflight.trace.digests import DigestCache
 from takeoff import envelope
 from takeoff import manifest as format_
@@ -122,6 +130,14 @@ def test_a_release_that_reads_two_schemas_still_knows_which_one_it_writes(monkey
     file = parse_manifest(CONTENT)
     assert (file.manifest, file.other_schema) == (manifest_of(ISSUED), "1.1")
     assert file.fault == "is of schema 1.1, and this release of preflight writes schema 1.2"
+
+
+def test_what_was_signed_here_and_changed_since_is_told_as_one_sentence():
+    assert signed_here(CONTENT) == manifest_of(ISSUED)
+    with pytest.raises(
+        ManifestWriteError, match=r"the manifest that was signed cannot be read .* run doit provision again"
+    ):
+        signed_here(CONTENT[:-1])
 
 
 def test_the_manifest_of_the_current_generation(root):
