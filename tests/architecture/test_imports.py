@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -183,3 +184,12 @@ def test_an_unknown_variable_is_one_sentence_and_loads_nothing_heavy(doit):
     assert "unknown variable misson=x.yaml; known are mission=" in output
     assert "Traceback" not in output
     assert loaded & HEAVY == set()
+
+
+def test_manifests_are_read_in_one_place():
+    """A cache root outlives its release: who decodes a manifest must be ready for another schema, and for damage."""
+    modules = {
+        path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "lib" / "preflight").rglob("*.py")
+    }
+    calls = re.compile(r"format_\.decode|from takeoff\.manifest import .*\bdecode")
+    assert [name for name, text in modules.items() if calls.search(text)] == ["lib/preflight/store/manifests.py"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
+import venv
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,11 +24,13 @@ from preflight.adapters.demo import landscape
 from preflight.area.web_mercator import tile_bounds
 from preflight.tile_import.importing import import_tiles
 from preflight.tile_import.source import OfferedTile
+from takeoff.manifest import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 SEED, COLUMNS, ROWS = 7, 8, 8
 SOURCE = "small-landscape"
+OTHER_SCHEMA = "99.1"
 BACKBONE = {
     "model_name": "weight_free_vpr",
     "role": "descriptor",
@@ -72,9 +76,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with everything a mission needs: mission file, camera, tiles, keys, trust and cache."""
+    """A folder with everything a mission needs: mission file, camera, tiles, keys, trust and cache.
+
+    python: how to call the interpreter of the release of preflight that works on it.
+    """
 
     folder: Path
+    python: tuple[str, ...] = (sys.executable,)
 
     @property
     def mission(self):
@@ -117,7 +125,7 @@ class Place:
         self.mission.write_text(yaml.safe_dump(value, sort_keys=False))
 
     def command(self, *arguments):
-        return [sys.executable, "-m", "doit", *arguments, f"mission={self.mission}"]
+        return [*self.python, "-m", "doit", *arguments, f"mission={self.mission}"]
 
     def doit(self, *arguments, **options):
         return run(self.command(*arguments), **options)
@@ -132,7 +140,7 @@ class Place:
 
     def takeoff(self):
         """The stand-alone verifier's exit status, in a process of its own."""
-        return run([sys.executable, "-I", "-m", "takeoff", str(self.current), "--trust", str(self.folder / "trust")])
+        return run([*self.python, "-I", "-m", "takeoff", str(self.current), "--trust", str(self.folder / "trust")])
 
     def start(self, *arguments):
         """A doit process that runs on; its output goes nowhere."""
@@ -315,6 +323,28 @@ def whole(first, copy_of):
 def fresh(unbuilt, copy_of):
     """A copy of the mission that is not built yet, with its tile store."""
     return copy_of(unbuilt)
+
+
+@pytest.fixture(scope="session")
+def releases(room):
+    """Manifest schema -> how to call the interpreter of a release that writes and reads it.
+
+    One is this checkout. The other differs in its schema version alone. It is an environment of its own, so that
+    `python -I -m takeoff` finds its verifier, too.
+    """
+    folder = room / "other-release"
+    venv.create(folder, symlinks=True)
+    takeoff = folder / "lib" / "takeoff"
+    shutil.copytree(ROOT / "lib" / "takeoff", takeoff)
+    module = takeoff / "manifest.py"
+    here, there = (f'SCHEMA_VERSION = "{version}"' for version in (SCHEMA_VERSION, OTHER_SCHEMA))
+    assert module.read_text().count(here) == 1
+    module.write_text(module.read_text().replace(here, there))
+    (packages,) = (folder / "lib").glob("python3*/site-packages")
+    before = [str(takeoff.parent), str(ROOT / "lib")]
+    (packages / "other_release.pth").write_text("\n".join([*before, *site.getsitepackages()]) + "\n")
+    # -E: a PYTHONPATH that names this checkout would come first.
+    return {SCHEMA_VERSION: (sys.executable,), OTHER_SCHEMA: (str(folder / "bin" / "python"), "-E")}
 
 
 @pytest.fixture(scope="session")

@@ -116,6 +116,39 @@ def test_a_key_cannot_be_made_where_nobody_gives_a_passphrase(built):
     assert not (built.folder / "k.pem").exists()
 
 
+def test_a_statement_that_waits_across_a_step_to_another_schema(keyed, releases):
+    """Its signature would be for a manifest that this release's verifier refuses, so a new statement is written."""
+    old, key, secret, _ = keyed
+    assert old.provision().status == 1
+    stick = old.folder / "stick"
+    assert old.doit("sign", f"--export={stick / 'old'}").status == 0
+    assert old.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(stick / "old")).status == 0
+    waiting, link = (old.work / "signing" / "statement.json").read_bytes(), old.current.readlink()
+
+    new = replace(old, python=releases["99.1"])
+    why = "is of schema 1.1, and this release of preflight writes schema 99.1"
+    told = status_of(new)
+    assert told["signed"] is False
+    assert (
+        f"the statement that waits for its signature {why}: run doit provision, which writes a new" in told["problem"]
+    )
+    for option in (f"--export={stick / 'new'}", f"--import={stick / 'old.sig'}"):
+        refused = new.doit("sign", option)
+        assert refused.status == 1
+        assert f"{why}: run doit provision, which writes a new one, then doit sign --export=FILE" in refused.sentences
+    assert (old.work / "signing" / "statement.json").read_bytes() == waiting
+    assert new.provision().status == 1
+    assert new.doit("sign", f"--export={stick / 'new'}").status == 0
+    # The machine with the key signs no statement that it cannot show.
+    foreign = old.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(stick / "new"))
+    assert foreign.status == 1
+    assert "Sign it with the release of preflight that exported it" in foreign.sentences
+    assert new.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(stick / "new")).status == 0
+    assert old.current.readlink() == link
+    assert new.doit("sign", f"--import={stick / 'new.sig'}").status == 0
+    assert (new.takeoff().status, new.manifest["predicate"]["schema_version"]) == (0, "99.1")
+
+
 def test_signed_elsewhere_and_brought_back(keyed):
     place, key, secret, fingerprint = keyed
     old = place.generation

@@ -14,9 +14,9 @@ from preflight.report.table import size_text
 from preflight.store import carry
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations
+from preflight.store.manifests import WRITTEN, read_manifest
 from preflight.trace.digests import DigestCache
-from takeoff import manifest as format_
-from takeoff.errors import HostMismatchError, VerificationError
+from takeoff.errors import HostMismatchError
 from takeoff.layout import determined_files
 from takeoff.names import ENVELOPE, MANIFEST
 
@@ -61,15 +61,24 @@ def choose(layout: CacheLayout, name: str) -> Generation:
 
 def load_cargo(path: Path) -> carry.Cargo:
     """The files of a published generation as its manifest has them. Raises BundleError."""
-    try:
-        content, sealed = (path / MANIFEST).read_bytes(), (path / ENVELOPE).read_bytes()
-        manifest = format_.decode(content)
-    except (OSError, VerificationError) as error:
+    file = read_manifest(path)
+    manifest = file.manifest
+    if manifest is None and file.other_schema is not None:
         raise BundleError(
-            f"the manifest of {path.name} cannot be read ({error}); run doit provision repair=1"
+            f"the manifest of {path.name} {file.fault}: run doit provision, which publishes the mission in schema "
+            f"{WRITTEN}, and bundle that; or bundle this one with the release of preflight that made it"
+        )
+    if manifest is None:
+        raise BundleError(
+            f"the manifest of {path.name} {file.fault}: run doit provision repair=1, and bundle what that publishes"
+        )
+    try:
+        sealed = (path / ENVELOPE).read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"the envelope of {path.name} cannot be read ({error}): run doit provision repair=1, and bundle what that publishes"
         ) from error
-    sha256 = hashlib.sha256(content).hexdigest()
-    small = {**determined_files(manifest, sha256), MANIFEST: content, ENVELOPE: sealed}
+    small = {**determined_files(manifest, file.sha256), MANIFEST: file.content, ENVELOPE: sealed}
     files = {name: (digest, manifest.sizes[name]) for name, digest in manifest.subjects.items()}
     files |= {name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in small.items()}
     return carry.Cargo(path, files)

@@ -10,9 +10,8 @@ from preflight.report.table import CacheFacts, closing_table
 from preflight.run.session import Session
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
+from preflight.store.manifests import read_manifest
 from preflight.trace.digests import DigestCache
-from takeoff import manifest as format_
-from takeoff.names import MANIFEST
 
 
 def closing_text(session: Session, report: BuildReport, *, width: int) -> str:
@@ -28,11 +27,11 @@ def closing_text(session: Session, report: BuildReport, *, width: int) -> str:
 
 
 def cache_facts(layout: CacheLayout) -> CacheFacts | None:
-    """What the current generation says of itself; None when there is none."""
+    """What the current generation says of itself; None when there is none that this release can read."""
     current = Generations(layout, DigestCache(None)).current()
-    if current is None:
+    manifest = None if current is None else read_manifest(current.path).manifest
+    if current is None or manifest is None:
         return None
-    manifest = format_.decode((current.path / MANIFEST).read_bytes())
     result = json.loads((current.path / "selftest.json").read_bytes())
     known, unknown = result["heading_known"], result["heading_unknown"]
     return CacheFacts(

@@ -19,6 +19,7 @@ from preflight.run.session import Session
 from preflight.signing import Ask, OfflineSigner
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
+from preflight.store.manifests import WRITTEN, read_manifest, signed_here
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.wiring import Assembly, Options, Surroundings, tile_access
 from takeoff import envelope
@@ -140,12 +141,17 @@ def compare(
 
 
 def _published(current: Path) -> format_.Manifest:
-    try:
-        return format_.decode((current / MANIFEST).read_bytes())
-    except (OSError, VerificationError) as error:
+    file = read_manifest(current)
+    if file.manifest is not None:
+        return file.manifest
+    if file.other_schema is None:
         raise CacheRootError(
-            f"the manifest of {current.name} cannot be read ({error}): run doit provision repair=1, then compare"
-        ) from error
+            f"the manifest of {current.name} {file.fault}: run doit provision repair=1, then doit reproduce again"
+        )
+    raise CacheRootError(
+        f"the manifest of {current.name} {file.fault}: run doit provision, which publishes the mission in schema {WRITTEN}, "
+        "then doit reproduce again; or run doit reproduce with the release of preflight that made it"
+    )
 
 
 def _artifact(name: str, old: Path, new: Path | None, parity: str | None) -> Comparison:
@@ -161,7 +167,7 @@ def _artifact(name: str, old: Path, new: Path | None, parity: str | None) -> Com
 
 
 def _signed(current: Path, published: format_.Manifest, statement: bytes, signer: Signer) -> Iterator[Comparison]:
-    fresh = format_.decode(statement)._replace(
+    fresh = signed_here(statement)._replace(
         generation=published.generation,
         issued_at=published.issued_at,
         valid_from=published.valid_from,

@@ -11,10 +11,9 @@ from preflight.signing import OfflineSigner
 from preflight.stages.manifest import settled
 from preflight.stages.publish import Publisher
 from preflight.store.generations import Generation, Generations
+from preflight.store.manifests import newest_issue, read_manifest
 from preflight.wiring import Assembly
 from takeoff import manifest as format_
-from takeoff.errors import VerificationError
-from takeoff.names import MANIFEST
 from takeoff.verify import verify_manifest
 
 DAY = 86400
@@ -67,20 +66,18 @@ def republish_previous(
 
     Raises:
         CacheRootError: there is no previous generation.
+        ManifestWriteError: this release cannot read its manifest. It does not matter whether it can read the current one.
         ManifestCoverageError: the verifier refuses it.
         SignatureAwaitedError: it is signed elsewhere; `doit sign --import` goes on here.
     """
     old_generation = previous(generations)
     old = _manifest(old_generation)
     judge(old_generation, old)
-    newest = max(
-        _manifest(generation).issued_at for generation in (old_generation, generations.current() or old_generation)
-    )
     now = int(clock().timestamp())
     renewed = old._replace(
         generation=generations.next_number(),
         # It may run ahead of the clock when builds follow within a second; the validity must not.
-        issued_at=max(now, newest + 1),
+        issued_at=max(now, newest_issue(generations) + 1),
         valid_from=now,
         valid_until=now + valid_for_days * DAY,
         signing_mode=signing_mode,
@@ -103,9 +100,13 @@ def _judge(generation: Generation, manifest: format_.Manifest, trust: Path) -> N
 
 
 def _manifest(generation: Generation) -> format_.Manifest:
-    try:
-        return format_.decode((generation.path / MANIFEST).read_bytes())
-    except (OSError, VerificationError) as error:
-        raise ManifestWriteError(
-            f"the manifest of {generation.path.name} cannot be read ({error}); run doit provision repair=1"
-        ) from error
+    file = read_manifest(generation.path)
+    if file.manifest is not None:
+        return file.manifest
+    way = "set the mission back to what it was then and run doit provision, which builds only what is not in work/"
+    if file.other_schema is not None:
+        way += "; or run doit rollback with the release of preflight that made it"
+    raise ManifestWriteError(
+        f"the previous generation {generation.path.name} cannot be published again: its manifest {file.fault}; current stays "
+        f"as it is. To get that content back, {way}"
+    )

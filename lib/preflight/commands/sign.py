@@ -28,10 +28,9 @@ from preflight.signing import (
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation
+from preflight.store.manifests import parse_manifest
 from preflight.wiring import Assembly
 from takeoff import keys
-from takeoff import manifest as format_
-from takeoff.errors import VerificationError
 
 _EXPORT_START = b"DSSEv1 "
 SUFFIX = ".sig"
@@ -196,10 +195,13 @@ def _waiting(assembly: Assembly, signer: OfflineSigner) -> bytes:
     statement = _laid_out(assembly, signer)
     if statement is None:
         raise OfflineSigningError("nothing waits for a signature; doit provision says whether there is anything to do")
-    try:
-        overtaken = assembly.builder.overtaken(format_.decode(statement))
-    except VerificationError as error:
-        raise OfflineSigningError(f"the statement that waits is damaged ({error}); run doit provision again") from error
+    file = parse_manifest(statement)
+    if file.manifest is None or file.other_schema is not None:
+        raise OfflineSigningError(
+            f"the statement that waits for its signature {file.fault}: run {_maker(signer, statement)}, which writes a new "
+            "one, then doit sign --export=FILE again"
+        )
+    overtaken = assembly.builder.overtaken(file.manifest)
     if overtaken is not None:
         raise OfflineSigningError(
             f"the statement that waits may no more be published: {overtaken}; run {_maker(signer, statement)}, which writes a "
@@ -220,9 +222,9 @@ def _maker(signer: OfflineSigner, statement: bytes) -> str:
 
 
 def _published(assembly: Assembly) -> bytes | None:
-    """The current generation's statement; None when there is none that can be read."""
+    """The current generation's statement; None when there is none."""
     published = assembly.builder.published()
-    return None if published is None else format_.encode(published.manifest)
+    return None if published is None else published.content
 
 
 def _same_key(public_key: bytes, signer: OfflineSigner, path: Path) -> None:

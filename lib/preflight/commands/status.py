@@ -11,16 +11,21 @@ from preflight.commands.sign import Awaited
 from preflight.report.table import plain_text, size_text
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations
+from preflight.store.manifests import WRITTEN, read_manifest
 from preflight.trace.digests import DigestCache
 from takeoff import envelope
 from takeoff import manifest as format_
 from takeoff.errors import VerificationError
-from takeoff.names import ENVELOPE, MANIFEST
+from takeoff.names import ENVELOPE
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationStatus:
-    """One generation. mark: current, previous or nothing. fault: why its manifest cannot be read, else None."""
+    """One generation.
+
+    mark: current, previous or nothing. fault: why its manifest or envelope cannot be read, else None. other_schema: its
+    manifest schema, where that is not the one that this release writes, else None.
+    """
 
     name: str
     mark: str
@@ -31,6 +36,7 @@ class GenerationStatus:
     valid_until: str
     size: int
     fault: str | None
+    other_schema: str | None = None
 
 
 def read_status(layout: CacheLayout) -> list[GenerationStatus]:
@@ -47,11 +53,14 @@ def read_status(layout: CacheLayout) -> list[GenerationStatus]:
 def _read(generation: Generation, mark: str) -> GenerationStatus:
     size = sum(path.stat().st_size for path in generation.path.rglob("*") if path.is_file())
     name = generation.path.name
+    file = read_manifest(generation.path)
+    manifest, schema = file.manifest, file.other_schema
+    if manifest is None:
+        return GenerationStatus(name, mark, 0, None, "", "", "", size, f"the manifest {file.fault}", schema)
     try:
-        manifest = format_.decode((generation.path / MANIFEST).read_bytes())
         signer = envelope.decode((generation.path / ENVELOPE).read_bytes(), format_.MAX_BYTES * 2).keyid
     except (OSError, VerificationError) as error:
-        return GenerationStatus(name, mark, 0, None, "", "", "", size, str(error))
+        return GenerationStatus(name, mark, 0, None, "", "", "", size, f"the envelope cannot be read ({error})", schema)
     return GenerationStatus(
         name=name,
         mark=mark,
@@ -62,6 +71,7 @@ def _read(generation: Generation, mark: str) -> GenerationStatus:
         valid_until=datetime.fromtimestamp(manifest.valid_until, timezone.utc).isoformat(timespec="minutes"),
         size=size,
         fault=None,
+        other_schema=schema,
     )
 
 
@@ -86,6 +96,7 @@ def status_text(
     parts = [f"mission    {mission}\ncache root {layout.root}"]
     if found:
         parts.append(_table(found, width))
+        parts += _advice(found)
     elif awaited is None:
         parts.append("no generation yet: run doit provision")
     else:
@@ -101,12 +112,27 @@ def _table(found: list[GenerationStatus], width: int) -> str:
     for column in ("generation", "", "tiles", "flight", "signed by", "valid until (UTC)", "size"):
         table.add_column(column)
     for item in found:
-        signer = f"{item.signer[:12]} ({item.signing_mode})" if item.fault is None else f"unreadable: {item.fault}"
+        size = size_text(item.size)
+        if item.fault is not None:
+            said = f"unreadable: {item.fault}" if item.other_schema is None else f"manifest schema {item.other_schema}"
+            table.add_row(item.name, item.mark, "?", "?", said, "?", size)
+            continue
         until = item.valid_until.replace("T", " ").removesuffix("+00:00")
-        table.add_row(
-            item.name, item.mark, f"{item.tiles:,}", item.flight_id or "none", signer, until, size_text(item.size)
-        )
+        signer = f"{item.signer[:12]} ({item.signing_mode})"
+        table.add_row(item.name, item.mark, f"{item.tiles:,}", item.flight_id or "none", signer, until, size)
     return plain_text(table, width=width).strip("\n")
+
+
+def _advice(found: list[GenerationStatus]) -> Iterator[str]:
+    """What to do about generations that are of another schema, or cannot be read."""
+    others = sum(item.other_schema is not None for item in found)
+    if others:
+        yield f"schema     {others} of {len(found)} generations are not of manifest schema {WRITTEN}, which this release writes"
+    for item in found:
+        if item.mark == "current" and item.other_schema is not None:
+            yield f"next       doit provision publishes the mission in schema {WRITTEN}; current stays as it is until then"
+        elif item.mark == "current" and item.fault is not None:
+            yield "next       doit provision publishes the mission again; doit verify says what else is damaged"
 
 
 def _awaited_lines(awaited: Awaited) -> Iterator[str]:

@@ -18,6 +18,7 @@ from preflight.engine.runtimes import RUNTIMES, Place, Runtime, RuntimeTable, ei
 from preflight.mission.cache_place import trust_problem
 from preflight.mission.schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
 from preflight.records import STEPS, BackboneSpec, BoundingBox, IndexParameters, Origin, SectorClass
+from takeoff.manifest import SCHEMA_VERSION
 
 __all__ = ["BUILTIN", "Job", "check_job"]
 
@@ -265,6 +266,9 @@ def _config(config: ProvisioningConfig) -> Iterator[Problem]:
             f"{_CONFIG}.manifest.allowed_operator_fingerprints",
             "is empty: in operator mode no key could sign",
         )
+    if manifest.schema_version != SCHEMA_VERSION:
+        ways = f"write {SCHEMA_VERSION}, leave it out, or build with a release that writes {manifest.schema_version!r}"
+        yield f"{_CONFIG}.manifest.schema_version", f"this release of preflight writes schema {SCHEMA_VERSION}: {ways}"
 
 
 def _file_problem(path: Path) -> str | None:

@@ -9,6 +9,7 @@ import msgspec
 
 from preflight.engine.runtimes import DEFAULT_RUNTIME
 from preflight.records import Precision, SectorClass
+from takeoff.manifest import SCHEMA_VERSION
 
 MAX_ZOOM = 22
 # Below the Dead Sea's shore, above any aircraft.
@@ -128,7 +129,7 @@ class ManifestSection(_Part, frozen=True):
     signing_key: Name
     signing: Literal["here", "offline"] = "here"
     allowed_operator_fingerprints: tuple[Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")], ...] = ()
-    schema_version: Literal["1.1"] = "1.1"
+    schema_version: str = SCHEMA_VERSION
     valid_for_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
 
 

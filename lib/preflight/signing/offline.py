@@ -14,9 +14,8 @@ from pathlib import Path
 from preflight.errors import OfflineSigningError, SignatureAwaitedError
 from preflight.signing.keyfiles import SigningKey
 from preflight.store import atomic
+from preflight.store.manifests import parse_manifest
 from takeoff import envelope, keys
-from takeoff import manifest as format_
-from takeoff.errors import VerificationError
 from takeoff.policy import utc
 
 SIGNATURE_BYTES = 64
@@ -184,12 +183,15 @@ def read_export(path: Path) -> bytes:
         raise OfflineSigningError(
             f"{path} is not a file of doit sign --export, so nothing was signed: export the statement again"
         )
-    try:
-        format_.decode(statement)
-    except VerificationError as error:
+    file = parse_manifest(statement)
+    if file.other_schema is not None:
         raise OfflineSigningError(
-            f"{path} does not hold a valid manifest ({error}), so nothing was signed: export the statement again"
-        ) from error
+            f"the manifest in {path} {file.fault}, so nothing was signed: sign it with the release of preflight that exported it"
+        )
+    if file.damage is not None:
+        raise OfflineSigningError(
+            f"{path} does not hold a valid manifest ({file.damage}), so nothing was signed: export the statement again"
+        )
     return statement
 
 
@@ -204,10 +206,10 @@ def summary(statement: bytes) -> dict[str, str]:
     Raises:
         OfflineSigningError: the statement is not a valid manifest.
     """
-    try:
-        manifest = format_.decode(statement)
-    except VerificationError as error:
-        raise OfflineSigningError(f"the statement cannot be read: {error}") from error
+    file = parse_manifest(statement)
+    manifest = file.manifest
+    if manifest is None:
+        raise OfflineSigningError(f"the statement to be signed {file.fault}")
     identity = manifest.identity
     corpus, origin = identity.corpus, identity.takeoff_origin
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from preflight.engine.compiler import EngineCompiler
@@ -17,6 +16,14 @@ from preflight.stages.statement import Facts
 from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
+from preflight.store.manifests import (
+    WRITTEN,
+    ManifestFile,
+    current_manifest,
+    newest_issue,
+    parse_manifest,
+    read_manifest,
+)
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step
 from takeoff import keys
@@ -29,15 +36,6 @@ log = logging.getLogger("preflight.manifest")
 
 MANIFEST_VERSION = 1
 MOVED_ON = "current holds other content, rolled back or another mission's: moving forward to this mission's own"
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The manifest of the current generation."""
-
-    number: int
-    manifest: format_.Manifest
-    sha256: str
 
 
 def past_half(manifest: format_.Manifest, now: float) -> bool:
@@ -59,12 +57,10 @@ def settled(
 
     Its number and times stay as they were handed out: somebody may be signing them. Raises ManifestFormatError.
     """
-    if waiting is None:
-        return format_.encode(fresh)
-    try:
-        old = format_.decode(waiting)
-    except VerificationError:
-        return format_.encode(fresh)  # damaged while it waited: no signature over it would be accepted
+    file = None if waiting is None else parse_manifest(waiting)
+    if file is None or file.manifest is None or file.other_schema is not None:
+        return format_.encode(fresh)  # damaged, or of another schema: the verifier would accept no signature over it
+    old = file.manifest
     period = fresh.valid_until - fresh.valid_from
     same = fresh._replace(
         generation=old.generation,
@@ -72,7 +68,7 @@ def settled(
         valid_from=old.valid_from,
         valid_until=old.valid_from + period,
     )
-    return waiting if same == old and overtaken(old) is None else format_.encode(fresh)
+    return file.content if same == old and overtaken(old) is None else format_.encode(fresh)
 
 
 class ManifestBuilder:
@@ -102,17 +98,9 @@ class ManifestBuilder:
         """Artifact name -> where its bytes lie before they are published."""
         return artifact_paths(self._job, self._layout, self._compiler)
 
-    def published(self) -> Published | None:
-        """The current generation's manifest; None when there is none that can be read."""
-        current = self._generations.current()
-        if current is None:
-            return None
-        try:
-            content = (current.path / MANIFEST).read_bytes()
-            manifest = format_.decode(content)
-        except (OSError, VerificationError):
-            return None
-        return Published(current.number, manifest, self._digests.sha256(current.path / MANIFEST))
+    def published(self) -> ManifestFile | None:
+        """The current generation's manifest, whatever its schema and state; None before the first generation."""
+        return current_manifest(self._generations)
 
     def signer_fingerprint(self) -> str:
         """SHA-256 of the signing key's SPKI DER, hex."""
@@ -128,17 +116,18 @@ class ManifestBuilder:
             return "the current cache was refused by doit verify"
         if (distrust := self.distrust()) is not None:
             return distrust
-        manifest = format_.decode(self._layout.manifest.read_bytes())
-        return _out_of_time(manifest, self._clock().timestamp()) or self._unlike_current(manifest)
+        signed = read_manifest(self._layout.manifest.parent)
+        if signed.manifest is None or signed.other_schema is not None:
+            return f"the manifest signed last {signed.fault}"
+        return _out_of_time(signed.manifest, self._clock().timestamp()) or self._unlike_current(signed.manifest)
 
     def _unlike_current(self, manifest: format_.Manifest) -> str | None:
         """What is wrong with `current`, if it is this manifest's; or why this manifest can no more become it."""
-        current = self._generations.current()
-        if current is None:
+        current, published = self._generations.current(), self.published()
+        if current is None or published is None:
             return None if manifest.generation >= self._generations.next_number() - 1 else "its number is taken"
-        published = self.published()
-        if published is None:
-            return f"the manifest of {current.path.name} cannot be read"
+        if published.fault is not None:
+            return f"the manifest of {current.path.name} {published.fault}"
         if published.sha256 != self._digests.sha256(self._layout.manifest):
             return None if manifest.generation > current.number else MOVED_ON
         small = determined_files(manifest, published.sha256)
@@ -179,8 +168,7 @@ class ManifestBuilder:
             raise SigningKeyError(
                 f"{distrust}: no aircraft would accept this cache; correct the mission's trust or key"
             )
-        if self._moves_on():
-            log.warning(MOVED_ON, extra={"event": "moving_forward", "fields": {}})
+        self._announce()
         try:
             content = self._to_be_signed()
         except ManifestFormatError as error:
@@ -190,11 +178,23 @@ class ManifestBuilder:
         atomic_write(self._layout.envelope, envelope)
         return ()
 
+    def _announce(self) -> None:
+        """Warn if `current` is of another schema, or holds something else than what was signed here last."""
+        published = self.published()
+        if published is not None and published.other_schema is not None:
+            log.warning(
+                f"the manifest of the current generation {published.fault}: this build publishes a new one in schema {WRITTEN}. "
+                f"An aircraft accepts it only with a takeoff that reads {WRITTEN}; install that there first",
+                extra={"event": "schema_changed", "fields": {"old": published.other_schema, "new": WRITTEN}},
+            )
+        elif self._moves_on():
+            log.warning(MOVED_ON, extra={"event": "moving_forward", "fields": {}})
+
     def _moves_on(self) -> bool:
-        """Whether `current` holds something else than what was signed here last. A damaged manifest in work/ cannot say."""
+        """Whether `current` holds something else than what was signed here last. Without a signed manifest, it cannot be told."""
         try:
             return self.rerun_reason() == MOVED_ON
-        except (FileNotFoundError, VerificationError):
+        except FileNotFoundError:
             return False
 
     def _to_be_signed(self) -> bytes:
@@ -202,20 +202,17 @@ class ManifestBuilder:
 
     def overtaken(self, manifest: format_.Manifest) -> str | None:
         """Why a statement written earlier, whose number and times are fixed, can no more be published; None when it can."""
-        published = self.published()
-        if published is not None and published.manifest.issued_at >= manifest.issued_at:
-            return f"generation {published.number} was published after it was written"
+        if newest_issue(self._generations) >= manifest.issued_at:
+            return "another generation was published after it was written"
         if manifest.generation < self._generations.next_number():
             return f"its number, {manifest.generation}, was given to another generation"
         return _out_of_time(manifest, self._clock().timestamp())
 
     def _statement(self) -> format_.Manifest:
-        published = self.published()
-        now = issued = int(self._clock().timestamp())
-        if published is not None:
-            # Strictly increasing for a cache root: the aircraft's floor compares it. It may so run ahead of the clock by a
-            # second for each build within the same one; the validity must not, or the verifier would refuse what is new.
-            issued = max(now, published.manifest.issued_at + 1)
+        now = int(self._clock().timestamp())
+        # Strictly increasing for a cache root: the aircraft's floor compares it. It may so run ahead of the clock by a
+        # second for each build within the same one; the validity must not, or the verifier would refuse what is new.
+        issued = max(now, newest_issue(self._generations) + 1)
         return self._facts.stated(generation=self._generations.next_number(), issued_at=issued, valid_from=now)
 
     def _check_gate(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,12 +18,15 @@ from preflight.stages.manifest import ManifestBuilder
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations, coverage_walk
+from preflight.store.manifests import signed_here
 from preflight.trace.digests import DigestCache
 from preflight.trace.record import canonical_json
 from preflight.trace.rule import Step
 from takeoff import manifest as format_
 from takeoff.layout import determined_files, expected_files
 from takeoff.names import ENVELOPE, MANIFEST
+
+log = logging.getLogger("preflight.publish")
 
 PUBLISH_VERSION = 1
 
@@ -61,6 +65,8 @@ class Publisher:
     def rerun_reason(self) -> str | None:
         """Whether `current` is something else than what was signed last."""
         published = self._builder.published()
+        if published is not None and published.fault is not None:
+            return f"the manifest of the current generation {published.fault}"
         if published is None or published.sha256 != self._digests.sha256(self._layout.manifest):
             return "current is not what was signed last"
         return None
@@ -73,7 +79,7 @@ class Publisher:
             ManifestWriteError, CacheRootError, DatabaseError: as the parts raise them.
         """
         content = self._layout.manifest.read_bytes()
-        manifest = format_.decode(content)
+        manifest = signed_here(content)
         current = self._generations.current()
         if current is not None and self.rerun_reason() is None:
             # Flipped by a run that ended before its receipt was written.
@@ -87,7 +93,7 @@ class Publisher:
 
         Raises as `build`.
         """
-        manifest = format_.decode(content)
+        manifest = signed_here(content)
         row = self._row(manifest, content)
         small = {**determined_files(manifest, row.manifest_sha256), MANIFEST: content, ENVELOPE: envelope}
         artifacts = {name: (sources[name], sha256) for name, sha256 in manifest.subjects.items()}
@@ -121,10 +127,9 @@ class Publisher:
     def active_row(self) -> ManifestRow | None:
         """The row of the current generation; None when there is none that can be read."""
         published = self._builder.published()
-        if published is None:
+        if published is None or published.manifest is None:
             return None
-        current = self._layout.current / MANIFEST
-        return replace(self._row(published.manifest, current.read_bytes()), status="active")
+        return replace(self._row(published.manifest, published.content), status="active")
 
     def _row(self, manifest: format_.Manifest, content: bytes) -> ManifestRow:
         return ManifestRow(
@@ -145,7 +150,12 @@ class Publisher:
             if other.status == "active" and other.generation != row.generation:
                 store.record_manifest(replace(other, status="retired"))
         store.record_manifest(replace(row, status="active"))
-        self._generations.prune(self._job.config.provisioner.keep_generations)
+        keep = self._job.config.provisioner.keep_generations
+        for removed in self._generations.prune(keep):
+            log.info(
+                f"removed {removed.path.name}: the newest {keep} generations are kept",
+                extra={"event": "generation_removed", "fields": {"generation": removed.path.name}},
+            )
         self._generations.adopt(generation, {**manifest.subjects, MANIFEST: row.manifest_sha256})
         if self._layout.refused.is_file():
             atomic.remove_file(self._layout.refused)

@@ -282,7 +282,7 @@ class Assembly:
     def manifest_hash(self) -> str | None:
         """The current generation's."""
         published = self.builder.published()
-        return None if published is None else published.manifest.manifest_hash
+        return None if published is None or published.manifest is None else published.manifest.manifest_hash
 
 
 def _write_weight_free_vpr(path: Path) -> None:

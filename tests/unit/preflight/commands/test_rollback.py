@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timezone
 
 import pytest
@@ -11,6 +12,7 @@ from preflight.errors import CacheRootError, ManifestCoverageError, ManifestWrit
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations
 from preflight.trace.digests import DigestCache
+from takeoff import envelope
 from takeoff import manifest as format_
 
 ZERO = "0" * 64
@@ -143,10 +145,44 @@ def test_what_the_verifier_refuses_is_not_signed(root):
     assert [deed[0] for deed in publisher.deeds] == ["verify"]
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_manifest_that_cannot_be_read(root, number):
-    (root.paths[number] / "manifest.json").write_bytes(b"{")
+def of_another_schema(path):
+    manifest = path / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"schema_version":"1.1"', b'"schema_version":"9.9"'))
+
+
+def damaged(path):
+    manifest = path / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(("act", "says"), [(damaged, "not JSON"), (of_another_schema, "is of schema 9.9")])
+def test_a_previous_manifest_that_cannot_be_read(root, act, says):
+    """To repair or publish the current generation would not make the previous one readable."""
+    act(root.paths[0])
     publisher = Publisher()
-    with pytest.raises(ManifestWriteError, match="repair=1"):
+    with pytest.raises(ManifestWriteError, match=says) as raised:
         root.back(publisher)
-    assert "publish" not in [deed[0] for deed in publisher.deeds]
+    assert publisher.deeds == []
+    said = str(raised.value)
+    assert "set the mission back" in said
+    assert "repair=1" not in said
+    assert ("the release of preflight that made it" in said) == (act is of_another_schema)
+
+
+@pytest.mark.parametrize("act", [damaged, of_another_schema])
+def test_a_current_manifest_that_cannot_be_read_is_no_reason_to_stay_with_it(tmp_path, act):
+    """Its time is told by its bytes, where its sidecar says that they are whole; or by the envelope."""
+    root = Root(tmp_path, (NOW - 200, None), (NOW + 500, None))
+    content = (root.paths[1] / "manifest.json").read_bytes()
+    act(root.paths[1])
+    if act is damaged:
+        sealed = envelope.encode(envelope.Envelope(content, "f" * 64, bytes(64)))
+        (root.paths[1] / "manifest.dsse.json").write_bytes(sealed)
+    else:
+        content = (root.paths[1] / "manifest.json").read_bytes()
+    (root.paths[1] / "manifest.json.sha256").write_text(hashlib.sha256(content).hexdigest())
+    publisher = Publisher()
+    root.back(publisher)
+    made = publisher.deeds[1][1]
+    assert (made.identity, made.generation) == (root.manifests[0].identity, 3)
+    assert (made.issued_at, made.valid_from) == (NOW + 501, NOW)

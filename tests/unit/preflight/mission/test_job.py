@@ -90,6 +90,15 @@ def test_keys_and_tiles_stay_out_of_the_cache_root(job, places):
     assert places(trust=beside, signing_key=beside / "key", tile_root=beside) == []
 
 
+def test_a_manifest_schema_that_this_release_does_not_write(job, tmp_path):
+    """At a step to another schema this is the first thing that is said, where the mission names its schema."""
+    section = ManifestSection(signing_mode="dev", signing_key="keys/dev.pem", schema_version="1.0")
+    changed = replace(job, config=msgspec.structs.replace(CONFIG, manifest=section))
+    ((at, problem),) = check_job(changed, tmp_path / "tiles")
+    assert at == f"{AT}.manifest.schema_version"
+    assert problem.startswith("this release of preflight writes schema 1.1: write 1.1, leave it out, or build with ")
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{", b"fx: 1", b'{"a": "\xff"}', b"\xef\xbb\xbf{}", b"[" * 100_000])
 def test_a_calibration_that_is_no_json_text(places, tmp_path, content):
     path = tmp_path / "other.json"

@@ -9,7 +9,7 @@ import pytest
 from preflight import signing
 from preflight.commands.sign import bring_back, export
 from preflight.errors import OfflineSigningError
-from takeoff import manifest as format_
+from preflight.store.manifests import parse_manifest
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def waiting(scene, tmp_path):
     )
 
     def published():
-        return SimpleNamespace(manifest=format_.decode(here.published.read_bytes()))
+        return parse_manifest(here.published.read_bytes())
 
     builder = SimpleNamespace(published=published, overtaken=lambda _: None)
     here.assembly = SimpleNamespace(signer=lambda: signer, builder=builder)
