@@ -1,6 +1,6 @@
 """The table of contents: every task of the build, in the order they run. `doit list` shows them."""
 
-from recipes.checks import task_test
+from recipes.checks import task_check, task_test
 from recipes.context import ContentChecker, context
 from recipes.provision import task__lock, task_provision
 from recipes.reporter import StageReporter
@@ -25,6 +25,6 @@ DOIT_CONFIG = {
 }
 
 __all__ = [
-    "DOIT_CONFIG", "task__lock", "task_descriptors", "task_engine", "task_index", "task_manifest", "task_provision",
-    "task_publish", "task_selftest", "task_test", "task_tiles", "task_verify",
+    "DOIT_CONFIG", "task__lock", "task_check", "task_descriptors", "task_engine", "task_index", "task_manifest",
+    "task_provision", "task_publish", "task_selftest", "task_test", "task_tiles", "task_verify",
 ]  # fmt: skip

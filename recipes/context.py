@@ -25,7 +25,7 @@ from preflight.mission.cache_place import CachePlace, read_place
 from preflight.report.logs import log_to
 from preflight.store.cache_layout import CacheLayout
 from recipes.standard_output import end_with_the_reader
-from recipes.variables import Variables, parse, repeated
+from recipes.variables import Variables, parse, parse_flags, repeated
 
 if TYPE_CHECKING:
     from preflight.mission.loading import Mission
@@ -51,7 +51,7 @@ class Context:
         folder: Path,
         *,
         twice: Sequence[str] = (),
-        verifies_only: bool = False,
+        builds_nothing: bool = False,
     ) -> None:
         """Stores what the command line and the environment say.
 
@@ -60,13 +60,13 @@ class Context:
             environment: environment variables.
             folder: the working directory of the operator. Relative paths start here.
             twice: variables that were given more than once.
-            verifies_only: only the task `verify` was asked for. Then nothing that builds is loaded.
+            builds_nothing: only a task that builds nothing was asked for. Then nothing that builds is loaded.
         """
         self._given = given
         self._twice = twice
         self._environment = environment
         self._folder = folder
-        self._verifies_only = verifies_only
+        self._builds_nothing = builds_nothing
         self._session: Session | None = None
         self.exit_status: int | None = None
 
@@ -74,6 +74,10 @@ class Context:
     def variables(self) -> Variables:
         """The parsed variables. Raises CommandLineError."""
         return parse(self._given, self._twice)
+
+    def flags(self, *known: str) -> dict[str, bool]:
+        """The values of these flags, for a task that knows no other variable. Raises CommandLineError."""
+        return parse_flags(self._given, self._twice, known)
 
     def mission_path(self) -> Path:
         """Returns the path of the mission file, which may not exist."""
@@ -138,8 +142,8 @@ class Context:
         return self._environment.get(PASSPHRASE_VARIABLE)
 
     def stages(self) -> tuple[Stage, ...]:
-        """Returns the mission's stages; none if the mission is refused, or if only a verification is asked for."""
-        if self._verifies_only:
+        """Returns the mission's stages; none if the mission is refused, or if the task builds nothing."""
+        if self._builds_nothing:
             return ()  # doit creates every task before it runs one
         try:
             return tuple(self.session().stages.values())
@@ -148,7 +152,7 @@ class Context:
 
     def doit_database(self) -> str:
         """Returns the path of doit's own state in the cache root; `:memory:` if there is no mission or nothing to keep."""
-        if self._verifies_only:
+        if self._builds_nothing:
             return ":memory:"
         try:
             return str(CacheLayout(self.mission().job.cache_root).doit_database)
@@ -196,10 +200,10 @@ class Context:
             print(f"No mission file: using {DEMO.relative_to(ROOT)} (a demonstration, not for flight)")  # noqa: T201
 
 
-def _only_verifies(arguments: list[str]) -> bool:
-    """Whether a command line asks doit for the task `verify` only."""
+def _builds_nothing(arguments: list[str]) -> bool:
+    """Whether a command line asks doit for one task only, and that task builds nothing."""
     asked = [argument for argument in arguments if "=" not in argument]
-    return asked in (["verify"], ["run", "verify"])
+    return asked[asked[:1] == ["run"] :] in (["verify"], ["check"], ["test"])
 
 
 def _show_progress(done: int, total: int) -> None:
@@ -215,7 +219,9 @@ def context() -> Context:
     # doit has changed to dodo.py's folder. The operator's paths are relative to the folder of the command.
     folder = Path(doit.get_initial_workdir() or Path.cwd())
     arguments = sys.argv[1:]
-    return Context(given, dict(os.environ), folder, twice=repeated(arguments), verifies_only=_only_verifies(arguments))
+    return Context(
+        given, dict(os.environ), folder, twice=repeated(arguments), builds_nothing=_builds_nothing(arguments)
+    )
 
 
 def stop_on_signals() -> None:

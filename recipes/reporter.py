@@ -29,7 +29,7 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]  # doit ships no typ
 
     def add_failure(self, task: Any, fail: BaseFail) -> None:  # noqa: ANN401 - doit ships no types
         """Called when a task failed. Prints one sentence for an operator error, doit's report for a defect of this program."""
-        if fail.get_name() == "TaskFailed" and task.name != "test":
+        if fail.get_name() == "TaskFailed":
             if not self._quiet:
                 who = "doit" if task.name.startswith("_") else f"{task.name} failed"
                 self.write(f"{who}: {fail.get_msg().strip()}\n")

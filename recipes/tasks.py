@@ -22,18 +22,17 @@ if TYPE_CHECKING:
 LOCK = "_lock"
 
 
-def guarded(action: Callable[[], None]) -> Callable[[], TaskFailed | None]:
+def guarded(action: Callable[[], TaskFailed | None]) -> Callable[[], TaskFailed | None]:
     """Wraps an action so that an operator error fails the task with one sentence and no traceback."""
 
     def act() -> TaskFailed | None:
         try:
-            action()
+            return action()
         except PreflightError as error:
             run = context()
             run.start_logging()
             run.log_failure(error)
             return TaskFailed(str(error))
-        return None
 
     return act
 

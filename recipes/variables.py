@@ -35,11 +35,7 @@ def repeated(arguments: Iterable[str]) -> list[str]:
 
 def parse(given: Mapping[str, str], twice: Iterable[str] = ()) -> Variables:
     """Reads the variables. Raises CommandLineError with every problem at once."""
-    problems = [f"{name}= is given more than once: give it once" for name in twice]
-    problems += [
-        f"unknown variable {name}={given[name]}; known are {', '.join(f'{known}=' for known in KNOWN)}"
-        for name in sorted(given.keys() - set(KNOWN))
-    ]
+    problems = _unknown(given, twice, KNOWN)
     flags = {name: _flag(given, name, problems) for name in ("repair", "recalibrate", "deep")}
     paths = {name: _path(given, name, problems) for name in ("mission", "cache")}
     if given.get("mode", "airborne") not in {"airborne", "operator"}:
@@ -57,6 +53,23 @@ def parse(given: Mapping[str, str], twice: Iterable[str] = ()) -> Variables:
         wait=wait,
         **flags,
     )
+
+
+def parse_flags(given: Mapping[str, str], twice: Iterable[str], known: tuple[str, ...]) -> dict[str, bool]:
+    """Reads the variables of a task that knows these flags and nothing else. Raises CommandLineError as `parse` does."""
+    problems = _unknown(given, twice, known)
+    flags = {name: _flag(given, name, problems) for name in known}
+    if problems:
+        raise CommandLineError("; ".join(problems))
+    return flags
+
+
+def _unknown(given: Mapping[str, str], twice: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    listed = f"known are {', '.join(f'{name}=' for name in known)}" if known else "none is known here"
+    return [
+        *(f"{name}= is given more than once: give it once" for name in twice),
+        *(f"unknown variable {name}={given[name]}; {listed}" for name in sorted(given.keys() - set(known))),
+    ]
 
 
 def _flag(given: Mapping[str, str], name: str, problems: list[str]) -> bool:

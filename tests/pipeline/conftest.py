@@ -270,18 +270,34 @@ def landscape_tiles():
 
 
 @pytest.fixture(scope="session")
-def unbuilt(room, landscape_tiles):
-    """The small mission with its tiles imported and nothing built. Not to be changed."""
-    place = Place(room / "unbuilt")
-    place.folder.mkdir()
-    fill(place, landscape_tiles, {"bbox": box_around(landscape_tiles)}, [17, 18])
-    return place
+def place_over(room):
+    """place_over(name, tiles): a mission over exactly these tiles, which are imported. Nothing is built."""
+
+    def make(name, tiles):
+        place = Place(room / name)
+        place.folder.mkdir()
+        fill(place, tiles, {"bbox": box_around(tiles)}, [17, 18])
+        return place
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def first(room, unbuilt):
+def unbuilt(place_over, landscape_tiles):
+    """The small mission with its tiles imported and nothing built. Not to be changed."""
+    return place_over("unbuilt", landscape_tiles)
+
+
+@pytest.fixture(scope="session")
+def copy_whole(room):
+    """copy_whole(place, name): a copy that stays until the session ends."""
+    return lambda place, name: duplicate(place, room / name)
+
+
+@pytest.fixture(scope="session")
+def first(copy_whole, unbuilt):
     """The small mission built by `doit provision`, and what that said. Not to be changed."""
-    place = duplicate(unbuilt, room / "built")
+    place = copy_whole(unbuilt, "built")
     done = place.provision_json()
     assert done.status == 0, done.said
     return place, done

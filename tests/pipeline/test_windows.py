@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from preflight import wiring
+from preflight.adapters.demo import landscape
 from preflight.adapters.faiss.index import FaissIndexFactory
 from preflight.adapters.images import decode_rgb, resize
 from preflight.area.web_mercator import tile_center
@@ -22,8 +23,29 @@ from preflight.tile_import.source import OfferedTile
 from preflight.tileset.inventory import Inventory, tile_id
 from preflight.tileset.windows import Windows
 
-# 8 x 8 tiles of one zoom and 4 x 4 of the one before it.
-HALF, QUARTER = 15 * 15 + 7 * 7, 29 * 29 + 13 * 13
+# 4 x 4 tiles of one zoom and 2 x 2 of the one before it: inner tiles, and windows over each border.
+COLUMNS, ROWS, TILES = 4, 4, 16 + 4
+HALF, QUARTER = 7 * 7 + 3 * 3, 13 * 13 + 5 * 5
+
+
+@pytest.fixture(scope="module")
+def landscape_tiles():
+    return list(landscape.generate(7, columns=COLUMNS, rows=ROWS))
+
+
+@pytest.fixture(scope="module")
+def unbuilt(place_over, landscape_tiles):
+    """In place of the mission that the other files share: windows are many for each tile."""
+    return place_over("unbuilt-windows", landscape_tiles)
+
+
+@pytest.fixture(scope="module")
+def first(unbuilt, copy_whole):
+    """The same, built without overlap."""
+    place = copy_whole(unbuilt, "built-windows")
+    done = place.provision_json()
+    assert done.status == 0, done.said
+    return place, done
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +104,10 @@ def test_every_window_is_embedded_once_and_from_the_right_pixels(built, build, l
     monkeypatch.setattr(unit_images, "read_tile", counted)
     overlap(built, 0.5)
     report, ran = build(built)
-    # The 80 tiles themselves were embedded before, without overlap.
-    assert (report.outcome, report.descriptors_generated) == ("success", HALF - 80)
+    # The tiles themselves were embedded before, without overlap.
+    assert (report.outcome, report.descriptors_generated) == ("success", HALF - TILES)
     assert ran == ["windows", "descriptors", "index", "selftest", "corpus", "manifest", "publish"]
-    assert len(decoded) == 80
+    assert len(decoded) == TILES
     assert set(decoded.values()) == {1}
 
     windows = Windows.open(built.current / "windows.inventory")
@@ -99,7 +121,7 @@ def test_every_window_is_embedded_once_and_from_the_right_pixels(built, build, l
 
     picture = {(tile.zoom, tile.x, tile.y): decode_rgb(tile.content) for tile in landscape_tiles}
     index = FaissIndexFactory().open(built.current / "descriptors.faiss")
-    for row in windows.rows[[5, 100, 200]]:
+    for row in windows.rows[[5, 20, 50]]:
         zoom, x, y = (int(row[name]) for name in ("zoom", "x", "y"))
         canvas = np.zeros((512, 512, 3), np.uint8)
         for i, j in np.ndindex(2, 2):
@@ -125,13 +147,13 @@ def embed(place, image):
 
 def test_one_changed_tile_embeds_exactly_the_windows_that_touch_it(whole, build, landscape_tiles):
     overlap(whole, 0.75)
-    assert build(whole)[0].descriptors_generated == QUARTER - 80
-    inner = sorted({(tile.x, tile.y) for tile in landscape_tiles if tile.zoom == 18})[8 * 3 + 4]
+    assert build(whole)[0].descriptors_generated == QUARTER - TILES
+    inner = sorted({(tile.x, tile.y) for tile in landscape_tiles if tile.zoom == 18})[ROWS + 2]
     tile = next(tile for tile in landscape_tiles if tile.zoom == 18 and (tile.x, tile.y) == inner)
     other = next(tile for tile in landscape_tiles if tile.zoom == 17)
     replace_tile(whole, tile, other.content)
     plan = json.loads(whole.doit("plan", "log=json").out)
-    assert (plan["tiles_present"], plan["units"], plan["units_to_embed"]) == (80, QUARTER, 49)
+    assert (plan["tiles_present"], plan["units"], plan["units_to_embed"]) == (TILES, QUARTER, 49)
     report, ran = build(whole)
     assert report.descriptors_generated == 7 * 7
     assert ran[:3] == ["tiles", "windows", "descriptors"]
@@ -145,8 +167,8 @@ def test_a_plan_counts_what_a_build_embeds_where_tiles_and_overlap_changed(whole
     for tile in zoomed[3:5]:
         replace_tile(whole, tile, landscape_tiles[0].content + b"0")
     plan = json.loads(whole.doit("plan", "log=json").out)
-    assert plan["units_to_embed"] == HALF - 80 + 1
-    assert build(whole)[0].descriptors_generated == HALF - 80 + 1
+    assert plan["units_to_embed"] == HALF - TILES + 1
+    assert build(whole)[0].descriptors_generated == HALF - TILES + 1
 
 
 def test_a_plan_counts_what_a_stopped_build_had_sealed_and_not_embedded(whole, build, landscape_tiles):
@@ -195,7 +217,7 @@ def test_overlap_finds_more(built, build):
     overlap(built, 0.75)
     build(built)
     after = json.loads((built.current / "selftest.json").read_bytes())
-    assert (before["tiles"], before["units"], after["tiles"], after["units"]) == (80, 80, 80, QUARTER)
+    assert (before["tiles"], before["units"], after["tiles"], after["units"]) == (TILES, TILES, TILES, QUARTER)
     assert after["heading_known"]["index"]["median_error_m"] < before["heading_known"]["index"]["median_error_m"]
     assert after["heading_known"]["index"]["recall"]["1"] >= before["heading_known"]["index"]["recall"]["1"]
 

@@ -115,8 +115,8 @@ def test_the_stages_of_a_mission_are_known_without_writing_anything(here):
         known.add(stage.name)
 
 
-def test_where_only_a_verification_is_asked_nothing_is_built_or_remembered(here):
-    run = Context({}, {}, here, verifies_only=True)
+def test_where_the_task_builds_nothing_no_stage_is_there_and_nothing_is_remembered(here):
+    run = Context({}, {}, here, builds_nothing=True)
     assert run.stages() == ()
     assert run.doit_database() == ":memory:"
     assert run.places().cache_root == run.mission().job.cache_root
@@ -127,6 +127,9 @@ def test_where_only_a_verification_is_asked_nothing_is_built_or_remembered(here)
     [
         (["verify"], True),
         (["run", "verify"], True),
+        (["check"], True),
+        (["test", "quick=1"], True),
+        (["run", "test"], True),
         (["verify", "mission=m.yaml", "deep=1"], True),
         ([], False),
         (["provision"], False),
@@ -134,10 +137,13 @@ def test_where_only_a_verification_is_asked_nothing_is_built_or_remembered(here)
         (["list", "verify"], False),
         (["-v", "2", "verify"], False),
         (["verify", "verify"], False),
+        (["test", "provision"], False),
+        (["run"], False),
+        (["test", "run"], False),
     ],
 )
-def test_when_only_a_verification_is_asked(arguments, only):
-    assert module._only_verifies(arguments) is only
+def test_when_a_command_line_builds_nothing(arguments, only):
+    assert module._builds_nothing(arguments) is only
 
 
 def test_log_json_is_known_although_another_variable_is_refused(here):
