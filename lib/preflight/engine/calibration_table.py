@@ -1,7 +1,7 @@
-"""Calibration tables (D-C10-6): between which values each tensor of a model stayed on a sample.
+"""Calibration tables (D-C10-6): the range of values that each tensor of a model took on a sample.
 
-A file of canonical JSON: what it was measured with, the ranges, and a digest over both. Ranges are printed by `repr`, so that
-they are read as they were written; infinities are values like others.
+A table is a file of canonical JSON: what it was measured with, the ranges, and a digest over both. Ranges are printed by
+`repr`, so that reading gives the same numbers. Infinities are allowed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AGAIN = "Remove the file, or run doit provision recalibrate=1: the sample is dr
 
 @dataclass(frozen=True, slots=True)
 class CalibrationKey:
-    """What decides a table: digests of the model and of the sample, how it reaches the model, how and by what it was measured."""
+    """What decides a table: the model and the sample by their digests, the inputs, the method, and the tool that measured."""
 
     model: str
     sample: str
@@ -39,14 +39,14 @@ class CalibrationKey:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationTable:
-    """ranges: tensor -> its least and greatest value. samples: how many they were measured on."""
+    """A table. ranges: tensor -> (lowest, highest) value. samples: the number of samples measured."""
 
     key: CalibrationKey
     samples: int
     ranges: Ranges
 
     def encode(self) -> bytes:
-        """The file's content; equal tables, equal bytes."""
+        """Returns the content of the file. Equal tables give equal bytes."""
         body = {
             "schema": SCHEMA,
             "key": asdict(self.key),
@@ -57,10 +57,10 @@ class CalibrationTable:
 
     @classmethod
     def decode(cls, content: bytes, label: str) -> CalibrationTable:
-        """The table in a file's content; label: the file, for the message.
+        """Reads a table from a file's content. label: the file, for the message.
 
         Raises:
-            CalibrationCacheError: it is no table, or not as it was written.
+            CalibrationCacheError: the content is not a table, or was changed after it was written.
         """
         try:
             value = json.loads(content)
@@ -72,15 +72,15 @@ class CalibrationTable:
                 {name: (float(least), float(most)) for name, (least, most) in body["ranges"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CalibrationCacheError(f"The calibration table {label} is damaged or is none. {_AGAIN}") from error
-        if not whole or not _sound(table):
             raise CalibrationCacheError(
-                f"The calibration table {label} is damaged: it is not as it was written. {_AGAIN}"
-            )
+                f"The calibration table {label} is damaged, or is not a calibration table. {_AGAIN}"
+            ) from error
+        if not whole or not _sound(table):
+            raise CalibrationCacheError(f"The calibration table {label} is damaged: it was changed after it was written. {_AGAIN}")
         return table
 
     def check_made_for(self, key: CalibrationKey, label: str) -> None:
-        """Compare what the table was made for with what is asked. Raises CalibrationCacheError, which shows both."""
+        """Compares the table's key with the wanted one. Raises CalibrationCacheError, which shows both."""
         differing = [field.name for field in fields(key) if getattr(self.key, field.name) != getattr(key, field.name)]
         if not differing:
             return
@@ -89,7 +89,7 @@ class CalibrationTable:
 
 
 def merged(one: Ranges, other: Ranges) -> dict[str, tuple[float, float]]:
-    """The ranges over both. What is no number stays none."""
+    """Returns the ranges over both tables of ranges. NaN stays NaN."""
     found = dict(one)
     for name, reach in other.items():
         bounds = (*found.get(name, reach), *reach)

@@ -1,11 +1,11 @@
-"""One model compiled in a process of its own: a crash there, or the kernel that kills for memory, takes nothing else along.
+"""Compiles one model in a process of its own. A crash there, or a kill for lack of memory, ends nothing else.
 
-The process is ordered by its only argument, JSON: which module compiles, and what. The last line of its standard output is
-{"done": true} or {"error": reason}, with "errno" too where there was no space; whatever native code prints is chatter, and
-goes to standard error.
+The process gets its order as its only argument, in JSON: which module compiles, and what. The last line of its standard
+output is {"done": true} or {"error": reason}; "errno" is added if there was no space. Output of native code goes to standard
+error.
 
-It ends by `os._exit`: destroying a network whose builder has an error recorder crashes (TensorRT-RTX 1.7.1), and there is
-nothing left to clean up. Once it runs, it dies with the thread that started it.
+The process ends by `os._exit`, because destroying a network whose builder has an error recorder crashes
+(TensorRT-RTX 1.7.1). Nothing is left to clean up. It dies with the thread that started it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def request_value(request: CompileRequest) -> dict[str, Any]:
-    """A request as it travels in an order."""
+    """Returns a request as JSON values for an order."""
     return {
         "onnx": str(request.onnx_path.resolve()),
         "inputs": {name: list(shape) for name, shape in request.inputs.items()},
@@ -47,7 +47,7 @@ def request_value(request: CompileRequest) -> dict[str, Any]:
 
 
 def request_of(value: Mapping[str, Any]) -> CompileRequest:
-    """The reverse of `request_value`."""
+    """Reads a request from the JSON values of an order."""
     return CompileRequest(
         onnx_path=Path(value["onnx"]),
         inputs={name: tuple(shape) for name, shape in value["inputs"].items()},
@@ -58,9 +58,9 @@ def request_of(value: Mapping[str, Any]) -> CompileRequest:
 
 
 def write_engine(target: Path, content: bytes | memoryview) -> None:
-    """Write the engine into the file that was made for it. Raises OSError.
+    """Writes the engine into the file that the caller created. Raises OSError.
 
-    It is not made here: where the build that ordered it was killed and swept up after, nothing is left behind anew.
+    It does not create the file. So if the build was killed and its left-overs were removed, nothing new is left behind.
     """
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_TRUNC), "wb") as file:
         file.write(content)

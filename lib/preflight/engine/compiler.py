@@ -1,4 +1,4 @@
-"""The engine compiler: which runtime compiles which backbone, what decides an engine, and compiling it, also beside another."""
+"""The engine compiler: chooses the runtime for each backbone, says what decides an engine, and compiles several at a time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from takeoff.names import sidecar_name
 
 
 class EngineCompiler:
-    """Compiles the backbones of a corpus for one host: with one runtime, but for those that name another.
+    """Compiles the backbones of a corpus for one host, with one runtime or with those that backbones name.
 
-    others: the runtimes that backbones name for themselves.
+    others: name -> runtime, for the runtimes that backbones name for themselves.
     """
 
     def __init__(
@@ -42,31 +42,31 @@ class EngineCompiler:
         self._models = models
         self._workspace_mb = workspace_mb
         self.batch_size = batch_size
-        # As many at a time as there are cores, and memory for each one's workspace.
+        # As many compilations at a time as cores and memory allow.
         self._slots = min(host.cpus, host.memory_mb // workspace_mb)
         self._begun: dict[Path, _Begun] = {}
 
     def runtime_of(self, spec: BackboneSpec) -> RuntimeChoice:
-        """What compiles and runs this backbone."""
+        """Returns the runtime that compiles and runs this backbone."""
         return self._others.get(spec.runtime or "", self._runtime)
 
     def runtimes(self) -> tuple[RuntimeChoice, ...]:
-        """All that are used."""
+        """Returns every runtime in use."""
         return (self._runtime, *self._others.values())
 
     def aside(self, spec: BackboneSpec) -> bool:
-        """Whether it can be compiled beside another."""
+        """Returns whether this backbone can be compiled while another one is."""
         return self.runtime_of(spec).aside and self._slots > 1
 
     def name(self, spec: BackboneSpec) -> EngineName:
-        """The file name that says what the engine is and where it runs (D-C10-7). Raises EngineBuildError."""
+        """Returns the engine's file name, which says what it is and where it runs (D-C10-7). Raises EngineBuildError."""
         runtime = self.runtime_of(spec)
         return EngineName.on_host(
             spec.model_name, self.host, runtime.row, runtime.version, spec.precision, gpu=runtime.gpu
         )
 
     def components(self, spec: BackboneSpec, model: Mapping[str, str]) -> dict[str, str]:
-        """Everything that decides the engine. model: the digests of the ONNX file and of its external data."""
+        """Returns everything that decides the engine. model: the digests of the ONNX file and of its external data."""
         host = self.host
         return {
             **model,
@@ -77,26 +77,26 @@ class EngineCompiler:
             "runtime": self.runtime_of(spec).name,
             "runtime_version": self.runtime_of(spec).version,
             "host": f"{host.arch} {host.isa}",
-            # A CPU's engine stays what it is when a GPU or its driver changes.
+            # An engine for a CPU does not depend on the GPU or its driver.
             **({} if self.name(spec).sm is None else {"gpu": _gpu_text(host)}),
         }
 
     def reads_precision(self, spec: BackboneSpec) -> bool:
-        """Whether the runtime finds a model's precision in its ONNX file, which must be brought to it before."""
+        """Returns whether the runtime reads the precision from the ONNX file, which must be written into it before."""
         return spec.precision in self.runtime_of(spec).row.prepared
 
     def request(self, spec: BackboneSpec) -> CompileRequest:
-        """The spec as the runtime port takes it."""
+        """Returns the spec in the form of the runtime port."""
         return CompileRequest(spec.onnx_path, spec.inputs, spec.precision, self._workspace_mb, self.batch_size)
 
     def inspect(self, spec: BackboneSpec) -> ModelSummary:
-        """Check the ONNX file against the spec. Raises BackboneError."""
+        """Checks the ONNX file against the spec. Raises BackboneError."""
         return self._models.inspect(spec)
 
     def start(self, spec: BackboneSpec, target: Path, inputs: object) -> None:
-        """Begin `compile` aside, where the runtime can and there is room beside one more.
+        """Starts `compile` in the background, if the runtime supports it and a slot is free.
 
-        inputs: what it is compiled from, by value; what was begun is used only where `compile` is given the same.
+        inputs: what the engine is compiled from, by value. `compile` uses the started work only if it gets equal inputs.
         """
         taken = {begun.slot for begun in self._begun.values()}
         slot = next((slot for slot in range(1, self._slots) if slot not in taken), None)
@@ -112,7 +112,7 @@ class EngineCompiler:
             self._begun[target] = _Begun(compilation, temporary, slot, inputs, stack.pop_all())
 
     def compile(self, spec: BackboneSpec, target: Path, inputs: object = None) -> None:
-        """Write the engine and its sidecar; begun before or now. Raises EngineBuildError."""
+        """Writes the engine and its sidecar, from work that was started or from now on. Raises EngineBuildError."""
         begun = self._begun.pop(target, None)
         if begun is not None and begun.inputs != inputs:
             begun.stop()
@@ -129,7 +129,7 @@ class EngineCompiler:
 
     @contextmanager
     def _readable(self, spec: BackboneSpec) -> Iterator[BackboneSpec]:
-        """The spec, with the weights in its file where the runtime reads no others."""
+        """Yields the spec. If the runtime reads one file only, its weights are joined into the ONNX file."""
         if not self.runtime_of(spec).row.one_file or not self._models.inspect(spec).external_data:
             yield spec
             return
@@ -139,17 +139,17 @@ class EngineCompiler:
             yield replace(spec, onnx_path=joined)
 
     def stop(self) -> None:
-        """Give up what was begun and not asked for. Idempotent."""
+        """Stops work that was started and not used. Calling it twice is harmless."""
         while self._begun:
             _, begun = self._begun.popitem()
             begun.stop()
 
     def load(self, spec: BackboneSpec, engine: Path) -> Engine:
-        """The exported bytes, imported again. Raises EngineBuildError."""
+        """Imports the exported engine again. Raises EngineBuildError."""
         return self.runtime_of(spec).make().load(engine, self.request(spec))
 
     def reference(self, spec: BackboneSpec) -> Engine:
-        """ONNX Runtime fp32 on the model itself. Raises EngineBuildError."""
+        """Returns ONNX Runtime fp32 on the model itself. Raises EngineBuildError."""
         return self._models.reference(spec.onnx_path)
 
 
@@ -159,7 +159,7 @@ class _GivenUp(Exception):  # noqa: N818 - leaves the place of an engine that is
 
 @dataclass(frozen=True)
 class _Begun:
-    """An engine that is being compiled aside. place: puts it where it belongs, or removes it."""
+    """An engine that is being compiled in the background. place: moves it to its path, or removes it."""
 
     compilation: Compilation
     temporary: Path
@@ -168,13 +168,13 @@ class _Begun:
     place: ExitStack
 
     def stop(self) -> None:
-        """Leave nothing of it."""
+        """Stops it and removes its files."""
         with suppress(_GivenUp), self.place:
             self.compilation.stop()
             raise _GivenUp
 
 
 def _gpu_text(host: HostCapabilities) -> str:
-    """What decides an engine of this host's GPU."""
+    """Returns what decides an engine for this host's GPU."""
     fields = {"sm": host.sm, "jetpack": host.jetpack, "driver": host.driver}
     return " ".join([host.gpu or "unnamed", *(f"{name} {value or 'none'}" for name, value in fields.items())])

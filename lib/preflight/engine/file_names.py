@@ -19,9 +19,9 @@ from preflight.records import HostCapabilities, Precision
 __all__ = ["EngineName", "model_name_problem"]
 
 _PRECISIONS: tuple[str, ...] = get_args(Precision)
-_LONGEST_MODEL = 100  # with the rest and ".sha256" a name stays below the 255 bytes a file system takes
+_LONGEST_MODEL = 100  # with the other parts and ".sha256" a name stays below 255 bytes, the limit of file systems
 
-# Letters, digits and single underscores inside: a second one would look like the separator.
+# Letters, digits and single underscores. A double underscore is the separator.
 _MODEL = r"[a-z0-9]+(?:_[a-z0-9]+)*"
 _VERSION = r"[0-9]+(?:\.[0-9]+)*"
 _FIELDS = {
@@ -40,10 +40,10 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class EngineName:
-    """One engine's name, taken apart. Either isa is given, or sm with jetpack (None: no JetPack).
+    """The parts of an engine's file name. It has either isa, or sm with jetpack (None: no JetPack).
 
     Raises:
-        EngineBuildError: a field that the file name cannot carry.
+        EngineBuildError: the file name cannot carry a field.
     """
 
     model: str
@@ -70,12 +70,12 @@ class EngineName:
         *,
         gpu: bool,
     ) -> EngineName:
-        """The name of an engine built on `host`: the GPU form for an engine of its GPU, else the CPU form.
+        """Returns the name of an engine built on `host`: the GPU form for an engine of its GPU, else the CPU form.
 
-        gpu: whether it is an engine of the GPU, as `Runtime.on_gpu` says.
+        gpu: whether it is an engine for the GPU, as `Runtime.on_gpu` says.
 
         Raises:
-            EngineBuildError: a field that the file name cannot carry, or a GPU's engine on a host without one.
+            EngineBuildError: the file name cannot carry a field, or the engine is for a GPU and the host has none.
         """
         if not gpu:
             return cls(model, runtime, version, precision, isa=host.isa)
@@ -87,18 +87,18 @@ class EngineName:
 
     @classmethod
     def parse(cls, name: str, runtimes: RuntimeTable = RUNTIMES) -> EngineName:
-        """The name taken apart; prints as it was.
+        """Parses a name. The result prints as the same name.
 
-        runtimes: those whose engines are known.
+        runtimes: the runtimes whose engines are known.
 
         Raises:
-            EngineBuildError: no name of this schema.
+            EngineBuildError: the name does not follow this schema.
         """
         found = _NAME.fullmatch(name)
         runtime = None if found is None else runtimes.tagged(found["tag"])
         if found is None or runtime is None:
             raise EngineBuildError(
-                f"{name!r} is no engine file name. They look like ultra_vpr__sm87_jp6.2_trt10.3_fp16.engine or "
+                f"{name!r} is not an engine file name. Examples: ultra_vpr__sm87_jp6.2_trt10.3_fp16.engine or "
                 "weight_free_vpr__cpu-avx2_openvino2026.4.1_fp32.engine."
             )
         jetpack = found["jetpack"]
@@ -114,7 +114,7 @@ class EngineName:
 
 
 def model_name_problem(name: str) -> str | None:
-    """Why a mission's model_name cannot stand in an engine's file name; None when it can."""
+    """Returns why a model_name cannot be part of an engine's file name; None if it can."""
     if _FIELDS["model"].fullmatch(name) is None:
         return f"model_name {name!r} may hold only a-z, 0-9 and single underscores between them"
     if len(name) > _LONGEST_MODEL:
@@ -124,11 +124,11 @@ def model_name_problem(name: str) -> str | None:
 
 def _problem(name: EngineName) -> str | None:
     if name.precision not in _PRECISIONS:
-        return f"precision {name.precision!r} is none of {', '.join(_PRECISIONS)}"
+        return f"precision {name.precision!r} is not one of {', '.join(_PRECISIONS)}"
     if (name.isa is None) == (name.sm is None) or (name.isa is not None and name.jetpack is not None):
         return f"{name.model} needs either a CPU's vector extension or a GPU's compute capability"
     for field in ("version", "isa", "sm", "jetpack"):
         value = getattr(name, field)
         if value is not None and _FIELDS[field].fullmatch(value) is None:
-            return f"{field} {value!r} does not have the form the name gives it"
+            return f"{field} {value!r} does not have the form that the file name needs"
     return model_name_problem(name.model)

@@ -1,8 +1,8 @@
-"""The parity gate: an engine says what the fp32 ONNX reference says, or it is no engine.
+"""The parity gate: an engine must compute what the fp32 ONNX reference computes.
 
-Compared by the cosine between the outputs for one sample, flattened. Thresholds: fp16 and bf16 0.999, int8 0.99. For
-fp32 0.99999: two fp32 implementations differ only in the order of their sums (1 - cosine was 1e-6 at most), while one
-that computes in bf16 without saying so reaches 0.99995 to 0.99997, and must not pass for fp32.
+It compares the cosine between both outputs for one sample, flattened. Thresholds: fp16 and bf16 0.999, int8 0.99, fp32
+0.99999. Two fp32 implementations differ only in the order of their sums (1 - cosine was at most 1e-6). An engine that
+computes in bf16 without saying so reaches 0.99995 to 0.99997 and must not pass as fp32.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["THRESHOLDS", "ParityReport", "check_parity", "cosines", "synthetic_i
 
 THRESHOLDS: Mapping[Precision, float] = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.999, "int8": 0.99}
 
-# ONNX element types samples can be made up for, by numpy's name.
+# ONNX element types for which samples can be made -> numpy type.
 _FLOATS = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64"}
 _NUMPY = {**_FLOATS, "INT64": "int64", "INT32": "int32", "INT8": "int8", "UINT8": "uint8", "BOOL": "bool"}
 
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """How near an engine came: the least cosine of all outputs and samples, and the output that had it."""
+    """The result: the lowest cosine of all outputs and samples, and the output that had it."""
 
     cosine_min: float
     threshold: float
@@ -50,10 +50,16 @@ def check_parity(
     batch_size: int,
     threshold: float | None = None,
 ) -> ParityReport:
-    """Compare an engine with the reference on a sample.
+    """Compares an engine with the reference on a sample.
 
-    engine, reference: the `run` of two engines. inputs: input name -> (N, ...) batch first; they are run in batches of
-    `batch_size`, the last one smaller. threshold: instead of the precision's own.
+    Args:
+        engine_name: the engine's file name, for messages.
+        engine: the `run` of the engine.
+        reference: the `run` of the reference.
+        inputs: input name -> (N, ...), batch first.
+        precision: the engine's precision, which has a threshold.
+        batch_size: samples in a batch; the last batch may be smaller.
+        threshold: replaces the threshold of the precision.
 
     Raises:
         ParityError: an output is missing, has another shape, is not finite, or lies below the threshold.
@@ -61,12 +67,12 @@ def check_parity(
     limit = THRESHOLDS[precision] if threshold is None else threshold
     total = len(next(iter(inputs.values())))
     if total == 0:
-        raise ParityError(f"{engine_name} was compared on no sample at all, which proves nothing.")
+        raise ParityError(f"{engine_name} was compared on no sample. Give at least one.")
     worst, worst_output = float("inf"), ""
     for at in range(0, total, batch_size):
         batch = {name: array[at : at + batch_size] for name, array in inputs.items()}
         for output, least in _least_cosines(engine_name, engine(batch), reference(batch)).items():
-            if not least >= limit:  # so written that NaN fails
+            if not least >= limit:  # written this way, NaN fails
                 raise ParityError(_failure(engine_name, output, least, limit))
             if least < worst:
                 worst, worst_output = least, output
@@ -74,9 +80,9 @@ def check_parity(
 
 
 def cosines(found: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Cosine of each sample, (N, ...) and (N, ...) -> (N,), in double precision.
+    """Returns the cosine of each sample: (N, ...) and (N, ...) -> (N,) float64.
 
-    Two outputs that are all zero agree (1); one alone does not (0). NaN where either is not finite.
+    Two outputs that are all zero agree (1). If only one is all zero, they do not (0). NaN if either is not finite.
     """
     import numpy as np  # noqa: PLC0415 - heavy
 
@@ -85,7 +91,7 @@ def cosines(found: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArra
     result = np.full(len(a), np.nan)
     finite = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
     scale_a, scale_b = (np.abs(x[finite]).max(axis=1, initial=0.0) for x in (a, b))
-    # Divided by their largest value first, so that no square overflows or vanishes.
+    # Divide by the largest value first, so that no square overflows or underflows.
     unit_a = a[finite] / np.where(scale_a > 0, scale_a, 1.0)[:, None]
     unit_b = b[finite] / np.where(scale_b > 0, scale_b, 1.0)[:, None]
     norms = np.linalg.norm(unit_a, axis=1) * np.linalg.norm(unit_b, axis=1)
@@ -98,22 +104,22 @@ def cosines(found: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArra
 def synthetic_inputs(
     inputs: Mapping[str, tuple[int, ...]], sample_count: int, seed: int, types: Mapping[str, str] | None = None
 ) -> dict[str, NDArray[np.generic]]:
-    """Seeded samples for models that do not take images; dimension 0 becomes `sample_count`.
+    """Returns random samples with a fixed seed, for models that take no image. Dimension 0 becomes `sample_count`.
 
-    types: input name -> ONNX element type, FLOAT where it is not given. Floats lie in [0, 1); whole numbers are 0 or 1,
-    which are valid as indices too.
+    types: input name -> ONNX element type; FLOAT if absent. Floats lie in [0, 1). Integers are 0 or 1, which are valid
+    indices too.
 
     Raises:
-        ParityError: an input of a type no sample can be made up for.
+        ParityError: no sample can be made for the type of an input.
     """
     import numpy as np  # noqa: PLC0415 - heavy
 
     random = np.random.Generator(np.random.PCG64(seed))
     made: dict[str, NDArray[np.generic]] = {}
-    for name in sorted(inputs):  # the mission's order must not decide the numbers
+    for name in sorted(inputs):  # the numbers must not depend on the order in the mission
         kind = (types or {}).get(name, "FLOAT")
         if kind not in _NUMPY:
-            raise ParityError(f"Input {name} is of ONNX type {kind}: the parity gate cannot make up samples of it.")
+            raise ParityError(f"Input {name} is of ONNX type {kind}: the parity gate cannot make samples of this type.")
         drawn = random.random((sample_count, *inputs[name][1:]), dtype=np.float32)
         made[name] = (drawn if kind in _FLOATS else np.rint(drawn)).astype(_NUMPY[kind])
     return made
@@ -130,7 +136,7 @@ def _least_cosines(
                 f"{engine_name}, output {output}: shape {found[output].shape}, but the ONNX reference gives "
                 f"{expected[output].shape}."
             )
-    # min() of numpy carries NaN along, as the gate needs.
+    # numpy's min() propagates NaN, as the gate needs.
     return {output: float(cosines(found[output], expected[output]).min()) for output in sorted(found)}
 
 

@@ -1,4 +1,4 @@
-"""Precisions of single layers: which one a node runs in, and which overrides a runtime can do."""
+"""Precisions of single layers: which precision a node runs in, and which overrides a runtime supports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ QUANTISED = frozenset({"Conv", "MatMul"})
 
 
 def chosen_precision(spec: BackboneSpec, node: str, kind: str) -> Precision:
-    """What a node runs in: the first override that fits, else the spec's precision; fp32 where int8 cannot be.
+    """Returns the precision of a node: the first override that matches, else the spec's; fp32 if int8 is impossible.
 
-    node, kind: the node's name and operator. An override to int8 passes by operators that do not run in it.
+    node, kind: the node's name and operator. An override to int8 skips operators that cannot run in int8.
     """
     for pattern, precision in spec.precision_overrides:
         if fnmatchcase(node, pattern) and (precision != "int8" or kind in QUANTISED):
@@ -25,9 +25,9 @@ def chosen_precision(spec: BackboneSpec, node: str, kind: str) -> Precision:
 
 
 def override_problem(runtime: Runtime, spec: BackboneSpec, runtimes: RuntimeTable = RUNTIMES) -> str | None:
-    """Why a runtime cannot do what a backbone's overrides say; None when it can, or there are none.
+    """Returns why a runtime cannot apply a backbone's overrides; None if it can, or if there are none.
 
-    runtimes: those that the message may name instead.
+    runtimes: the runtimes that the message may name instead.
     """
     asked = {precision for _, precision in spec.precision_overrides}
     if not asked:

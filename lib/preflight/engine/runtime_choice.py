@@ -25,13 +25,13 @@ __all__ = ["InstalledRuntime", "RuntimeChoice", "RuntimeSetup", "installed_versi
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSetup:
-    """What an adapter is asked.
+    """What an adapter gets when a runtime is chosen.
 
     Attributes:
-        row: the runtime, as the table has it.
-        host: whose GPU engines are built for; None for a runtime of the CPU.
-        gpu: whether they are for a GPU. The caller refuses a host without one.
-        timings: a folder in which the runtime may keep what it measured; None: it keeps nothing.
+        row: the runtime's row in the table.
+        host: the host whose GPU engines are built for; None for a runtime of the CPU.
+        gpu: whether the engines are for a GPU. The caller refuses a host without one.
+        timings: a folder in which the runtime may keep measurements; None: it keeps none.
     """
 
     row: Runtime
@@ -41,17 +41,17 @@ class RuntimeSetup:
 
     @property
     def install_command(self) -> str:
-        """What an operator runs to install the library."""
+        """The command that installs the library."""
         return self.row.install_command(gpu=self.gpu)
 
     def version(self, *distributions: str, hint: str = "") -> str:
-        """The library's version, as `installed_version` reads it. Raises EngineBuildError."""
+        """Returns the library's version, as `installed_version` reads it. Raises EngineBuildError."""
         return installed_version(self.row.title, self.install_command, *distributions, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledRuntime:
-    """A runtime whose library is installed. version: digits and dots. make: imports the library where it is needed."""
+    """A runtime whose library is installed. version: digits and dots. make: imports the library and returns the runtime."""
 
     version: str
     make: Callable[[], InferenceRuntime]
@@ -59,7 +59,7 @@ class InstalledRuntime:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeChoice:
-    """A runtime of the table that is installed here. Nothing of it is imported before `make`. gpu: its engines are for a GPU."""
+    """A chosen runtime. Its library is imported only by `make`. gpu: its engines are for a GPU."""
 
     row: Runtime
     version: str
@@ -68,23 +68,23 @@ class RuntimeChoice:
 
     @property
     def name(self) -> str:
-        """As in the mission."""
+        """The name in mission files."""
         return self.row.name
 
     @property
     def aside(self) -> bool:
-        """Whether it can compile engines beside each other. On a GPU they would disturb each other, and share its memory."""
+        """Whether it can compile engines in parallel. On a GPU they would disturb each other and share its memory."""
         return self.row.concurrent and not self.gpu
 
 
 def installed_version(title: str, install: str, *distributions: str, hint: str = "") -> str:
-    """A library's version, read from what the installer wrote.
+    """Returns a library's version, from the metadata of its package.
 
     Args:
         title: the library's name in the message.
         install: the command that installs it.
-        distributions: packages that bring the library; the first that is installed counts.
-        hint: what else the message says.
+        distributions: packages that contain the library; the first installed one counts.
+        hint: added to the message.
 
     Raises:
         EngineBuildError: none of the packages is installed.

@@ -41,7 +41,7 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnCuda:
-    """How a runtime differs where the mission says `device: cuda`.
+    """How a runtime differs if the mission says `device: cuda`.
 
     Attributes:
         extra: as `Runtime.extra`.
@@ -54,23 +54,23 @@ class OnCuda:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What is known of a runtime without its library.
+    """The facts about a runtime that are known without its library.
 
     Attributes:
         name: its name in mission files and manifests.
         title: the name of its library in messages.
         tag: its part of an engine file name, before the version: `trt` in `trt10.3`.
-        adapter: the package that has the function `installed`, such as `preflight.adapters.openvino`.
-        extra: what `pip install -e '.[EXTRA]'` needs for it. Commas separate several.
+        adapter: the package with the function `installed`, such as `preflight.adapters.openvino`.
+        extra: the EXTRA in `pip install -e '.[EXTRA]'` that installs it. Commas separate several.
         place: where it computes, unless `cuda` is given.
-        precisions: of the engines that it builds. Some of them may need a CPU that has them.
-        prepared: those precisions that it reads from the ONNX file. Such a file is brought to the precision before.
+        precisions: the precisions that it builds. Some of them may need a CPU that supports them.
+        prepared: the precisions that it reads from the ONNX file. They must be written into the file before.
         cuda: given for a runtime that takes the mission's `device`. Without a device it computes on the CPU.
-        gate: the environment variable that forbids it when set to 0. None: nothing forbids it.
-        signed_int8: whether int8 values lie around zero. Otherwise they are unsigned, with a zero point.
+        gate: the environment variable that forbids it when set to 0; None if nothing forbids it.
+        signed_int8: whether int8 values are symmetric around zero. Otherwise they are unsigned, with a zero point.
         fp16_layers: whether single layers of an int8 model can run in fp16.
         concurrent: whether it is a `ports.ConcurrentRuntime`.
-        one_file: whether it takes no weights in files beside the ONNX file.
+        one_file: whether it cannot read weights from files beside the ONNX file.
 
     Raises:
         ValueError: a field does not have its form, or two fields contradict each other.
@@ -96,11 +96,11 @@ class Runtime:
             raise ValueError(f"The runtime {self.name!r} cannot be in the table: {problem}")
 
     def on_gpu(self, host: HostCapabilities | None, device: str | None = None) -> bool:
-        """Whether its engines are for a GPU.
+        """Returns whether its engines are for a GPU.
 
         Args:
-            host: where they are built; None for a host without a GPU.
-            device: what the mission says; None where it says nothing.
+            host: the host that builds them; None for a host without a GPU.
+            device: the mission's device; None if it gives none.
         """
         if self.cuda is not None:
             return device == "cuda"
@@ -109,17 +109,17 @@ class Runtime:
         return self.place == "gpu"
 
     def precisions_on(self, device: str | None) -> tuple[Precision, ...]:
-        """The precisions of engines that it builds for the mission's `device`."""
+        """Returns the precisions that it builds for the mission's `device`."""
         return self.cuda.precisions if self.cuda is not None and device == "cuda" else self.precisions
 
     def install_command(self, *, gpu: bool = False) -> str:
-        """What an operator runs to install its library. gpu: for engines of a GPU."""
+        """Returns the command that installs its library. gpu: for engines of a GPU."""
         return f"pip install -e '.[{self.cuda.extra if self.cuda is not None and gpu else self.extra}]'"
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeTable:
-    """Runtimes, each with a name and a tag of its own. The order is that of messages.
+    """A table of runtimes with distinct names and tags. Messages list them in this order.
 
     Raises:
         ValueError: there is no row, or two rows have the same name or tag.
@@ -139,15 +139,15 @@ class RuntimeTable:
         return iter(self.rows)
 
     def get(self, name: str) -> Runtime | None:
-        """The runtime of this name; None where there is none."""
+        """Returns the runtime with this name; None if there is none."""
         return next((row for row in self.rows if row.name == name), None)
 
     def tagged(self, tag: str) -> Runtime | None:
-        """The runtime of this tag; None where there is none."""
+        """Returns the runtime with this tag; None if there is none."""
         return next((row for row in self.rows if row.tag == tag), None)
 
     def named(self, name: str) -> Runtime:
-        """The runtime of this name. Raises EngineBuildError, which lists the known ones."""
+        """Returns the runtime with this name. Raises EngineBuildError, which lists the known names."""
         row = self.get(name)
         if row is None:
             raise EngineBuildError(f"runtime {name} is unknown; set runtime to {either(self.names)}")
@@ -160,7 +160,7 @@ class RuntimeTable:
 
 
 def either(names: Sequence[str]) -> str:
-    """Names as a message lists them: `a, b or c`."""
+    """Joins names as a message lists them: `a, b or c`."""
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last
 
@@ -204,7 +204,7 @@ RUNTIMES = RuntimeTable(
             place="cpu",
             # bf16 and fp16 where the CPU computes in them.
             precisions=("fp32", "fp16", "bf16", "int8"),
-            # Unsigned: it runs convolutions of signed values otherwise than ONNX defines them, and half of the levels
+            # Unsigned: it runs convolutions of signed values differently from ONNX's definition, and half of the levels
             # are lost after Relu.
             prepared=("int8",),
             concurrent=True,
@@ -218,7 +218,7 @@ RUNTIMES = RuntimeTable(
             place="cpu",
             precisions=("fp32", "int8"),
             prepared=("int8",),
-            # On CUDA it computes what is int8 in fp32.
+            # On CUDA it computes int8 models in fp32.
             cuda=OnCuda(extra="gpu", precisions=("fp32",)),
             concurrent=True,
             one_file=True,
@@ -230,7 +230,7 @@ RUNTIMES = RuntimeTable(
             adapter="preflight.adapters.tensorrt",
             extra="gpu,tensorrt",
             place="gpu",
-            # bf16 of a file that is bf16 already.
+            # bf16 only if the file is bf16 already.
             precisions=("fp32", "fp16", "bf16", "int8"),
             prepared=("fp16", "int8"),
             gate="BUILD_TENSORRT_RUNTIME",

@@ -1,6 +1,6 @@
-"""How an engine whose graph fixes its batch size is given any other: slice by slice.
+"""Runs any number of samples through an engine whose graph fixes the batch size, slice by slice.
 
-Rewriting the graph instead would be wrong in silence where a Reshape inside it carries the batch as a constant.
+Rewriting the graph would give wrong results without an error if a Reshape inside it has the batch size as a constant.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def run_in_slices(
     inputs: Mapping[str, NDArray[np.generic]],
     size: int,
 ) -> dict[str, NDArray[np.float32]]:
-    """Run batch-first arrays through an engine that takes exactly `size` samples at a time.
+    """Runs batch-first arrays through an engine that takes exactly `size` samples at a time.
 
     Raises:
-        EngineBuildError: the inputs hold no whole number of slices, or not the same number of samples each.
+        EngineBuildError: the number of samples is no multiple of `size`, or differs between the inputs.
     """
     counts = {name: array.shape[0] if array.ndim else 0 for name, array in inputs.items()}
     total = max(counts.values(), default=0)

@@ -1,7 +1,7 @@
-"""Where a mission has its cache, and the keys it trusts: all that a verification needs to know of it.
+"""The cache root and the trust directory of a mission: all that a verification needs to know.
 
-At takeoff nothing else of the file is looked at, and nothing that only building needs is loaded or has to be there: models,
-calibration, a tile store.
+At takeoff the rest of the file is not read. Nothing that only a build needs is loaded or must exist: models, calibration,
+tile store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from preflight.mission.reader import Problems, check_keys, expanded, parse_yaml,
 
 __all__ = ["KEYS", "CachePlace", "read_place", "trust_problem"]
 
-# The file's own keys, as `mission_schema.MissionFile` has them: a misspelt one could hide what is asked for here.
+# The keys of `schema.MissionFile`. An unknown key is refused: it could be a misspelt `trust`.
 KEYS = (
     "version", "cache_root", "tile_store", "area", "zoom_levels", "sector_class", "calibration", "trust", "components",
     "takeoff_origin", "flight_id",
@@ -25,18 +25,18 @@ _ASKED = ("version", "cache_root", "trust")
 
 @dataclass(frozen=True, slots=True)
 class CachePlace:
-    """The cache root and the trust directory of a mission, as `Job` has them."""
+    """The cache root and the trust directory of a mission, as absolute paths."""
 
     cache_root: Path
     trust: Path
 
 
 def read_place(path: Path, environment: Mapping[str, str]) -> CachePlace:
-    """The places a mission file names. environment: what `${NAME}` in a string stands for.
+    """Reads both paths from a mission file. environment: values for `${NAME}` in a string.
 
     Raises:
-        MissionError: it is no mission file of this version, either place is missing or not text, or the trust directory
-            lies in the cache root; each problem with its path in the file.
+        MissionError: this is not a mission file of this version, a path is missing or not text, or the trust directory lies in
+            the cache root. Names every fault with its path in the file.
     """
     problems = Problems()
     source = path.absolute()
@@ -45,7 +45,7 @@ def read_place(path: Path, environment: Mapping[str, str]) -> CachePlace:
     check_keys(value, KEYS, problems)
     problems.check(str(path))
     asked = {key: value.get(key) for key in _ASKED} if isinstance(value, dict) else {}
-    # These alone: a password of the tile store need not be known.
+    # Only these two, so that a password of the tile store is not needed.
     asked = {key: expanded(one, environment, problems, key) for key, one in asked.items()}
     version = asked.get("version")
     if version != 1 or type(version) is not int:
@@ -59,16 +59,16 @@ def read_place(path: Path, environment: Mapping[str, str]) -> CachePlace:
 
 
 def trust_problem(place: Path, cache_root: Path) -> str | None:
-    """Why keys may not lie there; None where they may."""
-    # As it is written, and where links lead: a link to keys elsewhere is the operator's choice, one into the cache is not.
+    """Returns why keys must not lie at a path; None if they may."""
+    # Check the path as written and with links resolved. A link to keys elsewhere is allowed; a link into the cache is not.
     spelt, real = (place, cache_root), (Path(os.path.realpath(place)), Path(os.path.realpath(cache_root)))
     if all(one != root and root not in one.parents for one, root in (spelt, real)):
         return None
-    return f"lies inside cache_root ({cache_root}); who can write the cache must not choose its keys"
+    return f"lies inside cache_root ({cache_root}): move it out, or whoever writes the cache chooses the trusted keys"
 
 
 def _place(asked: Mapping[str, object], key: str, source: Path, problems: Problems) -> Path:
-    """Of no use where a problem was found."""
+    """Returns the path. The result is meaningless if `problems` holds a fault of it."""
     given = asked.get(key)
     if isinstance(given, str) and given:
         return placed(source, given)

@@ -1,4 +1,4 @@
-"""A mission file's plain values as typed structs, with every problem collected instead of the first one raised."""
+"""Converts plain values into typed structs. Collects every problem instead of raising the first one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def convert(value: object, kind: type[T], problems: Problems, at: str = "") -> T | None:
-    """`value` as the struct `kind`; None when anything in it is wrong, with all of it in `problems`."""
+    """Converts `value` into the struct `kind`. Returns None if anything in it is wrong; `problems` then lists all of it."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     sound = check_keys(value, fields, problems, at)
     if not isinstance(value, dict):
@@ -54,7 +54,7 @@ def _field(value: object, kind: Any, problems: Problems, at: str) -> object:  # 
 
 
 def _struct_in(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401
-    """The struct of `Struct` or `Struct | None`."""
+    """The struct in `Struct` or `Struct | None`."""
     for candidate in (kind, *(arg for arg in get_args(kind) if type(None) in get_args(kind))):
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
             return candidate
@@ -62,7 +62,7 @@ def _struct_in(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401
 
 
 def _dict_in(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
-    """Key and value type of `dict[K, V]` or `dict[K, V] | None`."""
+    """The key and value types in `dict[K, V]` or `dict[K, V] | None`."""
     for candidate in (kind, *get_args(kind)):
         if get_origin(candidate) is dict:
             return get_args(candidate)
@@ -70,7 +70,7 @@ def _dict_in(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
 
 
 def _struct_item(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401
-    """The struct of `tuple[Struct, ...]`, annotated or not."""
+    """The struct in `tuple[Struct, ...]`, annotated or not."""
     inner = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
     if get_origin(inner) is tuple:
         return _struct_in(get_args(inner)[0])

@@ -1,4 +1,4 @@
-"""What one build is asked, and the rules that no single field of it shows: the same for a mission file and the Python API."""
+"""What one build is asked to do, and the checks that need several fields. Mission files and the Python API share both."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["BUILTIN", "Job", "check_job"]
 
 BUILTIN = "builtin:"
 MAX_CALIBRATION_BYTES = 16 << 20
-# An aircraft that caches an area takes off near it: further away is a swap of latitude and longitude, or a typing mistake.
+# An aircraft takes off near its area. A greater distance means swapped coordinates or a typing mistake.
 MAX_ORIGIN_DISTANCE_M = 50_000.0
 
 _CONFIG = "components.c10_provisioning"
@@ -41,9 +41,9 @@ Problem = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one build is asked, wherever it was asked: from a mission file or through the Python API.
+    """What one build is asked to do.
 
-    Every path is absolute. area_file: the file the area was read from, or None.
+    Every path is absolute. area_file: the file that the area was read from, or None.
     """
 
     cache_root: Path
@@ -63,28 +63,31 @@ class Job:
 
     @property
     def descriptor(self) -> BackboneSpec:
-        """The one backbone whose output goes into the index."""
+        """The backbone whose output goes into the index."""
         return next(spec for spec in self.backbones if spec.role == "descriptor")
 
     @property
     def index_parameters(self) -> IndexParameters:
-        """The index section as the port takes it."""
+        """The index section in the form of the port."""
         section = self.config.index
         return IndexParameters(section.m, section.ef_construction, section.ef_search, section.metric, section.storage)
 
     @property
     def max_tile_age(self) -> timedelta:
-        """For the sector class."""
+        """The greatest age of a tile for the sector class."""
         ages = self.config.provisioner.max_tile_age_days
         return timedelta(days=ages.active_conflict if self.sector_class == "active_conflict" else ages.stable_rear)
 
 
 def check_job(job: Job, tile_root: Path, runtimes: RuntimeTable = RUNTIMES) -> list[Problem]:
-    """Everything that would stop a build of this job only after hours, or let it sign what a flight cannot use.
+    """Returns every fault that would stop a build only after hours, or sign a cache that a flight cannot use.
 
-    An area without parts is taken as one that was refused already. Reads the calibration; writes nothing, raises nothing.
+    Reads the calibration file. Writes nothing and raises nothing.
 
-    runtimes: those that the job can name.
+    Args:
+        job: an empty area counts as refused already.
+        tile_root: the folder of the tile store.
+        runtimes: the runtimes that the job can name.
     """
     return [
         *_values(job),
@@ -103,14 +106,14 @@ def _values(job: Job) -> Iterator[Problem]:
         yield "zoom_levels", "name at least one zoom"
     for zoom in job.zoom_levels:
         if not isinstance(zoom, int) or not 0 <= zoom <= MAX_ZOOM:
-            yield "zoom_levels", f"{zoom} is no zoom: they are whole numbers from 0 to {MAX_ZOOM}"
+            yield "zoom_levels", f"{zoom} is not a zoom level: give whole numbers from 0 to {MAX_ZOOM}"
     if len(set(job.zoom_levels)) != len(job.zoom_levels):
         yield "zoom_levels", "a zoom is named twice"
     classes = get_args(SectorClass)
     if job.sector_class not in classes:
         yield "sector_class", f"{job.sector_class!r} is neither {' nor '.join(classes)}"
     if not 0.0 <= job.allow_missing <= 1.0:
-        yield "area.allow_missing", f"{job.allow_missing} is no share: it goes from 0 to 1"
+        yield "area.allow_missing", f"{job.allow_missing} is not a share: give a number from 0 to 1"
 
 
 def _folders(job: Job, tile_root: Path) -> Iterator[Problem]:
@@ -139,12 +142,12 @@ def _calibration(path: Path) -> Iterator[Problem]:
         yield "calibration", f"{path} cannot be read ({error.strerror})"
         return
     if len(content) > MAX_CALIBRATION_BYTES:
-        yield "calibration", f"{path} is larger than 16 MiB: no camera's calibration is"
+        yield "calibration", f"{path} is larger than 16 MiB, too large for a camera calibration: name the right file"
         return
     try:
         json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        yield "calibration", f"{path} is no JSON text in UTF-8 ({error}); export it again"
+        yield "calibration", f"{path} is not JSON text in UTF-8 ({error}): export it again"
 
 
 def _origin(job: Job) -> Iterator[Problem]:
@@ -152,7 +155,7 @@ def _origin(job: Job) -> Iterator[Problem]:
     if origin is None:
         return
     bounds = {"lat": (-90.0, 90.0), "lon": (-180.0, 180.0), "alt": (MIN_ALTITUDE_M, MAX_ALTITUDE_M)}
-    # Not a number is not within either.
+    # NaN fails this comparison too.
     outside = [name for name, (least, most) in bounds.items() if not least <= getattr(origin, name) <= most]
     for name in outside:
         yield f"takeoff_origin.{name}", "{} is not within {:g} to {:g}".format(getattr(origin, name), *bounds[name])
@@ -168,7 +171,7 @@ def _origin(job: Job) -> Iterator[Problem]:
 
 
 def _distance_m(box: BoundingBox, origin: Origin) -> float:
-    """Metres to the box; 0 inside. Its nearest point is taken along parallel and meridian, also across the antimeridian."""
+    """Returns metres to the nearest point of the box, along parallel and meridian; 0 inside. Handles the antimeridian."""
     lat = min(max(origin.lat, box.lat_min), box.lat_max)
     lons = (min(max(origin.lon + turn, box.lon_min), box.lon_max) for turn in (-360.0, 0.0, 360.0))
     return min(haversine_m(origin.lat, origin.lon, lat, lon) for lon in lons)
@@ -178,7 +181,7 @@ def _backbones(backbones: Sequence[BackboneSpec]) -> Iterator[Problem]:
     at = f"{_CONFIG}.backbones"
     roles = [spec.role for spec in backbones]
     if roles.count("descriptor") != 1:
-        yield at, f"{roles.count('descriptor')} have role `descriptor`; exactly one must"
+        yield at, f"{roles.count('descriptor')} backbones have the role `descriptor`: give it to exactly one"
     names = [spec.model_name for spec in backbones]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield at, f"model_name {name} is given twice"
@@ -193,7 +196,7 @@ def _backbone(spec: BackboneSpec, at: str) -> Iterator[Problem]:
     path = str(spec.onnx_path)
     file_problem = None if path.startswith(BUILTIN) else _file_problem(spec.onnx_path)
     if path.startswith(BUILTIN) and path != _BUILT_HERE:
-        file_problem = f"{path} is unknown; the only built-in is {_BUILT_HERE}"
+        file_problem = f"{path} is unknown: the only built-in is {_BUILT_HERE}"
     if file_problem is not None:
         yield f"{at}.onnx_path", file_problem
     if 0.0 in spec.preprocessing.std:
@@ -213,7 +216,7 @@ def _precisions(job: Job, runtimes: RuntimeTable) -> Iterator[Problem]:
             if spec.runtime is not None:
                 yield f"{at}.runtime", _unknown(name, runtimes)
             continue
-        # The mission's device is for the mission's runtime.
+        # The mission's device applies to the mission's runtime only.
         device = job.config.device if name == job.config.runtime else None
         if spec.precision not in runtime.precisions_on(device):
             yield f"{at}.precision", _not_built(runtime, device, spec.precision, runtimes)
@@ -264,7 +267,7 @@ def _config(config: ProvisioningConfig) -> Iterator[Problem]:
     if manifest.signing_mode == "operator" and not manifest.allowed_operator_fingerprints:
         yield (
             f"{_CONFIG}.manifest.allowed_operator_fingerprints",
-            "is empty: in operator mode no key could sign",
+            "is empty: operator mode needs the fingerprint of at least one key that may sign",
         )
     if manifest.schema_version != SCHEMA_VERSION:
         ways = f"write {SCHEMA_VERSION}, leave it out, or build with a release that writes {manifest.schema_version!r}"

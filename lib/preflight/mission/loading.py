@@ -1,7 +1,7 @@
-"""The mission file: what is to be built, read whole or refused whole.
+"""Reads a mission file, and accepts it whole or refuses it whole.
 
-YAML is read with YAML 1.2's idea of numbers and booleans (`no` is a string, `012` is refused as a number), duplicate keys are
-refused, and every problem is collected with its path in the file before anything is said.
+Numbers and booleans follow YAML 1.2: `no` is a string, and `012` is refused as a number. Duplicate keys are refused. Every
+problem is collected with its path in the file before anything is reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Mission", "load_mission"]
 
 @dataclass(frozen=True, slots=True)
 class Mission:
-    """A mission file that was accepted: every file it names is there.
+    """An accepted mission file. Every file that it names exists.
 
     source: the file. database: `embedded` or a URL. demo: import the demo landscape into an empty store.
     """
@@ -39,15 +39,15 @@ class Mission:
 
 
 def load_mission(path: Path, environment: Mapping[str, str], runtimes: RuntimeTable = RUNTIMES) -> Mission:
-    """Read and check a mission file.
+    """Reads and checks a mission file.
 
     Args:
         path: the file. Paths inside it are relative to its folder.
-        environment: what `${NAME}` in a string stands for.
-        runtimes: those that the mission can name.
+        environment: values for `${NAME}` in a string.
+        runtimes: the runtimes that the mission can name.
 
     Raises:
-        MissionError: with every problem found, each with its path in the file.
+        MissionError: lists every problem with its path in the file.
     """
     problems = Problems()
     source = path.absolute()
@@ -63,7 +63,7 @@ def load_mission(path: Path, environment: Mapping[str, str], runtimes: RuntimeTa
 
 
 def _resolve(file: MissionFile, source: Path, problems: Problems, runtimes: RuntimeTable) -> Mission:
-    """What the file asks; of use only where no problem was found."""
+    """Returns the mission. The result is meaningless if `problems` holds a fault."""
 
     def place(text: str) -> Path:
         return placed(source, text)
@@ -97,13 +97,15 @@ def _resolve(file: MissionFile, source: Path, problems: Problems, runtimes: Runt
 def _area(
     section: AreaSection, place: Callable[[str], Path], problems: Problems
 ) -> tuple[Area | None, Path | None, Route | None]:
-    """The area, the file it was read from, and the route it lies around."""
+    """Returns the area, the file it was read from, and the route inside it."""
     given = [name for name in ("bbox", "polygon", "route") if getattr(section, name) is not None]
     if len(given) != 1:
         problems.add("area", "give exactly one of bbox, polygon and route")
         return None, None, None
     if (section.route is None) != (section.corridor_m is None):
-        problems.add("area.corridor_m", "goes with area.route: metres covered on each side of the route")
+        problems.add(
+            "area.corridor_m", "and area.route need each other: give the metres to cover on each side of the route"
+        )
         return None, None, None
     at = f"area.{given[0]}"
     name = section.route if section.polygon is None else section.polygon
@@ -132,10 +134,10 @@ def _area(
 
 
 def _origin(file: MissionFile, route: Route | None, problems: Problems) -> Origin | None:
-    """Where the aircraft takes off: as the mission says, else where its route starts, else not known.
+    """Returns the take-off position: from the mission, else the start of its route, else None.
 
-    Altitudes are metres above mean sea level, as in `.plan`, `.waypoints` and KML files. Nothing is converted: a height above
-    the ellipsoid (GeoJSON), the home position or the ground is refused, as is none.
+    Altitudes are metres above mean sea level, as in `.plan`, `.waypoints` and KML files. Nothing is converted. A missing height,
+    or one above the ellipsoid (GeoJSON), the home position or the ground, is a problem.
     """
     given = file.takeoff_origin
     if given is not None:
@@ -145,7 +147,7 @@ def _origin(file: MissionFile, route: Route | None, problems: Problems) -> Origi
     start = route.start
     why = start.altitude_problem()
     if why is not None or start.alt is None:
-        told = f"give it here, in metres above mean sea level: where the route starts ({start.lat}, {start.lon}) {why}"
+        told = f"give it here, in metres above mean sea level: the start of the route ({start.lat}, {start.lon}) {why}"
         problems.add("takeoff_origin", told)
         return None
     return Origin(start.lat, start.lon, start.alt)
@@ -167,7 +169,7 @@ def _backbone(section: BackboneSection, place: Callable[[str], Path]) -> Backbon
 
 
 def _inputs(section: BackboneSection) -> dict[str, tuple[int, ...]]:
-    """Input name -> shape; empty, which `check_job` refuses, where they are not given in exactly one way."""
+    """Returns input name -> shape; empty, which `check_job` refuses, unless they are given in exactly one way."""
     name, shape = section.input_name, section.expected_input_shape
     if section.inputs is not None:
         return dict(section.inputs) if name is None and shape is None else {}

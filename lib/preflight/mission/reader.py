@@ -1,4 +1,4 @@
-"""A mission file's text as plain values, with every problem collected instead of the first one raised."""
+"""Reads the text of a mission file into plain values. Collects every problem instead of raising the first one."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ __all__ = ["MAX_BYTES", "Problems", "check_keys", "expanded", "join", "parse_yam
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _UNUSABLE = re.compile("[\\0\ud800-\udfff]")
-# A mission is a page of text; a megabyte of it is a mistake.
+# A mission is about a page of text. A file of a megabyte is the wrong file.
 MAX_BYTES = 1 << 20
 
 
 class Problems:
-    """Faults found so far, each with its path in the file."""
+    """The faults found so far, each with its path in the file."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
 
     def add(self, at: str, text: str) -> None:
-        """Note a fault at a path such as `area.bbox`."""
+        """Notes a fault at a path such as `area.bbox`."""
         self._found.append(f"{at}: {text}" if at else text)
 
     def __len__(self) -> int:
         return len(self._found)
 
     def check(self, source: str) -> None:
-        """Raise MissionError when there are any."""
+        """Raises MissionError if there are any faults."""
         if self._found:
             raise MissionError(source, tuple(self._found))
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars (core schema), no duplicate keys, no anchors that repeat themselves without end."""
+    """Loads YAML 1.2 scalars (core schema). Refuses duplicate keys, aliases and tags."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own class-level registry
 
@@ -57,11 +57,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - upstream's signature
         event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
-        mark: Any = event.start_mark  # the stubs know of a C reader's mark, too
+        mark: Any = event.start_mark  # the stubs also allow the mark of a C reader
         if isinstance(event, yaml.AliasEvent):
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not used in mission files", mark)
         if getattr(event, "tag", None) is not None:
-            # `!!int 012` would bring back what the scalars below leave out.
+            # With tags, `!!int 012` would allow what the scalars below refuse.
             raise yaml.composer.ComposerError(None, None, "tags (!name) are not used in mission files", mark)
         return super().compose_node(parent, index)
 
@@ -79,16 +79,16 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path, environment: Mapping[str, str], problems: Problems) -> object:
-    """The file's value with `${NAME}` replaced in every string."""
+    """Returns the file's value, with `${NAME}` replaced in every string."""
     return expanded(parse_yaml(path, problems), environment, problems)
 
 
 def parse_yaml(path: Path, problems: Problems) -> object:
-    """The file's value, as it is written; None where it has none."""
+    """Returns the file's value as written; None if it has none."""
     try:
         content = path.read_bytes()
         if len(content) > MAX_BYTES:
-            problems.add("", f"the file is larger than {MAX_BYTES} bytes; this is no mission file")
+            problems.add("", f"the file is larger than {MAX_BYTES} bytes, too large for a mission file")
             return None
         value: object = yaml.load(content.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer types
     except OSError as error:
@@ -109,7 +109,7 @@ def parse_yaml(path: Path, problems: Problems) -> object:
 
 
 def expanded(value: object, environment: Mapping[str, str], problems: Problems, at: str = "") -> object:
-    """A value with `${NAME}` replaced in every string of it."""
+    """Returns a value with `${NAME}` replaced in every string of it."""
     if isinstance(value, dict):
         return {key: expanded(item, environment, problems, join(at, key)) for key, item in value.items()}
     if isinstance(value, list):
@@ -119,7 +119,7 @@ def expanded(value: object, environment: Mapping[str, str], problems: Problems, 
     if not isinstance(value, str):
         return value
     if _UNUSABLE.search(value):
-        problems.add(at, "holds a NUL or half a character; no path or name can")
+        problems.add(at, "holds a NUL or half of a surrogate pair, which no path or name can hold")
 
     def lookup(match: re.Match[str]) -> str:
         if match[1] not in environment:
@@ -130,14 +130,14 @@ def expanded(value: object, environment: Mapping[str, str], problems: Problems, 
 
 
 def placed(source: Path, text: str) -> Path:
-    """A path that a mission file names: relative to its folder. Not resolved: a symbolic link in it is the operator's choice."""
+    """Returns a path that a mission file names, relative to its folder. Links stay: a symbolic link is the operator's choice."""
     return Path(os.path.normpath(source.parent / text))
 
 
 def check_keys(value: object, known: Collection[str], problems: Problems, at: str = "") -> bool:
-    """Whether it is a mapping of these keys and no others; if not, `problems` says why."""
+    """Returns whether a value is a mapping with known keys only. If not, notes why in `problems`."""
     if not isinstance(value, dict):
-        problems.add(at, f"a mapping is needed, this is {_named(value)}")
+        problems.add(at, f"must be a mapping, but is {_named(value)}")
         return False
     unknown = [key for key in value if key not in known]
     for key in unknown:
@@ -146,7 +146,7 @@ def check_keys(value: object, known: Collection[str], problems: Problems, at: st
 
 
 def join(at: str, key: object) -> str:
-    """The path in the file of something inside `at`."""
+    """Returns the path in the file of something inside `at`."""
     return f"{at}.{key}" if at else str(key)
 
 

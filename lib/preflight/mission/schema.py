@@ -1,4 +1,4 @@
-"""The mission file's fields, as written: names, types, bounds, defaults. What no single field shows is checked in `mission`."""
+"""The fields of a mission file: names, types, bounds, defaults. `job` checks what needs several fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from preflight.records import Precision, SectorClass
 from takeoff.manifest import SCHEMA_VERSION
 
 MAX_ZOOM = 22
-# Below the Dead Sea's shore, above any aircraft.
+# From below the shore of the Dead Sea to above any aircraft.
 MIN_ALTITUDE_M, MAX_ALTITUDE_M = -500, 100_000
 
 Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
@@ -30,7 +30,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class BoxSection(_Part, frozen=True):
-    """area.bbox: WGS84 degrees."""
+    """area.bbox, in WGS84 degrees."""
 
     lat_min: Latitude
     lon_min: Longitude
@@ -39,7 +39,7 @@ class BoxSection(_Part, frozen=True):
 
 
 class AreaSection(_Part, frozen=True):
-    """area: exactly one of bbox, polygon and route; corridor_m, metres on each side, with a route alone."""
+    """area: exactly one of bbox, polygon and route. corridor_m: metres on each side of the route, only with a route."""
 
     bbox: BoxSection | None = None
     polygon: Name | None = None
@@ -49,7 +49,7 @@ class AreaSection(_Part, frozen=True):
 
 
 class TileStoreSection(_Part, frozen=True):
-    """tile_store: where C6 keeps its tiles. if_empty: what `provision` imports into a store without tiles."""
+    """tile_store: where C6 keeps its tiles. if_empty: what `doit provision` imports into an empty store."""
 
     root: Name
     database: Name = "embedded"
@@ -73,7 +73,7 @@ class PreprocessingSection(_Part, frozen=True):
 
 
 class ParitySection(_Part, frozen=True):
-    """parity.cosine: the gate's threshold for one model. Below 0.95 no engine says what its model says."""
+    """parity.cosine: the gate's threshold for one model. Below 0.95 an engine does not compute what its model computes."""
 
     cosine: Annotated[float, msgspec.Meta(ge=0.95, le=1)]
 
@@ -88,11 +88,11 @@ class BackboneSection(_Part, frozen=True):
     expected_input_shape: tuple[Positive, ...] | None = None
     inputs: dict[str, tuple[Positive, ...]] | None = None
     precision: Precision = "fp32"
-    # Pattern of node names, as a shell has them -> precision; the first that fits a node decides.
+    # Shell pattern for node names -> precision. The first pattern that matches a node decides.
     precision_overrides: dict[Name, Literal["fp32", "fp16", "int8"]] = {}
     preprocessing: PreprocessingSection = PreprocessingSection()
     parity: ParitySection | None = None
-    # Where it is not the one of the whole corpus.
+    # If it differs from the runtime of the whole corpus.
     runtime: Name | None = None
 
 
@@ -116,14 +116,14 @@ class IndexSection(_Part, frozen=True):
 
 
 class SelftestSection(_Part, frozen=True):
-    """selftest. margin_over_thumbnail: least recall@1 over the baseline's, heading known; -1 reports only."""
+    """selftest. margin_over_thumbnail: lowest allowed recall@1 minus that of the baseline, heading known; -1 only reports it."""
 
     queries: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
     margin_over_thumbnail: Annotated[float, msgspec.Meta(ge=-1, le=1)] = -1.0
 
 
 class ManifestSection(_Part, frozen=True):
-    """manifest: who signs, where, and for how long. signing_key: a private key; signing offline, the public half of one."""
+    """manifest: who signs, where, and for how long. signing_key: the private key; for offline signing the public key."""
 
     signing_mode: Literal["dev", "operator"]
     signing_key: Name
@@ -150,8 +150,7 @@ class ProvisionerSection(_Part, frozen=True):
 class ProvisioningConfig(_Part, frozen=True):
     """components.c10_provisioning (SPEC.md's configuration).
 
-    runtime: a name of `preflight.engine.runtimes`; `check_job` refuses others. device: for a runtime that takes one; cpu if
-    not given.
+    runtime: a name of `preflight.engine.runtimes`; `check_job` refuses others. device: for a runtime that takes one; default cpu.
     """
 
     backbones: Annotated[tuple[BackboneSection, ...], msgspec.Meta(min_length=1)]

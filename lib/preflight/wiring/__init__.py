@@ -1,16 +1,17 @@
-"""The composition root: the one place that knows which adapter stands behind which port.
+"""The composition root: the only place that knows which adapter stands behind which port.
 
-runtimes      which runtime compiles and runs engines
+runtimes      chooses the runtime that compiles and runs engines
 libraries     images, ONNX files and the index
-signing       who signs
-surroundings  what a run is handed: clock, environment, host, options
+signing       chooses the signer
+surroundings  what a run gets from outside: clock, environment, host, options
 factories     SPEC.md's factories, from the configuration
 assembly      one run: stages, session, planner
+outlook       sizes and counts before a build
 provisioner   the Python API
 imports       tiles into the store
 verifying     what `doit verify` needs
 
-Each is imported when something of it is first asked for: a verification needs nothing that builds.
+Each module is imported when one of its names is first used: a verification loads nothing that builds.
 """
 
 # mypy: implicit-reexport
@@ -51,9 +52,9 @@ else:
         "verifying": ("build_manifest_verifier", "flying_host", "tile_access", "wall_clock"),
     }
 
-    # Not for mypy, to which any misspelt name would do then.
+    # Hidden from mypy, which would accept any misspelt name.
     def __getattr__(name: str) -> object:
-        """Something of a part, by name (PEP 562)."""
+        """Returns a name of one of the modules (PEP 562)."""
         home = next((home for home, names in _HOMES.items() if name in names), None)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

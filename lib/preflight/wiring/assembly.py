@@ -1,4 +1,4 @@
-"""One run: its parts, and how they fit."""
+"""One run: its parts, and how they are connected."""
 
 # ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
 from __future__ import annotations
@@ -66,7 +66,7 @@ from preflight.wiring.verifying import tile_access
 
 
 def open_session(job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options) -> Session:
-    """Puts the stages of a job together; nothing is read or written yet.
+    """Connects the stages of a job. Reads and writes nothing yet.
 
     Raises:
         EngineBuildError: the runtime or FAISS is not installed.
@@ -75,13 +75,13 @@ def open_session(job: Job, tiles: TileAccess, surroundings: Surroundings, option
 
 
 def assemble(mission: Mission, surroundings: Surroundings, options: Options) -> Assembly:
-    """The parts of a mission's run, for commands that need more of them than a session. Raises EngineBuildError."""
+    """Returns the parts of a mission's run, for commands that need more than a session. Raises EngineBuildError."""
     tiles = tile_access(mission.tile_root, mission.database)
     return Assembly(mission.job, tiles, surroundings, options, demo=mission.demo)
 
 
 class Assembly:
-    """The parts of one run, and how they fit."""
+    """The parts of one run, and how they are connected."""
 
     def __init__(
         self, job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options, *, demo: bool
@@ -118,14 +118,14 @@ class Assembly:
         )
 
     def signer(self) -> Signer:
-        """The signing key, loaded once. Raises SigningKeyError."""
+        """Returns the signer. Loads the key once. Raises SigningKeyError."""
         if self._signing is None:
             environment, ask = self.surroundings.environment, self.options.ask
             self._signing = signer_of(self.job, self.layout.signing, self.run_log, environment, ask)
         return self._signing
 
     def session(self) -> Session:
-        """The run."""
+        """Returns the run."""
         return Session(
             layout=self.layout,
             stages=self.stages(),
@@ -140,7 +140,7 @@ class Assembly:
         )
 
     def stages(self) -> tuple[Stage, ...]:
-        """The table of stages: what each is made of, and what it comes after."""
+        """Returns the table of stages: the steps of each, and the stages before it."""
         job, layout, tiles = self.job, self.layout, self.tiles
         engines = [self.engine_stage(spec) for spec in job.backbones]
         descriptors = self.descriptors
@@ -185,7 +185,7 @@ class Assembly:
         )
 
     def engine_stage(self, spec: BackboneSpec) -> Stage:
-        """Inspect, bring to the precision where the runtime reads it in the file, compile, gate."""
+        """Returns the stage of one backbone: inspect, write the precision into the ONNX file if needed, compile, check parity."""
         layout, digests = self.layout, self.digests
         preparation = Preparation(
             spec,
@@ -208,19 +208,19 @@ class Assembly:
         return Stage(f"engine:{spec.model_name}", ("tiles",), steps)
 
     def batcher(self, engine: Engine, dim: int) -> DescriptorBatcher:
-        """For the descriptor backbone."""
+        """Returns the batcher for the descriptor backbone."""
         return build_descriptor_batcher(
             self.job.config, self.job.descriptor, engine, dim, image_codec(), self.options.progress
         )
 
     def card(self, spec: BackboneSpec) -> BackboneCard:
-        """What is known of a descriptor backbone. Raises FileNotFoundError before its ONNX file was read."""
+        """Returns the card of a descriptor backbone. Raises FileNotFoundError before its ONNX file was inspected."""
         if spec.model_name in self.builtin:
             return WEIGHT_FREE_VPR
         return card_without_shifts(spec.model_name, descriptor_dim(spec, self.layout))
 
     def card_fields(self, spec: BackboneSpec) -> dict[str, object]:
-        """The card as corpus.json carries it."""
+        """Returns the card as corpus.json has it."""
         if spec.role != "descriptor":
             return {}
         card = self.card(spec)
@@ -232,7 +232,7 @@ class Assembly:
         }
 
     def prepare(self) -> None:
-        """Under the lock, before anything is judged."""
+        """Runs under the lock, before any stage is judged."""
         self.outlook.check_space()
         self.prepare_keys()
         if self.demo and self.tiles.metadata().count() == 0:
@@ -240,47 +240,47 @@ class Assembly:
         self.prepare_database()
 
     def close(self) -> None:
-        """Give up engines that are still being compiled, and let go of the tile store. Raises DatabaseError."""
+        """Stops engines that are still being compiled, and closes the tile store. Raises DatabaseError."""
         try:
             self.compiler.stop()
         finally:
             self.tiles.close()
 
     def prepare_database(self) -> None:
-        """Make the `manifests` rows say what the file system shows. Raises DatabaseError."""
+        """Makes the `manifests` rows agree with the file system. Raises DatabaseError."""
         metadata = self.tiles.metadata()
         rows = metadata.manifests(str(self.layout.root))
         for row in reconcile(rows, self.generations, self.publisher.active_row()):
             metadata.record_manifest(row)
 
     def prepare_keys(self) -> None:
-        """In dev mode, where neither is there: a key and a trust directory.
+        """Loads the key. In dev mode, makes a key and a trust directory if neither exists.
 
         Raises:
-            TrustDirectoryError: something else lies where the trust directory should.
+            TrustDirectoryError: the path of the trust directory is something else.
             SigningKeyError: the key cannot be made or read.
         """
         job = self.job
         if job.trust.exists() and not job.trust.is_dir():
             raise TrustDirectoryError(
-                f"{job.trust} is no directory, so that no key can be trusted there: move it away, or set `trust` in the mission"
+                f"the trust directory {job.trust} is not a directory: move it away, or set `trust` in the mission"
             )
         section = job.config.manifest
         here = section.signing_mode == "dev" and section.signing == "here"
         if not here or job.trust.exists() or job.signing_key.exists():
-            # Loaded now: that its passphrase is wrong must not be found out after an hour.
+            # Load it now: a wrong passphrase must not show after an hour of work.
             self.signer()
             return
         key = make_dev_key(job.signing_key, job.trust)
         self.run_log.warn(
             "dev_key_made",
             f"made a development key {job.signing_key} and a trust directory {job.trust} that allows it: "
-            "not for flight; sign operator caches with a key of your own",
+            "not for flight. Sign operator caches with your own key",
             fingerprint=key.fingerprint,
         )
 
     def manifest_hash(self) -> str | None:
-        """The current generation's."""
+        """Returns the manifest hash of the current generation."""
         published = self.builder.published()
         return None if published is None or published.manifest is None else published.manifest.manifest_hash
 

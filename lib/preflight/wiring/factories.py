@@ -1,4 +1,4 @@
-"""SPEC.md's factories but the last, each from the configuration and what it is handed."""
+"""SPEC.md's factories except the last one. Each takes the configuration and the parts it needs."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def build_engine_compiler(
     timings: Path | None = None,
     runtimes: RuntimeTable = RUNTIMES,
 ) -> EngineCompiler:
-    """Compiles backbones with the configured runtime, or the one they name.
+    """Returns the compiler for the configured runtime, or for the runtimes that backbones name.
 
-    environment, timings, runtimes: as `runtime_choice` takes them.
+    environment, timings, runtimes: as in `runtime_choice`.
 
     Raises:
-        EngineBuildError: as `runtime_choice`.
+        EngineBuildError: as in `runtime_choice`.
     """
 
     def choice(name: str, device: str | None = None) -> RuntimeChoice:
@@ -62,7 +62,7 @@ def build_engine_compiler(
 
 
 def build_backbone_specs(job: Job) -> tuple[BackboneSpec, ...]:
-    """The corpus, with the built-in backbone's path in the cache root."""
+    """Returns the corpus, with the path of the built-in backbone in the cache root."""
     layout = CacheLayout(job.cache_root)
     return tuple(
         replace(spec, onnx_path=layout.onnx / f"{spec.model_name}.onnx") if is_builtin(spec) else spec
@@ -71,7 +71,7 @@ def build_backbone_specs(job: Job) -> tuple[BackboneSpec, ...]:
 
 
 def is_builtin(spec: BackboneSpec) -> bool:
-    """Whether the backbone's ONNX file is written by this package."""
+    """Returns whether this package writes the backbone's ONNX file."""
     return str(spec.onnx_path).startswith(BUILTIN)
 
 
@@ -83,7 +83,7 @@ def build_descriptor_batcher(
     images: ImageCodec,
     progress: Progress | None = None,
 ) -> DescriptorBatcher:
-    """Embeds images of the backbone's size through an engine, `dim` numbers each."""
+    """Returns the batcher that embeds images of the backbone's size through an engine. dim: length of a descriptor."""
     section = config.descriptors
     return DescriptorBatcher(
         engine,
@@ -104,7 +104,7 @@ def build_manifest_builder(
     clock: Clock,
     signer: Callable[[], Signer],
 ) -> ManifestBuilder:
-    """Makes and signs the statement of a job."""
+    """Returns the builder that makes and signs the statement of a job."""
     layout = CacheLayout(job.cache_root)
     runtimes = {runtime.name: runtime.version for runtime in compiler.runtimes()}
     builder = {"preflight": __version__, **runtimes, **libraries.index_identity()}

@@ -1,4 +1,4 @@
-"""Tiles into the store: which source a path is, and the one way all of them take."""
+"""Imports tiles into the store: recognises the source, then takes the same way for every source."""
 
 # ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEMO_SEED = 1
 def import_demo(
     tiles: TileAccess, clock: Clock, progress: Callable[[ImportProgress], None] | None = None
 ) -> ImportReport:
-    """Draw the demo landscape, as old as its import, into the tile store. Raises ImportSourceError, DatabaseError."""
+    """Draws the demo landscape into the tile store; its capture date is now. Raises ImportSourceError, DatabaseError."""
     from preflight.adapters.demo import landscape
 
     offered = (OfferedTile(tile.zoom, tile.x, tile.y, tile.content, ".jpg") for tile in landscape.generate(DEMO_SEED))
@@ -44,7 +44,7 @@ def import_folder(
     *,
     replace_tiles: bool,
 ) -> ImportReport:
-    """Put a z/x/y folder into the tile store. Raises ImportSourceError, DatabaseError."""
+    """Imports a z/x/y folder into the tile store. Raises ImportSourceError, DatabaseError."""
     request = ImportRequest(folder, source, captured_at=captured_at, update=replace_tiles)
     return import_source(tiles, request, clock)
 
@@ -55,13 +55,13 @@ def import_source(
     clock: Clock,
     progress: Callable[[ImportProgress], None] | None = None,
 ) -> ImportReport:
-    """Put a folder, MBTiles, PMTiles, GeoTIFF or picture with corners into the tile store.
+    """Imports a folder, MBTiles, PMTiles, GeoTIFF, or a picture with corners into the tile store.
 
-    A date and terms given go before those the source states; so do they where the source states a date in the future, which
-    is refused otherwise.
+    A given date and given terms replace those of the source. They are needed if the source states a date in the future, which is
+    refused otherwise.
 
     Raises:
-        ImportSourceError: it is refused, whole or for a tile.
+        ImportSourceError: the source or a tile is refused.
         DatabaseError: the store does not answer.
     """
     offered = _open_source(request)
@@ -71,13 +71,13 @@ def import_source(
             f"{request.path} says it was captured {stated:%Y-%m-%d %H:%M}; {given:%Y-%m-%d %H:%M} is taken, as given"
         )
     request = replace(request, captured_at=given or stated)
-    # A path may hold bytes that are no text.
+    # A path may hold bytes that are not UTF-8.
     origin = os.fsencode(request.path.resolve()).decode(errors="backslashreplace")
     return _import(tiles, offered, request, clock, origin, len(offered), progress, offered.terms)
 
 
 def _open_source(request: ImportRequest) -> TileSource:
-    """By what the file begins with, not by its name."""
+    """Recognises a file by its first bytes, not by its name."""
     path = request.path
     if path.is_dir() or not path.exists():
         from preflight.adapters.tile_folder import TileFolder
@@ -107,13 +107,13 @@ def _open_source(request: ImportRequest) -> TileSource:
 
         return CornerImage(path, request.zooms)
     raise ImportSourceError(
-        f"{path} is no source of tiles: neither a folder, MBTiles, PMTiles, GeoTIFF, nor a PNG or JPEG with a CSV of its "
-        "corners. If it should be one, copy or export it again"
+        f"{path} is not a tile source: a folder, MBTiles, PMTiles, GeoTIFF, or a PNG or JPEG with a CSV of its "
+        "corners is needed. If it should be one, copy or export it again"
     )
 
 
 def check_image(content: bytes) -> TileImage:
-    """Decode and measure a tile. Raises TileContentError."""
+    """Decodes and measures a tile. Raises TileContentError."""
     images = image_codec()
     picture = images.decode_rgb(content)
     height, width, _ = picture.shape

@@ -1,4 +1,4 @@
-"""The libraries of a build beside its runtime: images, ONNX files and the index."""
+"""The libraries of a build, except the runtime: images, ONNX files and the index."""
 
 # ruff: noqa: PLC0415 - heavy libraries are imported by the functions that need them
 from __future__ import annotations
@@ -14,19 +14,19 @@ from preflight.ports import DescriptorIndexFactory, Engine, ImageCodec, OnnxMode
 from preflight.records import BackboneSpec, ModelSummary
 
 _INSTALL = "pip install -e '.[cpu]'"
-# The SIMD level FAISS is held to, by machine: other levels give other bytes (preflight.adapters.faiss.index enforces it).
+# The SIMD level that FAISS must use, by machine. Other levels give other bytes; adapters/faiss enforces it.
 _SIMD = {"x86_64": "AVX2", "aarch64": "ARM_NEON"}
 
 
 def image_codec() -> ImageCodec:
-    """Pillow."""
+    """Returns the image codec, by Pillow."""
     from preflight.adapters import images
 
     return images
 
 
 class _OnnxModels:
-    """OnnxModels by the onnx package and ONNX Runtime."""
+    """`ports.OnnxModels` by the onnx package and ONNX Runtime."""
 
     def inspect(self, spec: BackboneSpec) -> ModelSummary:
         from preflight.adapters.onnx.models import inspect
@@ -47,41 +47,41 @@ class _OnnxModels:
 
 
 def onnx_models() -> OnnxModels:
-    """The reader of ONNX files."""
+    """Returns the reader of ONNX files."""
     return _OnnxModels()
 
 
 def precision_tools() -> PrecisionTools:
-    """What writes a precision into ONNX files."""
+    """Returns the tools that write a precision into ONNX files."""
     from preflight.adapters.onnx.precision import OnnxPrecision
     from preflight.adapters.onnxruntime.runtime import OnnxRuntime
 
-    # Its adapter imports ONNX Runtime without its reporter.
+    # This adapter imports ONNX Runtime without its telemetry.
     return OnnxPrecision(lambda: OnnxRuntime().version)
 
 
 def precision_versions() -> tuple[str, str]:
-    """What measures ranges, and all that then writes a precision, without importing them. Raises EngineBuildError."""
+    """Returns the version of what measures ranges, and of all tools that write. Imports none of them. Raises EngineBuildError."""
     measuring = f"onnxruntime {onnxruntime_version()}"
     return measuring, f"{measuring} onnx {installed_version('onnx', _INSTALL, 'onnx')}"
 
 
 def onnxruntime_version() -> str:
-    """The version of ONNX Runtime, which computes the reference, without importing it. Raises EngineBuildError."""
+    """Returns the version of ONNX Runtime, which computes the reference, without importing it. Raises EngineBuildError."""
     from preflight.adapters.onnxruntime import PACKAGES
 
     return installed_version("onnxruntime", _INSTALL, *PACKAGES)
 
 
 def index_factory() -> DescriptorIndexFactory:
-    """FAISS."""
+    """Returns the index factory, by FAISS."""
     from preflight.adapters.faiss.index import FaissIndexFactory
 
     return FaissIndexFactory()
 
 
 def index_identity() -> dict[str, str]:
-    """What decides an index's bytes, known without loading FAISS."""
+    """Returns what decides the bytes of an index, without importing FAISS. Raises EngineBuildError."""
     for name in ("faiss-cpu", "faiss-gpu"):
         try:
             version = metadata.version(name)

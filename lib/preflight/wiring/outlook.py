@@ -1,4 +1,4 @@
-"""What a build will come to, known before it begins: tiles, descriptors, bytes."""
+"""Estimates a build before it begins: tiles, descriptors, bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from preflight.trace.record import read_record, record_path
 
 @dataclass(frozen=True)
 class Outlook:
-    """Looks at a run's parts, and builds nothing.
+    """Estimates a run from its parts. Builds nothing.
 
     card: as `Assembly.card`. demo: whether the demonstration is imported into an empty tile store.
     """
@@ -42,7 +42,7 @@ class Outlook:
     demo: bool
 
     def planner(self, session: Session) -> Planner:
-        """Looks ahead without building."""
+        """Returns the planner of the dry run."""
         job = self.job
 
         def preview() -> Preview:
@@ -66,7 +66,7 @@ class Outlook:
         )
 
     def demo_tiles(self) -> tuple[int, int]:
-        """The demo's tiles a build would import first, and how many of them lie in the area. Raises DatabaseError."""
+        """Returns how many demo tiles a build would import first, and how many of them lie in the area. Raises DatabaseError."""
         # Opening an embedded tile store that is not there would make one.
         if not self.demo or (self.tiles.root.is_dir() and self.tiles.metadata().count() > 0):
             return 0, 0
@@ -77,7 +77,7 @@ class Outlook:
         return landscape.DEMO_TILE_COUNT, sum(tile in area for tile in drawn)
 
     def dim(self) -> int:
-        """The descriptors' length; 0 while the ONNX file cannot be read: the stage that reads it says why."""
+        """Returns the length of a descriptor; 0 if the ONNX file cannot be read. The stage that reads it reports why."""
         spec = self.job.descriptor
         try:
             return self.card(spec).descriptor_dim
@@ -90,13 +90,13 @@ class Outlook:
         return (shapes[0][-1] or 0) if shapes and shapes[0] else 0
 
     def engine_bytes(self) -> int:
-        """What the engines come to: about as much as their ONNX files and weights, or as they are where they are larger."""
+        """Returns the expected bytes of all engines: those of their ONNX files and weights, or of existing engines if larger."""
         files = [path for spec in self.job.backbones for path in (spec.onnx_path, Path(f"{spec.onnx_path}.data"))]
         names = [self.layout.engines / str(self.compiler.name(spec)) for spec in self.job.backbones]
         return max(bytes_below(files), bytes_below(names))
 
     def check_space(self) -> None:
-        """Refuse, before anything is written, a build that would not fit. Raises CacheRootError with the figures."""
+        """Refuses a build that does not fit, before anything is written. Raises CacheRootError with the figures."""
         job, layout = self.job, self.layout
         there = bytes_below([layout.descriptors, layout.index, layout.engines, layout.inventory, layout.windows])
         tiles = self._tile_count()
@@ -104,16 +104,16 @@ class Outlook:
         check_space(layout.root, still_needed(sizes, there), shutil.disk_usage(layout.root).free)
 
     def _tile_count(self) -> int:
-        """Tiles of the area; those that were there, where an area of this size was sealed before."""
+        """Returns the number of tiles: those present, if an area of this size was sealed before, else all of the area."""
         expected = len(cover(self.job.area, self.job.zoom_levels))
         try:
             sealed = json.loads(self.layout.coverage.read_bytes())
             return int(sealed["present"]) if sealed["expected"] == expected else expected
         except (OSError, ValueError, KeyError, TypeError):
-            return expected  # not sealed yet, or damaged: sealed anew by this run
+            return expected  # not sealed yet, or damaged: this run seals it
 
     def _window_count(self, tiles: int) -> int | None:
-        """Windows over so many tiles: as many as were cut last, else at most these. None where tiles are embedded whole."""
+        """Returns the number of windows over so many tiles, or an upper bound; None if tiles are embedded whole."""
         steps, path = steps_of(self.job), self.layout.windows
         if steps == 1:
             return None

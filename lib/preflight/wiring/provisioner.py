@@ -34,19 +34,19 @@ class CacheProvisioner:
         compiler: EngineCompiler,
         prepare: Callable[[BackboneSpec, Path], BackboneSpec] = lambda spec, _: spec,
     ) -> None:
-        """prepare: a spec with its ONNX file brought to its precision in a folder; as it is, where it needs nothing."""
+        """Stores the parts. prepare: writes a spec's precision into an ONNX file in a folder, if the runtime needs that."""
         self._job_of = job_of
         self._open_session = open_session
         self._compiler = compiler
         self._prepare = prepare
 
     def build_cache_artifacts(self, request: BuildRequest) -> BuildReport:
-        """Build, verify and publish what is not current.
+        """Builds, verifies and publishes everything that is not current.
 
-        Returns the report: success, idempotent_no_op, or failure when the area's tiles are missing or too old.
+        Returns the report: success, idempotent_no_op, or failure if tiles of the area are missing or too old.
 
         Raises:
-            MissionError: the request breaks a rule of mission files, such as a box that is no area; nothing was locked.
+            MissionError: the request breaks a rule of mission files, such as an empty box. Nothing was locked.
             BuildLockHeldError: another build runs.
             PreflightError: any other failure, after its report was written to work/build_report.json.
         """
@@ -57,13 +57,13 @@ class CacheProvisioner:
             return session.failure_report(error)
 
     def compile_engines_for_corpus(self, backbones: Sequence[BackboneSpec], folder: Path) -> list[EngineCacheEntry]:
-        """Compile backbones into a folder of the caller's: a diagnostic that takes no lock.
+        """Compiles backbones into a folder of the caller. This is a diagnostic and takes no lock.
 
-        Every ONNX path must be a file. Nothing in a cache root is read or written: int8, and fp16 for TensorRT, are calibrated on
-        numbers that are made up. Such an engine tells that it can be built; it is not to fly with.
+        Every ONNX path must be a file. No cache root is read or written. int8, and fp16 for TensorRT, are calibrated on random
+        numbers: such an engine shows that it can be built, and is not for flight.
 
         Raises:
-            BackboneError: an ONNX file is not what its spec says.
+            BackboneError: an ONNX file does not match its spec.
             EngineBuildError: the runtime refuses.
         """
         return [self._compile(spec, folder) for spec in backbones]
@@ -91,7 +91,7 @@ def build_cache_provisioner(
     allow_missing: float = 0.0,
     options: Options = Options(),  # noqa: B008 - immutable
 ) -> CacheProvisioner:
-    """The Python API over a configuration and the stores it is handed. A request is held to the rules of a mission file."""
+    """Returns the Python API over a configuration and a tile store. Requests obey the rules of mission files."""
 
     def job_of(request: BuildRequest) -> Job:
         area, problems = _area_of(request)
@@ -128,7 +128,7 @@ def build_cache_provisioner(
 
 
 def _area_of(request: BuildRequest) -> tuple[Area, list[str]]:
-    """The area of a request, and what is wrong with its box: then the area is empty."""
+    """Returns the area of a request, and the problems of its box. With problems the area is empty."""
     try:
         return area_from_bbox(request.bbox), []
     except MissionError as error:

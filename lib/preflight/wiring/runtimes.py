@@ -1,4 +1,4 @@
-"""Which runtime compiles and runs engines: the one that the mission names, or none."""
+"""Chooses the runtime that compiles and runs engines: the one that the mission names. It never falls back to another."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def runtime_choice(
     device: str | None = None,
     runtimes: RuntimeTable = RUNTIMES,
 ) -> RuntimeChoice:
-    """Finds a runtime by its name in the mission. Its library is not imported.
+    """Finds a runtime by its name in the mission. Does not import its library.
 
     Args:
-        name: as in the mission.
-        host: whose GPU engines are built for; None for a runtime of the CPU.
-        environment: where the runtimes' gates are read; None sets none.
-        timings: a folder in which TensorRT keeps its timing caches; None keeps none.
-        device: what the mission says, for a runtime that takes one.
-        runtimes: the runtimes that there are.
+        name: the name in the mission.
+        host: the host whose GPU engines are built for; None for a runtime of the CPU.
+        environment: the variables that hold the runtimes' gates; None sets none.
+        timings: a folder for TensorRT's timing caches; None keeps none.
+        device: the mission's device, for a runtime that takes one.
+        runtimes: the known runtimes.
 
     Raises:
         EngineBuildError: the runtime is unknown, forbidden or not installed, or needs a GPU and the host has none.
@@ -52,7 +52,7 @@ def _check_gate(runtime: Runtime, environment: Mapping[str, str]) -> None:
 
 
 def _adapter(runtime: Runtime) -> Callable[[RuntimeSetup], InstalledRuntime]:
-    """The function `installed` of its package. Raises EngineBuildError."""
+    """Returns the function `installed` of the runtime's package. Raises EngineBuildError."""
     try:
         found = import_module(runtime.adapter).installed
     except (ImportError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Who signs a job's statement: a key that lies here, or somebody elsewhere."""
+"""Chooses the signer of a job's statement: a key on this machine, or one elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from preflight.signing import (
 
 
 class KeySigner:
-    """A key that lies here, held to the signing mode."""
+    """Signs with a key on this machine. Checks the key against the signing mode."""
 
     def __init__(self, job: Job, passphrase: bytes | None, run_log: RunLog, ask: Ask | None = None) -> None:
         self._key = load_signing_key(job.signing_key, passphrase, ask)
@@ -44,7 +44,7 @@ class KeySigner:
 def signer_of(
     job: Job, request_folder: Path, run_log: RunLog, environment: Mapping[str, str], ask: Ask | None
 ) -> KeySigner | OfflineSigner:
-    """Who signs for a job; request_folder: the folder where statements wait for an offline signature. Raises SigningKeyError."""
+    """Returns the signer of a job. request_folder: where statements wait for an offline signature. Raises SigningKeyError."""
     if job.config.manifest.signing == "here":
         return KeySigner(job, given_passphrase(None, environment.get(PASSPHRASE_VARIABLE)), run_log, ask)
     signer = OfflineSigner(load_public_key(job.signing_key), SigningRequest(request_folder))

@@ -1,4 +1,4 @@
-"""What a run is handed of the world, and how it differs from the usual one."""
+"""What a run gets from outside, and its options."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from preflight.wiring.verifying import wall_clock
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a run differs from the usual one."""
+    """The options of a run."""
 
     repair: bool = False
     recalibrate: bool = False
-    wait: float = 0.0  # seconds for the holder of the lock to end
+    wait: float = 0.0  # seconds to wait for the lock
     progress: Progress | None = None
-    ask: Ask | None = None  # for the passphrase of an encrypted key; None where nobody can be asked
+    ask: Ask | None = None  # asks for the passphrase of an encrypted key; None if nobody can be asked
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a run is handed of the world. runtimes: those that a mission can name."""
+    """What a run gets from outside. runtimes: the runtimes that a mission can name."""
 
     clock: Clock
     environment: Mapping[str, str]
@@ -36,7 +36,7 @@ class Surroundings:
 
     @classmethod
     def real(cls) -> Surroundings:
-        """This machine, now."""
+        """Returns this machine, with the wall clock."""
         from preflight.adapters.host import installed_nvml, probe_host  # noqa: PLC0415 - loads the driver's library
 
         return cls(wall_clock, os.environ, probe_host(nvml=installed_nvml()))

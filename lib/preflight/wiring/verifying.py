@@ -1,4 +1,4 @@
-"""What a verification needs, and nothing that builds: at takeoff every import counts."""
+"""What a verification needs. It imports nothing that builds: at takeoff every import counts."""
 # ruff: noqa: PLC0415 - each is imported by who needs it
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TileHashes = Callable[["Manifest"], Iterable["TileHashRecord"]]
 
 
 def wall_clock() -> datetime:
-    """Now, UTC."""
+    """Returns the time now, in UTC."""
     return datetime.now(timezone.utc)
 
 
 def tile_access(root: Path, database: str) -> TileAccess:
-    """The tile store at `root`: rows in an embedded Postgres or behind a URL, pixels in files."""
+    """Returns the tile store at `root`: rows in an embedded Postgres or behind a URL, pixels in files."""
 
     def open_metadata(stack: ExitStack) -> TileMetadataStore:
         from preflight.adapters.postgres.tile_store import PostgresTileStore
@@ -58,9 +58,12 @@ def build_manifest_verifier(
     tiles: TileHashes | None = None,
     host: Host | None = None,
 ) -> ManifestVerifier:
-    """The shipped verifier. Raises ValueError in operator mode without a tile store; in airborne mode one is ignored.
+    """Returns the shipped verifier. In airborne mode it ignores a tile store.
 
     host: the machine that will fly, which the engines must fit; None compares nothing.
+
+    Raises:
+        ValueError: operator mode without a tile store.
     """
     from takeoff.policy import Expectations
     from takeoff.verify import ManifestVerifier
@@ -71,9 +74,10 @@ def build_manifest_verifier(
 
 
 def flying_host(driver: Path = Path("/proc/driver/nvidia")) -> Host:
-    """This machine, as the engines of a cache must fit it.
+    """Returns this machine, in the form that the engines of a cache must fit.
 
-    driver: there where an NVIDIA driver is loaded; only then is it asked for the GPU, which takes longer than a verification.
+    driver: exists if an NVIDIA driver is loaded. Only then is the driver asked for the GPU, which takes longer than a
+    verification.
     """
     from takeoff.host import probe
 
@@ -86,7 +90,7 @@ def flying_host(driver: Path = Path("/proc/driver/nvidia")) -> Host:
 
 
 def _tiles_of(tiles: TileHashes) -> Callable[[Manifest], Iterator[tuple[int, float, float, str, str]]]:
-    """The tile rows of a manifest's area, as the verifier's operator mode compares them."""
+    """Returns a function that yields the tile rows for a manifest, as the operator mode of the verifier compares them."""
 
     def fetch(manifest: Manifest) -> Iterator[tuple[int, float, float, str, str]]:
         for record in tiles(manifest):

@@ -91,5 +91,5 @@ def test_tensorrt_needs_a_gpu():
     ],
 )
 def test_other_texts_are_no_names(text):
-    with pytest.raises(EngineBuildError, match="no engine file name"):
+    with pytest.raises(EngineBuildError, match="not an engine file name"):
         EngineName.parse(text)

@@ -215,7 +215,7 @@ def test_a_folder_is_no_mission(tmp_path):
 def test_an_empty_file_is_refused(tmp_path):
     path = tmp_path / "mission.yaml"
     path.write_text("")
-    with pytest.raises(MissionError, match="a mapping is needed, this is empty"):
+    with pytest.raises(MissionError, match="must be a mapping, but is empty"):
         load_mission(path, {})
 
 
@@ -256,7 +256,7 @@ def test_every_problem_of_the_whole_is_told_at_once(problems, value, tmp_path):
         "trust: lies inside cache_root",
         "tile_store.root: overlaps cache_root",
         "tile_store.database: is neither",
-        f"{AT}.backbones: 2 have role `descriptor`; exactly one must",
+        f"{AT}.backbones: 2 backbones have the role `descriptor`: give it to exactly one",
         f"{AT}.backbones: model_name weight_free_vpr is given twice",
         f"{AT}.descriptors.overlap: 0.6 is none of 0, 0.5, 0.75",
         f"{AT}.backbones[0].precision: the runtime pytorch_fp16 builds fp16 engines alone, not fp32",
@@ -300,7 +300,7 @@ def test_exactly_one_backbone_describes(problems, value, roles):
         {**BACKBONE, "model_name": f"model_{number}", "role": role} for number, role in enumerate(roles)
     ]
     count = roles.count("descriptor")
-    assert problems(value) == (f"{AT}.backbones: {count} have role `descriptor`; exactly one must",)
+    assert problems(value) == (f"{AT}.backbones: {count} backbones have the role `descriptor`: give it to exactly one",)
 
 
 def test_no_backbones_at_all_are_refused(problems, value):
@@ -344,7 +344,7 @@ def test_a_wrong_shape_in_inputs_is_told_with_the_inputs_name(problems, value):
 def test_an_unknown_builtin_is_refused(problems, value):
     config(value)["backbones"][0]["onnx_path"] = "builtin:dinov2"
     assert problems(value) == (
-        f"{AT}.backbones[0].onnx_path: builtin:dinov2 is unknown; the only built-in is builtin:weight_free_vpr",
+        f"{AT}.backbones[0].onnx_path: builtin:dinov2 is unknown: the only built-in is builtin:weight_free_vpr",
     )
 
 
@@ -450,17 +450,17 @@ def test_a_route_that_starts_without_an_altitude_of_its_own_needs_the_missions(l
         ]
         (tmp_path / "flight.plan").write_text(json.dumps({"fileType": "Plan", "mission": {"items": items}}))
         routed["area"]["route"] = "flight.plan"
-        why = "where the route starts (1.0, 32.0) has only an altitude above home"
+        why = "the start of the route (1.0, 32.0) has only an altitude above home"
     elif form in {"flat", "ellipsoid"}:
         line = LEG if form == "ellipsoid" else [place[:2] for place in LEG]
         (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": line}))
         high = "has a height above the ellipsoid, which cannot be converted to mean sea level without a geoid model"
-        why = f"where the route starts (0.346, 32.588) {high if form == 'ellipsoid' else 'has no altitude'}"
+        why = f"the start of the route (0.346, 32.588) {high if form == 'ellipsoid' else 'has no altitude'}"
     else:
         (tmp_path / "flight.kml").write_text(line_kml("relativeToGround" if form == "ground" else "clampToGround"))
         routed["area"]["route"] = "flight.kml"
         told = "has only an altitude above the ground" if form == "ground" else "has no altitude"
-        why = f"where the route starts (0.346, 32.588) {told}"
+        why = f"the start of the route (0.346, 32.588) {told}"
     assert problems(routed) == (f"takeoff_origin: give it here, in metres above mean sea level: {why}",)
     lat = 0.9 if form == "plan" else 0.3
     routed["takeoff_origin"] = {"lat": lat, "lon": 32.5, "alt": 5}
@@ -468,7 +468,7 @@ def test_a_route_that_starts_without_an_altitude_of_its_own_needs_the_missions(l
 
 
 def test_a_route_and_a_corridor_go_together(problems, routed):
-    told = ("area.corridor_m: goes with area.route: metres covered on each side of the route",)
+    told = ("area.corridor_m: and area.route need each other: give the metres to cover on each side of the route",)
     width = routed["area"].pop("corridor_m")
     assert problems(routed) == told
     routed["area"] = {**MISSION["area"], "corridor_m": width}

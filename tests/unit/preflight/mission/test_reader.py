@@ -176,7 +176,7 @@ def test_a_value_becomes_a_struct():
 )
 def test_each_problem_has_its_path(value, at):
     (problem,) = problems_of(value)
-    assert problem.startswith(f"{at}: " if at else "a mapping is needed")
+    assert problem.startswith(f"{at}: " if at else "must be a mapping")
 
 
 def test_problems_are_collected_from_everywhere():
