@@ -76,7 +76,9 @@ class CalibrationTable:
                 f"The calibration table {label} is damaged, or is not a calibration table. {_AGAIN}"
             ) from error
         if not whole or not _sound(table):
-            raise CalibrationCacheError(f"The calibration table {label} is damaged: it was changed after it was written. {_AGAIN}")
+            raise CalibrationCacheError(
+                f"The calibration table {label} is damaged: it was changed after it was written. {_AGAIN}"
+            )
         return table
 
     def check_made_for(self, key: CalibrationKey, label: str) -> None:

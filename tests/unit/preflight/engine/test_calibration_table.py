@@ -40,7 +40,7 @@ def test_no_byte_of_a_table_can_change(ranges, data):
 
 @given(st.binary(max_size=200))
 def test_what_is_no_table_is_refused(content):
-    with pytest.raises(CalibrationCacheError, match="damaged or is none"):
+    with pytest.raises(CalibrationCacheError, match="damaged, or is not a calibration table"):
         CalibrationTable.decode(content, "t")
 
 
