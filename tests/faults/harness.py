@@ -208,7 +208,7 @@ def serve():
     import preflight.wiring
     from preflight.adapters.onnxruntime import runtime as onnxruntime
     from preflight.adapters.openvino import library as openvino_library
-    from recipes.commands import beginning, generations, looking  # noqa: F401
+    from recipes.commands import generations, prepare, reports  # noqa: F401
     from recipes.commands import signing as keys  # noqa: F401
 
     # As the adapters import them: by themselves both libraries report to a server.

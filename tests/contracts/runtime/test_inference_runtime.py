@@ -125,10 +125,20 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    """Runtime -> the bytes of the small model's engine. PyTorch takes seconds to compile it."""
+    return {}
+
+
 @pytest.fixture
-def engine_path(runtime, tiny_onnx, request_for, tmp_path):
+def engine_path(runtime, tiny_onnx, request_for, tmp_path, compiled):
+    """The small model's engine, in a file of the test's own."""
     path = tmp_path / "tiny.engine"
-    runtime.compile(request_for(tiny_onnx), path)
+    if runtime.name not in compiled:
+        runtime.compile(request_for(tiny_onnx), path)
+        compiled[runtime.name] = path.read_bytes()
+    path.write_bytes(compiled[runtime.name])
     return path
 
 
