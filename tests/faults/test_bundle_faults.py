@@ -1,7 +1,7 @@
 """Every file operation of `doit bundle` on the card fails once, or is the last thing its process does.
 
-What is current there must be the old cache, whole, or the new one; a cache that was damaged before is refused until it is
-mended. The next copy must work.
+What is current there must be the old cache, whole, or the new one; a cache that was damaged before is refused until it
+is mended. The next copy must work.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def test_the_card_is_whole_after_a_fault_at_any_point(driven, kind, what):
         else:
             assert outcome["ended"] in {"BundleError", "nothing raised"}, outcome
         if outcome["ended"] == "nothing raised":
-            # A link that cannot be made is a copy, a bad file is written anew; what stays of a temporary folder, the next
-            # run removes. Nothing else is worked around.
+            # A link that cannot be made is a copy, a bad file is written anew; what stays of a temporary folder, the
+            # next run removes. Nothing else is worked around.
             assert outcome["call"] in {"link", "remove", "rmdir"}, outcome
             assert outcome["state"] == after, outcome
     assert {outcome["state"] for outcome in outcomes} == {before, after}
@@ -118,5 +118,5 @@ for free in (os.statvfs(scene.card).f_bavail * 4096, 1 << 40):
     )
     assert done.returncode == 0, done.stderr
     refused, filled = done.stdout.splitlines()
-    assert "MB free, this copy needs" in refused
+    assert "MB free, but this copy needs" in refused
     assert "No space left on device" in filled

@@ -1,7 +1,7 @@
-"""Every file this package writes, links or removes goes through here, so that one place decides what survives a power cut.
+"""Writes, links and removes files so that they survive a power cut. All code of this package uses these functions.
 
-The order is always: write, fsync, rename over the target, fsync the directory. A killed write leaves at most one temporary
-file whose name starts with `TEMPORARY_PREFIX`; `sweep_temporaries` removes it at the next start.
+The order is always: write, fsync, rename over the target, fsync the directory. A killed write leaves at most one
+temporary file, whose name begins with `TEMPORARY_PREFIX`. `sweep_temporaries` removes it at the next start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class _Writer(AtomicWriter):  # type: ignore[misc]  # atomicwrites ships no types
-    """atomicwrites with names that the sweep recognises (its own default is a bare `tmp`)."""
+    """An AtomicWriter with temporary names that `sweep_temporaries` recognises. The default prefix is only `tmp`."""
 
     def get_fileobject(self, suffix: str = "", prefix: str = TEMPORARY_PREFIX, **kwargs: Any) -> IO[bytes]:  # noqa: ANN401 - upstream's signature
         file: IO[bytes] = super().get_fileobject(suffix=suffix, prefix=prefix, **kwargs)
@@ -32,13 +32,22 @@ class _Writer(AtomicWriter):  # type: ignore[misc]  # atomicwrites ships no type
 
 
 def atomic_write(path: Path, content: Buffer | Iterable[Buffer], *, mode: int = 0o644) -> str:
-    """Replace `path` by `content` or leave it as it was; returns the content's SHA-256 as hex digits.
+    """Replaces a file as a whole. After an error, the old file is unchanged.
 
-    Parents are made. Raises OSError.
+    Args:
+        path: the file. Missing parent folders are created.
+        content: the bytes, or an iterable of pieces.
+        mode: the permissions of the file.
+
+    Returns:
+        The SHA-256 of the content as hex digits.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    # atomicwrites refuses to overwrite and makes files 0600 unless told otherwise.
+    # By default, atomicwrites does not overwrite files, and creates them with mode 0600.
     with _naming(path), _Writer(str(path), mode="wb", overwrite=True).open() as file:
         for chunk in (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content:
             file.write(chunk)
@@ -49,7 +58,7 @@ def atomic_write(path: Path, content: Buffer | Iterable[Buffer], *, mode: int = 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """A failed write or fsync does not say which file it was for: an operator must know."""
+    """Adds the file name to errors of write and fsync, which lack it."""
     try:
         yield
     except OSError as error:
@@ -60,7 +69,17 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
-    """A temporary path for a library to write; put in the place of `path` when the block ends well, removed otherwise."""
+    """Yields a temporary path for a library that writes a file itself.
+
+    If the block ends without an error, the temporary file replaces `path`. Otherwise it is removed.
+
+    Args:
+        path: the final file. Missing parent folders are created.
+        mode: the permissions of the file.
+
+    Raises:
+        OSError: the file cannot be written, or the block removed it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     os.close(handle)
@@ -77,7 +96,12 @@ def atomic_path(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
 
 
 def write_new(path: Path, content: Buffer, *, mode: int) -> None:
-    """Make a file that must not be there, durable but for its name. Raises OSError, FileExistsError among them."""
+    """Creates a file and syncs its content, but not its directory entry.
+
+    Raises:
+        FileExistsError: the file exists.
+        OSError: the file cannot be written. A part of it may be left.
+    """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with _naming(path), os.fdopen(handle, "wb", buffering=0) as file:
         _write_all(file, memoryview(content))
@@ -85,7 +109,12 @@ def write_new(path: Path, content: Buffer, *, mode: int) -> None:
 
 
 def copy_hashed(source: Path, target: Path, *, mode: int) -> str:
-    """Copy `source` to the new file `target`, durable, hashed on the way; returns the SHA-256. Raises OSError."""
+    """Copies `source` to the new file `target`, syncs its content, and returns its SHA-256 as hex digits.
+
+    Raises:
+        FileExistsError: the target exists.
+        OSError: a file cannot be read or written.
+    """
     digest = hashlib.sha256()
     buffer = bytearray(CHUNK)
     view = memoryview(buffer)
@@ -104,7 +133,12 @@ def _write_all(writer: IO[bytes], view: memoryview) -> None:
 
 
 def link_or_copy(source: Path, target: Path, *, mode: int) -> bool:
-    """Hard-link `source` at `target`; copies where the file system has no links. Returns whether it is a link."""
+    """Creates `target` as a hard link to `source`, or as a copy if no link can be made. Returns whether it is a link.
+
+    Raises:
+        FileExistsError: the target exists.
+        OSError: a file cannot be read or written.
+    """
     try:
         target.hardlink_to(source)
     except OSError:
@@ -114,7 +148,7 @@ def link_or_copy(source: Path, target: Path, *, mode: int) -> bool:
 
 
 def replace_symlink(link: Path, target: str) -> None:
-    """Point `link` at `target` in one step."""
+    """Points a symbolic link at `target`, in one atomic step. Raises OSError."""
     temporary = link.with_name(f"{TEMPORARY_PREFIX}{link.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
@@ -123,29 +157,29 @@ def replace_symlink(link: Path, target: str) -> None:
 
 
 def rename_directory(source: Path, target: Path) -> None:
-    """Give a finished directory its final name, durably."""
+    """Renames a finished directory and syncs the folder that contains it. Raises OSError."""
     source.rename(target)
     fsync_directory(target.parent)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory of read-only files. Raises OSError."""
+    """Removes a directory with all its files, also read-only ones. Raises OSError."""
     shutil.rmtree(path)
     fsync_directory(path.parent)
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file if it is there."""
+    """Removes a file if it exists. Raises OSError."""
     path.unlink(missing_ok=True)
 
 
 def fsync_file(path: Path) -> None:
-    """Make a file's bytes durable."""
+    """Writes a file's bytes to the disk (fsync). Raises OSError."""
     _fsync(path, os.O_RDONLY)
 
 
 def fsync_directory(path: Path) -> None:
-    """Make a directory's entries durable."""
+    """Writes a directory's entries to the disk (fsync). Raises OSError."""
     _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -159,8 +193,8 @@ def _fsync(path: Path, flags: int) -> None:
 
 
 def sweep_temporaries(directory: Path) -> list[Path]:
-    """Remove what killed writes left below `directory`; returns what was removed."""
-    found = [path for path in directory.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file() or path.is_symlink()]
-    for path in found:
+    """Removes the temporary files that killed writes left below `directory`. Returns their paths. Raises OSError."""
+    temporaries = [path for path in directory.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file() or path.is_symlink()]
+    for path in temporaries:
         path.unlink(missing_ok=True)
-    return found
+    return temporaries

@@ -1,4 +1,4 @@
-"""Where things lie below a cache root. See DESIGN.md, "Cache root"."""
+"""The paths below a cache root. See DESIGN.md, "Cache root"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class CacheLayout:
-    """Paths below one cache root. Nothing here touches the disk."""
+    """The paths below one cache root. No property reads or writes the disk."""
 
     root: Path
 
@@ -50,17 +50,17 @@ class CacheLayout:
 
     @property
     def history(self) -> Path:
-        """The newest build of each step, for `doit why`."""
+        """The folder with the newest build of each step, for `doit why`."""
         return self.work / "history"
 
     @property
     def rates(self) -> Path:
-        """Seconds each stage took, for `doit plan`."""
+        """The seconds that each stage took, for `doit plan`."""
         return self.work / "rates.json"
 
     @property
     def refused(self) -> Path:
-        """Written by a failed verification, read by the next provision."""
+        """The result of a failed verification, for the next provision."""
         return self.work / "refused.json"
 
     @property
@@ -97,7 +97,7 @@ class CacheLayout:
 
     @property
     def calibration(self) -> Path:
-        """Calibration tables."""
+        """The folder of the calibration tables."""
         return self.work / "calibration"
 
     @property
@@ -138,7 +138,7 @@ class CacheLayout:
 
     @property
     def signing(self) -> Path:
-        """Where a statement waits for a signature that is made elsewhere."""
+        """The folder where a statement waits for an offline signature."""
         return self.work / "signing"
 
     @property

@@ -1,4 +1,4 @@
-"""The published generations of a cache root: `gen/<NNNNNN>-<hash12>/`, immutable, and the links to two of them."""
+"""The published generations of a cache root: immutable folders `gen/<NNNNNN>-<hash12>/`, and links to two of them."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ class Generation:
 
 
 class Generations:
-    """Reads and extends the generations of one cache root. Writing needs the build lock."""
+    """Reads, publishes and removes the generations of one cache root. Changes require the build lock."""
 
     def __init__(self, layout: CacheLayout, digests: DigestCache) -> None:
         self._layout = layout
         self._digests = digests
 
     def all(self) -> list[Generation]:
-        """Every generation on disk, ascending."""
+        """Returns every generation on disk, in ascending order of their numbers."""
         if not self._layout.generations.is_dir():
             return []
-        found = [(path, _NAME.fullmatch(path.name)) for path in self._layout.generations.iterdir()]
+        matches = [(path, _NAME.fullmatch(path.name)) for path in self._layout.generations.iterdir()]
         return sorted(
-            (Generation(int(match[1]), path) for path, match in found if match and path.is_dir()),
+            (Generation(int(match[1]), path) for path, match in matches if match and path.is_dir()),
             key=lambda generation: generation.number,
         )
 
     def current(self) -> Generation | None:
-        """The generation `current` points at; None before the first."""
+        """Returns the generation that the link `current` names, or None."""
         return self._linked(self._layout.current)
 
     def previous(self) -> Generation | None:
-        """The generation that was current before."""
+        """Returns the generation that the link `previous` names, or None."""
         return self._linked(self._layout.previous)
 
     def _linked(self, link: Path) -> Generation | None:
@@ -59,11 +59,19 @@ class Generations:
         return Generation(int(match[1]), target) if match and target.is_dir() else None
 
     def next_number(self) -> int:
-        """One more than any generation on disk."""
+        """Returns the highest generation number on disk plus one."""
         return max((generation.number for generation in self.all()), default=0) + 1
 
     def fault(self, generation: Generation, expected: Mapping[str, str]) -> str | None:
-        """What is wrong with a generation's files, judged by digests (stat signatures first); None when nothing is."""
+        """Compares the files of a generation with expected digests.
+
+        Args:
+            generation: the generation to check.
+            expected: file name relative to the generation -> SHA-256.
+
+        Returns:
+            The first difference as a sentence, or None. Only files with an unknown stat signature are hashed.
+        """
         names = _names_below(generation.path)
         if extra := sorted(names - expected.keys()):
             return f"{generation.path.name} holds {extra[0]}, which its manifest does not name"
@@ -71,18 +79,26 @@ class Generations:
             if name not in names:
                 return f"{generation.path.name} lacks {name}"
             if self._digests.sha256(generation.path / name) != digest:
-                return f"{name} in {generation.path.name} is not what was published"
+                return f"{name} in {generation.path.name} differs from the published file"
         return None
 
     def stage(self, artifacts: Mapping[str, tuple[Path, str]], small: Mapping[str, bytes]) -> Path:
-        """Assemble a generation in staging/: artifacts (name -> source in work/, SHA-256) and small files by content.
+        """Assembles a generation in a new folder of staging/.
 
-        A file equal to the current or previous generation's is a link to it; anything else is copied and hashed on the way.
-        Nothing in staging shares an inode with work/. What was staged when it fails is removed.
+        If the current or the previous generation has an equal file, the new file is a hard link to it. Any other file
+        is copied, and hashed while it is copied. No file in staging shares an inode with work/. The folder is removed
+        if an error occurs.
+
+        Args:
+            artifacts: name -> (source in work/, SHA-256).
+            small: name -> content, for files that do not lie in work/.
+
+        Returns:
+            The folder.
 
         Raises:
-            ManifestWriteError: a source is not what the manifest says it is.
-            CacheRootError: the file system refuses.
+            ManifestWriteError: the bytes of a source differ from its SHA-256.
+            CacheRootError: the file system reports an error.
         """
         staging = self._layout.staging / uuid.uuid4().hex
         published = [generation.path for generation in (self.current(), self.previous()) if generation is not None]
@@ -125,16 +141,28 @@ class Generations:
             raise ManifestWriteError(f"{source} changed after the manifest was signed; run doit provision again")
 
     def publish(self, staging: Path, number: int, content: str) -> Generation:
-        """Give staging its final name and point `current` at it. content: the manifest hash, whose start is in the name."""
+        """Renames a staged generation to its final name and points `current` at it. `previous` gets the old target.
+
+        Args:
+            staging: the folder that `stage` returned.
+            number: the number of the generation.
+            content: the manifest hash. Its first 12 digits become part of the name.
+
+        Returns:
+            The published generation.
+
+        Raises:
+            CacheRootError: the generation is already current, or the file system reports an error.
+        """
         path = self._layout.generations / f"{number:06d}-{content[:12]}"
         old = self.current()
         try:
             self._layout.generations.mkdir(exist_ok=True)
             atomic.fsync_directory(self._layout.root)
             if old is not None and old.path == path:
-                raise CacheRootError(f"{path} is current already and is never replaced; run doit provision again")
+                raise CacheRootError(f"{path} is already current and must not be replaced: run doit provision again")
             if path.exists():
-                # Renamed by a run that was killed before the flip: never pointed at by anyone.
+                # A run renamed it and was killed before it changed the links. So no link has ever pointed at it.
                 atomic.remove_tree(path)
             atomic.rename_directory(staging, path)
             if old is not None:
@@ -145,27 +173,30 @@ class Generations:
         return Generation(number, path)
 
     def adopt(self, generation: Generation, digests: Mapping[str, str]) -> None:
-        """Remember the digests of files the verifier has just hashed (linking gave them new times)."""
+        """Stores the digests of files that the verifier has just hashed: their links have new times.
+
+        digests: name relative to the generation -> SHA-256. Raises OSError.
+        """
         for name, digest in digests.items():
             self._digests.adopt(generation.path / name, digest)
 
     def surplus(self, keep: int) -> list[Generation]:
-        """The oldest generations beyond `keep`; never the current or the previous one."""
+        """Returns all generations except the newest `keep`, the current and the previous one."""
         protected = {generation.path for generation in (self.current(), self.previous()) if generation is not None}
         return [generation for generation in self.all()[:-keep] if generation.path not in protected]
 
     def prune(self, keep: int) -> list[Generation]:
-        """Remove the surplus."""
+        """Removes the generations that `surplus` returns, and returns them. Raises OSError."""
         removed = self.surplus(keep)
         for generation in removed:
             atomic.remove_tree(generation.path)
         return removed
 
     def sweep(self) -> None:
-        """Remove what killed runs left: half-assembled generations and temporary files, and nothing else. Needs the lock.
+        """Removes the staged generations and temporary files that killed runs left. Requires the build lock.
 
         Raises:
-            CacheRootError: a link or folder stands where the other must be; nothing was removed.
+            CacheRootError: a link is in the place of a folder, or a folder in the place of a link. Nothing was removed.
         """
         self._check_kinds()
         if self._layout.staging.is_dir():
@@ -181,24 +212,24 @@ class Generations:
     def _check_kinds(self) -> None:
         for folder in (self._layout.work, self._layout.staging, self._layout.generations):
             if folder.is_symlink():
-                raise CacheRootError(f"{folder} is a symbolic link, which could lead anywhere; make it a folder")
+                raise CacheRootError(f"{folder} is a symbolic link, which is not followed: replace it by a folder")
         for link in (self._layout.current, self._layout.previous):
             if link.is_dir() and not link.is_symlink():
                 raise CacheRootError(
-                    f"{link} is a folder where a link must be: this cache root was copied without its links; "
-                    f"remove {link} (gen/ holds the same), then run doit provision"
+                    f"{link} is a folder where a link must be: this cache root was copied without its links. "
+                    f"Remove {link} (gen/ holds the same files), then run doit provision"
                 )
 
 
 def coverage_walk(directory: Path, expected: Iterable[str]) -> None:
-    """Prove that a directory holds exactly the expected files (names relative to it).
+    """Checks that a directory holds exactly the expected files. expected: names relative to the directory.
 
     Raises:
-        ManifestCoverageError: names every file too many and too few.
+        ManifestCoverageError: a file is missing or unexpected. The message names every such file.
     """
-    names, wanted = _names_below(directory), set(expected)
-    faults = [f"{name} is in no manifest" for name in sorted(names - wanted)]
-    faults += [f"{name} is missing" for name in sorted(wanted - names)]
+    names, required = _names_below(directory), set(expected)
+    faults = [f"{name} is not in the manifest" for name in sorted(names - required)]
+    faults += [f"{name} is missing" for name in sorted(required - names)]
     if faults:
         raise ManifestCoverageError(f"{directory}: " + "; ".join(faults) + "; run doit provision again")
 

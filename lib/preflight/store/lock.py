@@ -1,6 +1,7 @@
-"""The lock on a cache root: `.c10.lock`, which C11 honours too.
+"""The build lock of a cache root, `.c10.lock`. C11 uses the same lock.
 
-flock(2): the kernel frees it when the holder dies, however it dies; the file stays and only its text is rewritten.
+The lock is a flock(2). The kernel releases it when the holder ends for any reason. The file is never removed, only its
+text is rewritten.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from pathlib import Path
 from preflight.errors import BuildLockHeldError, CacheRootError
 
 POLL_SECONDS = 0.2
-# What a cache root holds beside the lock, which a copy may have lost.
+# The entries of a cache root beside the lock file. A copied cache root may have them without the lock file.
 OURS = frozenset({"work", "staging", "gen", "current", "previous"})
 
 
 class BuildLock:
-    """Exclusive for as long as this object holds it. Not re-entrant."""
+    """An exclusive lock. Not re-entrant.
+
+    Args:
+        path: the lock file.
+        pid: the process id that is written into the file.
+        host: the host name that is written into the file.
+    """
 
     def __init__(self, path: Path, *, pid: int, host: str) -> None:
         self._path = path
@@ -42,11 +49,17 @@ class BuildLock:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take the lock, waiting at most `wait` seconds for its holder to end. `now`, plus the wait, goes into the file.
+        """Takes the lock. Creates the cache root and the lock file if they do not exist.
+
+        Args:
+            now: the current time. The file gets the time when the lock was taken: `now` plus the time of waiting.
+            wait: how long to wait for another holder, seconds.
+            monotonic: a monotonic clock, seconds.
+            sleep: waits a number of seconds.
 
         Raises:
-            BuildLockHeldError: it is held; the message names the holder.
-            CacheRootError: the cache root cannot be written.
+            BuildLockHeldError: another process still holds the lock. The message names it.
+            CacheRootError: the cache root cannot be written, or the folder is not a cache root.
         """
         handle = self._open()
         began = monotonic()
@@ -79,8 +92,9 @@ class BuildLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if not os.path.lexists(self._path) and any(path.name not in OURS for path in self._path.parent.iterdir()):
                 raise CacheRootError(
-                    f"{self._path.parent} is not empty and no cache root: it holds no {self._path.name}; "
-                    "nothing in it is touched. Set cache_root in the mission to an empty folder, or to one that is not there yet"
+                    f"{self._path.parent} is not a cache root: it is not empty and holds no {self._path.name}; "
+                    "nothing in it was changed. "
+                    "Set cache_root in the mission to an empty folder, or to one that does not exist yet"
                 )
             return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -90,7 +104,7 @@ class BuildLock:
             ) from error
 
     def release(self) -> None:
-        """Give the lock back. Idempotent."""
+        """Releases the lock. Further calls have no effect."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -109,5 +123,5 @@ def _describe(content: bytes) -> str:
         holder = json.loads(content)
         return f"pid {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, TypeError):
-        # Between open and write of the holder: the lock is held all the same.
+        # The holder has taken the lock and not yet written the file.
         return "a process that has not written its name yet"

@@ -11,15 +11,15 @@ def paths(layout):
     }
 
 
-def test_everything_lies_below_the_root_and_nothing_is_made(tmp_path):
+def test_all_paths_are_below_the_root_and_nothing_is_created(tmp_path):
     root = tmp_path / "cache"
-    found = paths(CacheLayout(root))
-    assert len(found) >= 15
-    assert all(root in path.parents for path in found.values())
+    by_name = paths(CacheLayout(root))
+    assert len(by_name) >= 15
+    assert all(root in path.parents for path in by_name.values())
     assert not root.exists()
 
 
-def test_the_names_other_programs_rely_on():
+def test_the_names_that_other_programs_use():
     """C11 takes the lock; the aircraft reads `current`; C12 reads the report (SPEC.md)."""
     layout = CacheLayout(Path("/c"))
     assert layout.lock == Path("/c/.c10.lock")
@@ -28,12 +28,12 @@ def test_the_names_other_programs_rely_on():
     assert layout.generations == Path("/c/gen")
 
 
-def test_all_but_lock_links_generations_and_staging_lies_in_work():
+def test_everything_except_lock_links_generations_and_staging_is_in_work():
     layout = CacheLayout(Path("/c"))
     outside = {name for name, path in paths(layout).items() if layout.work not in path.parents}
     assert outside == {"work", "lock", "current", "previous", "generations", "staging"}
 
 
-def test_no_two_things_share_a_place():
-    found = paths(CacheLayout(Path("/c")))
-    assert len(set(found.values())) == len(found)
+def test_no_two_properties_have_the_same_path():
+    by_name = paths(CacheLayout(Path("/c")))
+    assert len(set(by_name.values())) == len(by_name)

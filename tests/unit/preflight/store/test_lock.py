@@ -22,16 +22,16 @@ def path(tmp_path):
 def make(path):
     made = []
 
-    def run(pid=4711, host="field-1"):
+    def make_(pid=4711, host="field-1"):
         made.append(BuildLock(path, pid=pid, host=host))
         return made[-1]
 
-    yield run
+    yield make_
     for lock in made:
         lock.release()
 
 
-def test_the_lock_is_taken_with_the_holder_written_into_it(make, path):
+def test_the_lock_file_names_the_holder(make, path):
     lock = make()
     assert not lock.held
     lock.acquire(NOW)
@@ -39,7 +39,7 @@ def test_the_lock_is_taken_with_the_holder_written_into_it(make, path):
     assert json.loads(path.read_text()) == {"pid": 4711, "host": "field-1", "since": "2026-05-01T12:30:05+00:00"}
 
 
-def test_a_second_taker_is_told_who_holds_it(make):
+def test_a_second_process_is_told_who_holds_the_lock(make):
     make().acquire(NOW)
     second = make(pid=1, host="field-2")
     with pytest.raises(BuildLockHeldError) as error:
@@ -48,7 +48,7 @@ def test_a_second_taker_is_told_who_holds_it(make):
     assert not second.held
 
 
-def test_a_released_lock_is_free_and_its_file_stays(make, path):
+def test_a_released_lock_is_free_and_its_file_is_kept(make, path):
     first, second = make(), make(pid=2)
     first.acquire(NOW)
     inode = path.stat().st_ino
@@ -59,7 +59,7 @@ def test_a_released_lock_is_free_and_its_file_stays(make, path):
     assert json.loads(path.read_text())["pid"] == 2
 
 
-def test_a_longer_text_of_an_earlier_holder_leaves_nothing_behind(make, path):
+def test_a_longer_text_of_an_earlier_holder_is_replaced_completely(make, path):
     path.parent.mkdir()
     path.write_text("x" * 500)
     make().acquire(NOW)
@@ -67,14 +67,14 @@ def test_a_longer_text_of_an_earlier_holder_leaves_nothing_behind(make, path):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"pid": 1}', b"7"])
-def test_an_unreadable_text_still_says_that_the_lock_is_held(make, path, text):
+def test_an_unreadable_lock_file_still_reports_that_the_lock_is_held(make, path, text):
     make().acquire(NOW)
     path.write_bytes(text)
     with pytest.raises(BuildLockHeldError, match="a process that has not written its name yet"):
         make().acquire(NOW)
 
 
-def test_the_lock_is_not_handed_to_child_processes(make, path):
+def test_child_processes_do_not_inherit_the_lock(make, path):
     lock = make()
     lock.acquire(NOW)
     assert lock._handle is not None
@@ -88,7 +88,7 @@ def test_a_root_that_is_a_file_is_refused(make, path):
 
 
 @pytest.mark.parametrize("call", ["pwrite", "ftruncate"])
-def test_a_full_disk_is_said_and_the_lock_given_back(make, monkeypatch, call):
+def test_a_full_disk_is_reported_and_the_lock_released(make, monkeypatch, call):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -99,7 +99,7 @@ def test_a_full_disk_is_said_and_the_lock_given_back(make, monkeypatch, call):
     make().acquire(NOW)
 
 
-def test_a_file_system_without_locks_is_said(make, monkeypatch):
+def test_a_file_system_without_locks_is_reported(make, monkeypatch):
     import fcntl
 
     def none(*_):
@@ -110,8 +110,8 @@ def test_a_file_system_without_locks_is_said(make, monkeypatch):
         make().acquire(NOW)
 
 
-class Time:
-    """A clock that moves by what is slept; `then` happens at the given sleep."""
+class FakeClock:
+    """A fake clock that each sleep advances. `then` is called at sleep number `at`."""
 
     def __init__(self, at=0, then=lambda: None):
         self.now, self.slept, self.at, self.then = 100.0, 0, at, then
@@ -126,35 +126,35 @@ class Time:
             self.then()
 
 
-def test_a_taker_that_waits_has_the_lock_when_its_holder_ends(make, path):
+def test_a_waiting_process_gets_the_lock_when_it_is_released(make, path):
     first, second = make(), make(pid=2)
     first.acquire(NOW)
-    time = Time(at=10, then=first.release)
-    second.acquire(NOW, wait=60, monotonic=time.monotonic, sleep=time.sleep)
-    assert (second.held, time.slept) == (True, 10)
-    # Written when it was taken, not when it was asked for.
+    clock = FakeClock(at=10, then=first.release)
+    second.acquire(NOW, wait=60, monotonic=clock.monotonic, sleep=clock.sleep)
+    assert (second.held, clock.slept) == (True, 10)
+    # The time of taking the lock, not the time of the request.
     assert json.loads(path.read_text()) == {"pid": 2, "host": "field-1", "since": "2026-05-01T12:30:07+00:00"}
 
 
-def test_a_taker_waits_no_longer_than_it_said(make):
+def test_a_process_waits_no_longer_than_requested(make):
     make().acquire(NOW)
-    time = Time()
+    clock = FakeClock()
     with pytest.raises(BuildLockHeldError, match="pid 4711"):
-        make(pid=2).acquire(NOW, wait=3, monotonic=time.monotonic, sleep=time.sleep)
-    assert 3 <= time.now - 100 < 3.5
+        make(pid=2).acquire(NOW, wait=3, monotonic=clock.monotonic, sleep=clock.sleep)
+    assert 3 <= clock.now - 100 < 3.5
 
 
-def test_a_taker_that_is_stopped_while_it_waits_holds_nothing(make):
+def test_a_process_that_is_interrupted_while_it_waits_does_not_hold_the_lock(make):
     first = make()
     first.acquire(NOW)
 
     def stop():
         raise KeyboardInterrupt
 
-    time = Time(at=2, then=stop)
+    clock = FakeClock(at=2, then=stop)
     second = make(pid=2)
     with pytest.raises(KeyboardInterrupt):
-        second.acquire(NOW, wait=60, monotonic=time.monotonic, sleep=time.sleep)
+        second.acquire(NOW, wait=60, monotonic=clock.monotonic, sleep=clock.sleep)
     first.release()
     make(pid=3).acquire(NOW)
 
@@ -169,15 +169,15 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(make, path, tmp_path):
     assert victim.read_text() == "precious"
 
 
-def test_a_folder_of_something_else_is_no_cache_root(make, path):
+def test_a_folder_with_other_files_is_not_a_cache_root(make, path):
     path.parent.mkdir()
     (path.parent / "thesis.txt").write_text("years")
-    with pytest.raises(CacheRootError, match="not empty and no cache root"):
+    with pytest.raises(CacheRootError, match="is not a cache root: it is not empty"):
         make().acquire(NOW)
     assert [child.name for child in path.parent.iterdir()] == ["thesis.txt"]
 
 
-def test_a_cache_root_copied_without_its_lock_is_one(make, path):
+def test_a_cache_root_copied_without_its_lock_file_is_accepted(make, path):
     for name in ("work", "staging", "gen"):
         (path.parent / name).mkdir(parents=True)
     make().acquire(NOW)

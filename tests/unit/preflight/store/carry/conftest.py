@@ -1,4 +1,4 @@
-"""Small signed generations to carry."""
+"""Small signed generations for copying."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTENT = {"camera.json": b'{"fx": 1200}', ENGINE: bytes(range(256)) * 8, "index
 
 
 def manifest_of(contents, generation, issued_at):
-    """A manifest of files; its times begin a day before NOW."""
+    """Returns a manifest of these files. It is valid from a day before NOW to a day after."""
     model = format_.Model("vpr", "descriptor", ZERO, "fp32", "openvino", "2026.4.1", ENGINE, ZERO)
     corpus = format_.Corpus(ZERO, 2, (19,), ZERO, (("1.0", "1.0", "2.0", "2.0"),), "0.0", 0)
     calibration = hashlib.sha256(contents["camera.json"]).hexdigest()
@@ -57,7 +57,7 @@ def write_cache(root, private, made, contents):
 
 @dataclass
 class Scene:
-    """A cache root with generations, a trust directory, a card, and the verifier that judges copies."""
+    """A cache root with generations, a trust directory, a memory card, and the verifier that judges copies."""
 
     folder: Path
 
@@ -72,9 +72,10 @@ class Scene:
             (self.trust / "key.pem").write_bytes(keys.to_pem(self.private.public_key().public_bytes_raw()))
 
     def generation(self, number, contents=None, *, salt=0, **changes):
-        """A published generation; contents: those that differ from the usual. salt: another time of the same identity.
+        """Returns the folder of a published generation.
 
-        changes: of the manifest.
+        contents: files that differ from CONTENT. salt: gives another time to an equal identity. changes: manifest
+            fields.
         """
         files = {**CONTENT, **(contents or {})}
         made = manifest_of(files, number, NOW - 100 + number + 50 * salt)._replace(**changes)
@@ -90,7 +91,7 @@ class Scene:
             raise BundleError("; ".join(result.fail_reasons))
 
     def copy(self, source, *, free=1 << 40):
-        """As `doit bundle` does; returns what was to be done."""
+        """Copies a generation as `doit bundle` does, and returns the plan of the copy."""
         cargo = load_cargo(source)
         with carry.alone(self.card) as target:
             carry.check_names(target, cargo)
@@ -105,7 +106,7 @@ class Scene:
         return self.card / "current"
 
     def state(self):
-        """What the card's cache is: the generation's number, `none`, or `refused`."""
+        """Returns the generation number of the cache on the card, `none`, or `refused`."""
         if not self.current.exists():
             return "none"
         result = verify_manifest(self.current, trust=self.trust, now=lambda: NOW)

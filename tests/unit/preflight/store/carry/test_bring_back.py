@@ -1,4 +1,4 @@
-"""What `doit sign --import` does with a signature when the build it leads to publishes something else."""
+"""`doit sign --import` when the following build publishes what was signed, or something else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from preflight.store.manifests import parse_manifest
 
 @pytest.fixture
 def waiting(scene, tmp_path):
-    """A statement that waits, its signature, and a mission whose build publishes what `published` holds."""
+    """A waiting statement, its signature, and a mission whose build publishes what `published` holds."""
     statement = (scene.generation(2) / "manifest.json").read_bytes()
     key = signing.make_key(tmp_path / "k.pem", None)
     signer = signing.OfflineSigner(key.public_key, signing.SigningRequest(tmp_path / "waiting"))
@@ -52,8 +52,8 @@ def test_the_build_publishes_what_was_signed(waiting):
     assert bring_back(waiting.assembly, session_of(waiting, build), waiting.signature, None) == "report"
 
 
-def test_a_build_that_has_nothing_to_do_with_it_is_told(waiting):
-    """The mission was edited back after the export: its build is up to date, and the signature is for nothing."""
+def test_a_build_that_does_not_publish_the_signed_statement_is_reported(waiting):
+    """After the export, the mission was changed back. Its build is up to date and does not need the signature."""
     with pytest.raises(OfflineSigningError, match="no more what is to be published"):
         bring_back(
             waiting.assembly,
@@ -63,13 +63,13 @@ def test_a_build_that_has_nothing_to_do_with_it_is_told(waiting):
         )
 
 
-def test_the_session_is_closed_where_nothing_is_built(waiting, tmp_path):
+def test_the_session_is_closed_if_nothing_is_built(waiting, tmp_path):
     with pytest.raises(OfflineSigningError, match="cannot be read"):
         bring_back(waiting.assembly, session_of(waiting, pytest.fail), tmp_path / "absent", None)
     assert waiting.closed == 1
 
 
-def test_an_export_replaces_only_an_export(waiting, tmp_path):
+def test_an_export_replaces_only_another_export(waiting, tmp_path):
     target = tmp_path / "out"
     for _ in range(2):
         assert export(waiting.assembly, target).fields["generation"] == "2"
