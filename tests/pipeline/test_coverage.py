@@ -129,7 +129,7 @@ def test_a_row_that_names_no_file_is_found_also_where_all_is_sealed_anew(whole, 
     done = whole.provision_json()
     assert done.status == 1
     (failed,) = done.event("build_failed")
-    assert "1 of 80 tiles have no file" in failed["failure_reason"]
+    assert "1 of 80 tiles are corrupt" in failed["failure_reason"]
 
 
 def test_tiles_dated_in_the_future_are_refused_until_an_update_dates_them(whole, landscape_tiles, tmp_path):
