@@ -1,4 +1,4 @@
-"""Stores for the contract suites: an in-memory twin, the embedded server, and a server reached by URL and password."""
+"""Stores for the contract suites: in memory, on the embedded server, and on a server with a URL and a password."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from preflight.records import StoreRevision, TileBboxRecord, TileHashRecord
 
 
 class MemoryTileStore:
-    """TileMetadataStore over a dict: what the contract means, in as few lines as it takes."""
+    """TileMetadataStore over a dict: the shortest implementation of the contract."""
 
     def __init__(self):
         self._rows = {}
@@ -35,7 +35,7 @@ class MemoryTileStore:
         self._changes = []
 
     def changed_since(self, revision):
-        return frozenset(tile for at, tile in self._changes if at > revision)
+        return frozenset(tile for changed_at, tile in self._changes if changed_at > revision)
 
     def rows_of_tiles(self, tiles):
         wanted = set(tiles)
@@ -48,8 +48,8 @@ class MemoryTileStore:
         return len(self._rows)
 
     def _sorted(self, keep):
-        found = [row for row in self._rows.values() if keep(row)]
-        return iter(sorted(found, key=lambda row: (row.zoom, row.lat, row.lon, row.source)))
+        rows = [row for row in self._rows.values() if keep(row)]
+        return iter(sorted(rows, key=lambda row: (row.zoom, row.lat, row.lon, row.source)))
 
     def rows_in_box(self, zoom, x_range, y_range):
         return self._sorted(
@@ -66,27 +66,27 @@ class MemoryTileStore:
             yield TileBboxRecord(row.zoom, row.lat, row.lon, row.source)
 
     def upsert(self, rows, *, replace):
-        after, changed, kept = dict(self._rows), set(), set()
+        after, changed, corrected = dict(self._rows), set(), set()
         offered = [((row.zoom, row.x, row.y, row.source), row) for row in rows]
         for key, row in dict(offered).items() if replace else offered:
-            held = after.get(key)
-            if held is None or held.sha256 != row.sha256:
-                if held is not None and not replace:
+            old = after.get(key)
+            if old is None or old.sha256 != row.sha256:
+                if old is not None and not replace:
                     raise ImportSourceError(f"1 tiles differ, such as {row.zoom}/{row.x}/{row.y} of {row.source}")
                 after[key] = row
                 changed.add(key)
                 continue
-            mended = dataclasses.replace(held, texture=row.texture if held.texture is None else held.texture)
+            new = dataclasses.replace(old, texture=row.texture if old.texture is None else old.texture)
             if replace:
-                earlier = min(held.captured_at, row.captured_at)
-                mended = dataclasses.replace(mended, path=row.path, captured_at=earlier)
-            if mended != held:
-                after[key] = mended
-                kept.add(key)
-        if changed or kept:
+                earlier = min(old.captured_at, row.captured_at)
+                new = dataclasses.replace(new, path=row.path, captured_at=earlier)
+            if new != old:
+                after[key] = new
+                corrected.add(key)
+        if changed or corrected:
             self._rows = after
             self._revision = StoreRevision(self._revision.store_id, self._revision.revision + 1)
-            self._changes += [(self._revision.revision, key[:3]) for key in changed | kept]
+            self._changes += [(self._revision.revision, key[:3]) for key in changed | corrected]
         return len(changed)
 
     def record_source(self, record):
@@ -141,10 +141,10 @@ def embedded_conninfo():
 
 @pytest.fixture(scope="session")
 def server_url():
-    """An external server: the one PREFLIGHT_TEST_POSTGRES_URL names, or one of our own on TCP with a password."""
-    given = os.environ.get("PREFLIGHT_TEST_POSTGRES_URL")
-    if given:
-        yield given
+    """The URL of a server: PREFLIGHT_TEST_POSTGRES_URL, or a server that this fixture starts, on TCP with a password."""
+    url = os.environ.get("PREFLIGHT_TEST_POSTGRES_URL")
+    if url:
+        yield url
         return
     with _password_server() as url:
         yield url
@@ -156,13 +156,13 @@ def _password_server():
     programs = package / "pginstall18" / "bin"
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
-        who = _unprivileged(home, programs)
-        if who is None:
-            pytest.skip("the Postgres programs lie where the user `nobody` or `postgres` cannot run them")
+        user = _unprivileged(home, programs)
+        if user is None:
+            pytest.skip("the user `nobody` cannot run the Postgres programs in their folder")
         password = home / "password"
         password.write_text("kälte:%sturm/@")
         password.chmod(0o644)
-        data, run = home / "data", {"cwd": "/", **who}
+        data, run = home / "data", {"cwd": "/", **user}
         initdb = [programs / "initdb", "-D", data, "-U", "owner", "--auth=scram-sha-256", f"--pwfile={password}"]
         subprocess.run([*initdb, "--locale=C", "--encoding=UTF8", "--no-sync"], check=True, capture_output=True, **run)
         for port in range(54321, 54341):
@@ -171,28 +171,28 @@ def _password_server():
             if subprocess.run(start, check=False, stdout=subprocess.DEVNULL, **run).returncode == 0:
                 break
         else:
-            pytest.fail(f"no server came up: {(home / 'log').read_text()[-2000:]}")
+            pytest.fail(f"no server started: {(home / 'log').read_text()[-2000:]}")
         stop = [programs / "pg_ctl", "stop", "-w", "-m", "immediate", "-D", data]
         stack.callback(subprocess.run, stop, check=True, stdout=subprocess.DEVNULL, **run)
         yield f"postgresql://owner:k%C3%A4lte%3A%25sturm%2F%40@127.0.0.1:{port}/postgres"
 
 
 def _unprivileged(home, programs):
-    """Arguments for subprocess.run under which a server may run; None where there is no such way."""
+    """Arguments for subprocess.run that make a server run as an unprivileged user; None if that is impossible."""
     if os.geteuid() != 0:
         return {}
     import pwd
 
     shutil.chown(home, "nobody")
     entry = pwd.getpwnam("nobody")
-    who = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-    can_run = subprocess.run(["/usr/bin/test", "-x", programs / "postgres"], cwd="/", check=False, **who)
-    return who if can_run.returncode == 0 else None
+    user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    can_run = subprocess.run(["/usr/bin/test", "-x", programs / "postgres"], cwd="/", check=False, **user)
+    return user if can_run.returncode == 0 else None
 
 
 @contextmanager
 def _own_database(conninfo):
-    """A database of this test run: a server that is used for other things as well loses nothing."""
+    """A new database for this test run, so that the other databases of the server stay untouched."""
     name = f"preflight_contract_{os.getpid()}"
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -222,13 +222,13 @@ def _url(server_url):
 
 @pytest.fixture
 def embedded_database(_embedded):
-    """A connection string to a database without our schema."""
+    """A connection string to a database without the schema `preflight`."""
     return _emptied(_embedded)
 
 
 @pytest.fixture
 def url_database(_url):
-    """The same on a server reached by URL and password."""
+    """A connection string to such a database on a server with a URL and a password."""
     return _emptied(_url)
 
 

@@ -1,4 +1,4 @@
-"""How Postgres answers the very queries the tile store sends, at a million rows: by an index, and in its order."""
+"""Query plans: with a million rows, Postgres answers the queries of the tile store by an index and in its order."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from preflight.adapters.postgres.tile_store import PostgresTileStore
 from preflight.area.web_mercator import tile_bounds
 from preflight.records import BoundingBox
 
-X0, Y0 = 109_056, 93_184  # the north-western tile at zoom 18
-COLUMNS, ROWS = 1000, 800  # and half of each at zoom 17: a million tiles
-# Every trigger fires; a tile's centre is where it is, since the order of the rows is by it.
+X0, Y0 = 109_056, 93_184  # the north-west tile at zoom 18
+COLUMNS, ROWS = 1000, 800  # at zoom 18; zoom 17 has half of each, so there are a million tiles in all
+# The triggers run. The centres of the tiles are real, because rows are ordered by them.
 FILL = f"""
 INSERT INTO preflight.tiles (zoom, x, y, lat, lon, source, content_sha256, path, captured_at)
 SELECT zoom, x, y, degrees(atan(sinh(pi() * (1 - 2 * (y + 0.5::float8) / (1 << zoom))))),
@@ -27,14 +27,14 @@ FROM (
     UNION ALL SELECT 17, {X0 // 2} + n % {COLUMNS // 2}, {Y0 // 2} + n / {COLUMNS // 2}
         FROM generate_series(0, {COLUMNS * ROWS // 4 - 1}) AS n
 ) AS places
-"""  # noqa: S608 - made of the numbers above
+"""  # noqa: S608 - only the numbers above are inserted
 
 
 class Plans:
-    """Every query the store sends about tiles is explained where it is sent, with its values, then run."""
+    """Explains each query about tiles when the store sends it, with its values, and collects the plans."""
 
     def __init__(self, monkeypatch):
-        self.found = []
+        self.collected = []
         plans = self
 
         class Explaining(psycopg.Cursor):
@@ -58,23 +58,23 @@ class Plans:
         if isinstance(query, str) and ("preflight.tiles" in query or "preflight.tile_changes" in query):
             with psycopg.Cursor(connection) as cursor:
                 (plan,) = cursor.execute(f"EXPLAIN (FORMAT JSON) {query}", params).fetchone()
-            self.found.append(plan[0]["Plan"])
+            self.collected.append(plan[0]["Plan"])
 
     def of(self, call):
-        """The nodes of the one plan a call made."""
-        self.found.clear()
+        """The nodes of the plan of a call that sends one query."""
+        self.collected.clear()
         call()
-        (plan,) = self.found
+        (plan,) = self.collected
         return list(_nodes(plan))
 
 
 def _nodes(plan):
     yield plan
-    for below in plan.get("Plans", ()):
-        yield from _nodes(below)
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
 
 
-def _kinds(nodes):
+def _node_types(nodes):
     return {node["Node Type"] for node in nodes}
 
 
@@ -90,7 +90,7 @@ def _bbox(columns, rows):
 
 @pytest.fixture(scope="module")
 def million(embedded_conninfo):
-    """A database of its own with 1,000,000 tiles, not analysed yet."""
+    """A separate database with 1,000,000 tiles, before ANALYZE."""
     name = f"preflight_million_{os.getpid()}"
     with closing(psycopg.connect(embedded_conninfo, autocommit=True)) as server:
         server.execute(f"CREATE DATABASE {name}")
@@ -99,7 +99,7 @@ def million(embedded_conninfo):
             PostgresTileStore(conninfo).close()
             with closing(psycopg.connect(conninfo, autocommit=True)) as connection:
                 connection.execute("ALTER TABLE preflight.tiles SET (autovacuum_enabled = false)")
-                # Half the time of the filling, and no plan depends on it.
+                # This check takes half of the time of the insert, and no plan depends on it.
                 connection.execute("ALTER TABLE preflight.tiles DROP CONSTRAINT tiles_content_sha256_check")
                 connection.execute(FILL)
             yield conninfo
@@ -124,67 +124,67 @@ BOXES = {
 }
 
 
-def test_without_statistics_too_a_box_is_found_by_an_index(million, monkeypatch):
-    """As right after the first import: the embedded server ends with its command, before it would gather any."""
+def test_a_box_is_read_by_an_index_even_without_statistics(million, monkeypatch):
+    """After the first import there are none: the embedded server stops with its command, before it gathers statistics."""
     plans = Plans(monkeypatch)
     with PostgresTileStore(million) as store:
         for columns, rows in BOXES.values():
             box = (X0, X0 + columns - 1), (Y0, Y0 + rows - 1)
             nodes = plans.of(lambda box=box: _first(store.rows_in_box(18, *box)))
-            assert "Seq Scan" not in _kinds(nodes)
+            assert "Seq Scan" not in _node_types(nodes)
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_rows_of_a_box_come_by_an_index_and_a_large_box_is_not_sorted(analysed, monkeypatch, box):
+def test_a_box_is_read_by_an_index_and_a_large_box_is_not_sorted(analysed, monkeypatch, box):
     plans = Plans(monkeypatch)
     columns, rows = BOXES[box]
     x_range, y_range = (X0, X0 + columns - 1), (Y0, Y0 + rows - 1)
     with PostgresTileStore(analysed) as store:
         calls = [lambda: _first(store.rows_in_box(18, x_range, y_range))]
         for zooms in ([18], [17, 18]):
-            asked = _bbox(columns, rows), zooms, "stable_rear"
-            calls.append(lambda asked=asked: _first(store.tile_hashes_by_bbox(*asked)))
-            calls.append(lambda asked=asked: _first(store.tiles_by_bbox(*asked)))
+            query = _bbox(columns, rows), zooms, "stable_rear"
+            calls.append(lambda query=query: _first(store.tile_hashes_by_bbox(*query)))
+            calls.append(lambda query=query: _first(store.tiles_by_bbox(*query)))
         for call in calls:
             nodes = plans.of(call)
-            assert "Seq Scan" not in _kinds(nodes)
+            assert "Seq Scan" not in _node_types(nodes)
             if box == "all":
-                assert _kinds(nodes) == {"Index Scan"}
+                assert _node_types(nodes) == {"Index Scan"}
                 assert nodes[0]["Index Name"] == "tiles_in_order"
             else:
-                # What is sorted, and what is read for it, is the box.
+                # Only the rows of the box are read and sorted.
                 assert nodes[0]["Node Type"] in {"Sort", "Incremental Sort", "Index Scan"}
                 assert all("Filter" not in node for node in nodes)
 
 
 @pytest.mark.parametrize("count", [1, 500, 10_000])
-def test_rows_of_some_tiles_cost_a_look_into_an_index_each(analysed, monkeypatch, count):
+def test_each_of_some_tiles_is_looked_up_by_an_index(analysed, monkeypatch, count):
     plans = Plans(monkeypatch)
     tiles = [(18, X0 + n % COLUMNS, Y0 + n // COLUMNS * 7) for n in range(count)]
     with PostgresTileStore(analysed) as store:
-        found = []
-        nodes = plans.of(lambda: found.extend(store.rows_of_tiles(tiles)))
-    assert len(found) == count
+        rows = []
+        nodes = plans.of(lambda: rows.extend(store.rows_of_tiles(tiles)))
+    assert len(rows) == count
     assert {node["Node Type"] for node in nodes if node.get("Relation Name") == "tiles"} == {"Index Scan"}
 
 
 def test_an_update_of_a_chunk_looks_its_tiles_up_by_an_index(analysed, monkeypatch):
-    """As an import sends it: of the rows that are there, it mends some and leaves the others."""
+    """The upsert of an import with `replace`: it corrects stored rows and counts none of them."""
     plans = Plans(monkeypatch)
     with PostgresTileStore(analysed) as store:
         rows = store.rows_of_tiles([(18, X0 + n % COLUMNS, Y0 + n // COLUMNS * 7) for n in range(500)])
-        plans.found.clear()
+        plans.collected.clear()
         assert store.upsert([replace(row, path=f"{row.path}.new", texture=9.0) for row in rows], replace=True) == 0
-        nodes = [node for plan in plans.found for node in _nodes(plan)]
+        nodes = [node for plan in plans.collected for node in _nodes(plan)]
         assert {row.path for row in store.rows_of_tiles([(row.zoom, row.x, row.y) for row in rows])} == {
             f"{row.path}.new" for row in rows
         }
-    assert len(plans.found) >= 3
+    assert len(plans.collected) >= 3
     looked_up = {node["Node Type"] for node in nodes if node.get("Relation Name") == "tiles" and "Plans" not in node}
     assert looked_up == {"Index Scan"}
 
 
-def test_what_changed_lately_is_found_by_an_index(analysed, monkeypatch):
+def test_recent_changes_are_read_by_an_index(analysed, monkeypatch):
     with closing(psycopg.connect(analysed, autocommit=True)) as other:
         for row in range(50):
             other.execute("UPDATE preflight.tiles SET path = 'q' WHERE zoom = 18 AND y = %s", (Y0 + row,))
@@ -195,4 +195,4 @@ def test_what_changed_lately_is_found_by_an_index(analysed, monkeypatch):
         changed = []
         nodes = plans.of(lambda: changed.extend(store.changed_since(before)))
     assert len(changed) == 2 * COLUMNS
-    assert not any("Seq Scan" in kind for kind in _kinds(nodes))
+    assert not any("Seq Scan" in kind for kind in _node_types(nodes))

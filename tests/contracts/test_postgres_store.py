@@ -1,4 +1,4 @@
-"""What is Postgres' own: migrations, rights, messages, and writers that are not ours."""
+"""Tests for the Postgres store only: migrations, rights, messages, and other programs that write to the tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _writer(conninfo):
     return closing(psycopg.connect(conninfo, autocommit=True))
 
 
-def test_migrations_run_once_whoever_comes_first(embedded_database):
+def test_concurrent_programs_run_each_migration_once(embedded_database):
     failures = []
 
     def open_store():
@@ -51,24 +51,24 @@ def test_a_schema_of_a_newer_program_is_refused(embedded_database):
     PostgresTileStore(embedded_database).close()
     with psycopg.connect(embedded_database) as connection:
         connection.execute("INSERT INTO preflight.schema_migrations VALUES (9999)")
-    with pytest.raises(DatabaseError, match=r"migration 9999.*newer"):
+    with pytest.raises(DatabaseError, match=r"migration 9999.*Install the newer"):
         PostgresTileStore(embedded_database)
 
 
-def test_a_store_keeps_its_identity(embedded_database):
+def test_a_store_keeps_its_identifier(embedded_database):
     with PostgresTileStore(embedded_database) as store:
         revision = store.revision()
     with PostgresTileStore(embedded_database) as store:
         assert store.revision() == revision
 
 
-def test_every_writer_advances_the_revision_with_its_own_transaction(embedded_database):
+def test_the_transaction_of_any_writer_advances_the_revision(embedded_database):
     with PostgresTileStore(embedded_database) as store, closing(psycopg.connect(embedded_database)) as other:
 
         def advanced(change):
             before = store.revision().revision
             change()
-            assert store.revision().revision == before, "not before the commit"
+            assert store.revision().revision == before, "the revision advanced before the commit"
             other.commit()
             return store.revision().revision - before
 
@@ -81,7 +81,7 @@ def test_every_writer_advances_the_revision_with_its_own_transaction(embedded_da
         assert advanced(lambda: other.execute("TRUNCATE preflight.tiles")) == 1
 
 
-def test_a_row_that_cannot_be_is_refused(embedded_database):
+def test_an_impossible_row_is_refused(embedded_database):
     from datetime import datetime, timezone
 
     from preflight.records import TileRow
@@ -100,7 +100,7 @@ def test_a_wrong_password_is_refused_and_not_shown(server_url):
     assert "hunter2-secret" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there_is_named():
+def test_the_message_names_a_server_that_does_not_answer():
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -109,7 +109,7 @@ def test_a_server_that_is_not_there_is_named():
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_string_that_is_no_url_does_not_give_the_password_away():
+def test_the_message_for_an_invalid_url_does_not_contain_the_password():
     with pytest.raises(DatabaseError, match="no valid connection string") as caught:
         PostgresTileStore("postgresql://me:hun%ter2@host/tiles")
     assert "ter2" not in str(caught.value)
@@ -132,7 +132,7 @@ def test_a_missing_right_is_explained(url_database):
             owner.execute("DROP ROLE guest")
 
 
-def test_a_lost_connection_is_an_error_of_ours(embedded_database):
+def test_a_lost_connection_raises_a_database_error(embedded_database):
     with PostgresTileStore(embedded_database) as store:
         with psycopg.connect(embedded_database) as other:
             name = conninfo_to_dict(embedded_database)["dbname"]
@@ -145,7 +145,7 @@ def test_a_lost_connection_is_an_error_of_ours(embedded_database):
             store.count()
 
 
-def test_deleted_and_moved_tiles_are_changes_too(embedded_database):
+def test_deleted_and_moved_tiles_count_as_changes(embedded_database):
     with PostgresTileStore(embedded_database) as store, _writer(embedded_database) as other:
         other.execute(
             "INSERT INTO preflight.tiles SELECT 14, 8000, y, 50, 10, 'c11', repeat('0', 64), 'p', now(), now() "
@@ -158,7 +158,7 @@ def test_deleted_and_moved_tiles_are_changes_too(embedded_database):
         assert store.changed_since(before) == {(14, 8000, 5001), (14, 8000, 5002), (14, 8000, 5009)}
 
 
-def test_a_bulk_change_is_too_much_to_know(embedded_database):
+def test_the_tiles_of_a_bulk_change_are_not_listed(embedded_database):
     with PostgresTileStore(embedded_database) as store, _writer(embedded_database) as other:
         insert(other, 8000)
         before = store.revision().revision
@@ -174,7 +174,7 @@ def test_a_bulk_change_is_too_much_to_know(embedded_database):
 
 
 @pytest.mark.parametrize("texture", [-0.1, 127.6, float("nan")])
-def test_a_texture_that_is_none_is_refused_by_the_schema(embedded_database, texture):
+def test_the_schema_refuses_an_impossible_texture(embedded_database, texture):
     with PostgresTileStore(embedded_database), _writer(embedded_database) as other:
         insert(other, 8000)
         other.execute("UPDATE preflight.tiles SET texture = 127.5")
@@ -183,8 +183,8 @@ def test_a_texture_that_is_none_is_refused_by_the_schema(embedded_database, text
         other.execute("UPDATE preflight.tiles SET texture = NULL")
 
 
-def test_texture_comes_to_a_store_that_was_made_without_it(embedded_database):
-    """The migration leaves rows, revision and what changed as they are."""
+def test_a_migration_adds_texture_to_an_older_store(embedded_database):
+    """The migration changes neither rows nor revision nor the log of changes."""
     with PostgresTileStore(embedded_database) as store, _writer(embedded_database) as other:
         insert(other, 8000)
         other.execute("ALTER TABLE preflight.tiles DROP COLUMN texture")
@@ -192,4 +192,4 @@ def test_texture_comes_to_a_store_that_was_made_without_it(embedded_database):
         before = store.revision()
     with PostgresTileStore(embedded_database) as store:
         assert store.revision() == before
-        assert [one.texture for one in store.rows_of_tiles([(14, 8000, 5000)])] == [None]
+        assert [row.texture for row in store.rows_of_tiles([(14, 8000, 5000)])] == [None]

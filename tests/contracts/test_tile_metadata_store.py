@@ -1,4 +1,4 @@
-"""What every TileMetadataStore does."""
+"""The contract of TileMetadataStore."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def row(zoom, x, y, source="a", digit="0"):
     return TileRow(zoom, x, y, lat, lon, source, digit * 64, f"objects/{digit}.png", THEN)
 
 
-def by_place(rows):
-    return sorted(rows, key=lambda one: (one.zoom, one.lat, one.lon, one.source))
+def in_order(rows):
+    return sorted(rows, key=lambda row: (row.zoom, row.lat, row.lon, row.source))
 
 
 GRID = [row(14, x, y, source) for x in range(8000, 8004) for y in range(5000, 5005) for source in ("b", "a", "Ä")]
@@ -35,24 +35,24 @@ def test_a_new_store_is_empty(tile_store):
     assert tile_store.manifests("/cache") == []
 
 
-def test_rows_come_back_bit_for_bit_in_order(tile_store):
+def test_rows_are_returned_bit_for_bit_and_in_order(tile_store):
     assert tile_store.upsert(GRID[::-1], replace=False) == len(GRID)
     assert tile_store.count() == len(GRID)
-    found = list(tile_store.rows_in_box(14, (8001, 8002), (5001, 5003)))
-    assert found == by_place(one for one in GRID if 8001 <= one.x <= 8002 and 5001 <= one.y <= 5003)
-    assert [repr(one.lat) for one in found][:1] == [repr(tile_center(14, 8001, 5003)[0])]
-    assert {one.captured_at for one in found} == {THEN}
-    assert {one.captured_at.utcoffset() for one in found} <= {timedelta(0), timedelta(hours=3)}
+    rows = list(tile_store.rows_in_box(14, (8001, 8002), (5001, 5003)))
+    assert rows == in_order(one for one in GRID if 8001 <= one.x <= 8002 and 5001 <= one.y <= 5003)
+    assert [repr(one.lat) for one in rows][:1] == [repr(tile_center(14, 8001, 5003)[0])]
+    assert {one.captured_at for one in rows} == {THEN}
+    assert {one.captured_at.utcoffset() for one in rows} <= {timedelta(0), timedelta(hours=3)}
 
 
-def test_a_range_has_both_its_ends_and_one_zoom(tile_store):
+def test_ranges_include_both_ends_and_one_zoom_only(tile_store):
     tile_store.upsert([row(14, 8000, 5000), row(13, 8000, 5000)], replace=False)
     assert [one.zoom for one in tile_store.rows_in_box(14, (8000, 8000), (5000, 5000))] == [14]
     assert list(tile_store.rows_in_box(14, (8001, 8002), (5000, 5000))) == []
     assert list(tile_store.rows_in_box(14, (8000, 8000), (4998, 4999))) == []
 
 
-def test_the_same_bytes_again_change_nothing_not_even_the_revision(tile_store):
+def test_the_same_rows_again_change_neither_rows_nor_revision(tile_store):
     tile_store.upsert(GRID, replace=False)
     revision = tile_store.revision()
     other_path = [replace(one, path="elsewhere.png", captured_at=THEN - timedelta(days=1)) for one in GRID]
@@ -64,8 +64,8 @@ def test_the_same_bytes_again_change_nothing_not_even_the_revision(tile_store):
     assert next(tile_store.rows_in_box(14, (8000, 8000), (5000, 5000))).path == GRID[0].path
 
 
-def test_an_update_with_the_same_bytes_takes_the_path_and_the_earlier_date_and_nothing_else(tile_store):
-    """A row that another program wrote may name a file that is not there, or a day that has not come."""
+def test_an_update_with_the_same_bytes_takes_only_the_path_and_an_earlier_date(tile_store):
+    """Another program may have written a row with a missing file or a date in the future."""
     old = [replace(row(5, x, 1), texture=7.5) for x in range(5)]
     tile_store.upsert(old, replace=False)
     before = tile_store.revision().revision
@@ -76,7 +76,7 @@ def test_an_update_with_the_same_bytes_takes_the_path_and_the_earlier_date_and_n
         replace(old[1], captured_at=THEN - day, texture=None),
         replace(old[2], path="new.png", captured_at=THEN - day),
         old[3],
-        # The last of a tile offered twice.
+        # Of a tile that is offered twice, the last row counts.
         replace(old[4], path="first.png", captured_at=THEN - day),
         replace(old[4], path="last.png"),
     ]
@@ -88,26 +88,26 @@ def test_an_update_with_the_same_bytes_takes_the_path_and_the_earlier_date_and_n
         old[3],
         replace(old[4], path="last.png"),
     ]
-    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(after)
-    mended = tile_store.revision().revision
-    assert mended > before
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == in_order(after)
+    corrected = tile_store.revision().revision
+    assert corrected > before
     assert tile_store.changed_since(before) == {(5, 0, 1), (5, 1, 1), (5, 2, 1), (5, 4, 1)}
     assert tile_store.upsert(after, replace=True) == 0
     assert tile_store.upsert(offered[:4], replace=True) == 0
-    assert tile_store.revision().revision == mended
+    assert tile_store.revision().revision == corrected
 
 
-def test_an_update_counts_what_has_other_bytes_beside_what_it_mends(tile_store):
+def test_an_update_counts_new_bytes_and_new_tiles_but_no_corrected_rows(tile_store):
     old = [row(5, 1, 1), row(5, 2, 1)]
     tile_store.upsert(old, replace=False)
     before = tile_store.revision().revision
     offered = [replace(old[0], path="new.png"), row(5, 2, 1, digit="1"), row(5, 3, 1)]
     assert tile_store.upsert(offered, replace=True) == 2
-    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(offered)
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == in_order(offered)
     assert tile_store.changed_since(before) == {(5, 1, 1), (5, 2, 1), (5, 3, 1)}
 
 
-def test_other_bytes_are_refused_whole_and_named(tile_store):
+def test_other_bytes_are_refused_and_nothing_of_the_call_is_kept(tile_store):
     tile_store.upsert([row(14, 8000, 5000)], replace=False)
     revision = tile_store.revision()
     with pytest.raises(ImportSourceError, match="14/8000/5000 of a"):
@@ -126,7 +126,7 @@ def test_a_tile_offered_twice_with_the_same_bytes_counts_once(tile_store):
     assert tile_store.upsert([row(14, 8000, 5000), row(14, 8000, 5000)], replace=False) == 1
 
 
-def test_other_bytes_replace_where_asked_and_the_last_wins(tile_store):
+def test_with_replace_other_bytes_win_and_the_last_row_counts(tile_store):
     tile_store.upsert([row(14, 8000, 5000), row(14, 8001, 5000)], replace=False)
     first = tile_store.revision()
     offered = [row(14, 8000, 5000, digit="1"), row(14, 8000, 5000, digit="2"), row(14, 8001, 5000)]
@@ -138,24 +138,24 @@ def test_other_bytes_replace_where_asked_and_the_last_wins(tile_store):
 
 
 def test_each_change_advances_the_revision(tile_store):
-    seen = [tile_store.revision()]
+    revisions = [tile_store.revision()]
     for x in range(8000, 8003):
         tile_store.upsert([row(14, x, 5000)], replace=False)
-        seen.append(tile_store.revision())
-    assert [one.revision for one in seen] == sorted({one.revision for one in seen})
-    assert len({one.store_id for one in seen}) == 1
+        revisions.append(tile_store.revision())
+    assert [one.revision for one in revisions] == sorted({one.revision for one in revisions})
+    assert len({one.store_id for one in revisions}) == 1
 
 
-def test_a_source_is_part_of_a_tiles_name(tile_store):
+def test_the_source_is_part_of_the_key_of_a_tile(tile_store):
     offered = [row(14, 8000, 5000, "a"), row(14, 8000, 5000, "b", digit="1")]
     assert tile_store.upsert(offered, replace=False) == 2
 
 
-def test_the_ports_by_bbox_give_the_tiles_that_share_interior(tile_store):
+def test_a_bbox_gives_the_tiles_whose_interior_overlaps_it(tile_store):
     tile_store.upsert([*GRID, *(row(15, x, 10000) for x in range(16000, 16008))], replace=False)
     box = tile_bounds(14, 8001, 5001)
     hashes = list(tile_store.tile_hashes_by_bbox(box, [15, 14], "stable_rear"))
-    inside = by_place(one for one in GRID if (one.x, one.y) == (8001, 5001))
+    inside = in_order(one for one in GRID if (one.x, one.y) == (8001, 5001))
     assert hashes == [TileHashRecord(one.zoom, one.lat, one.lon, one.source, one.sha256) for one in inside]
     tiles = list(tile_store.tiles_by_bbox(box, [14], "active_conflict"))
     assert tiles == [TileBboxRecord(one.zoom, one.lat, one.lon, one.source) for one in inside]
@@ -163,22 +163,22 @@ def test_the_ports_by_bbox_give_the_tiles_that_share_interior(tile_store):
     assert [one.zoom for one in wide] == [14] * 12 + [15] * 4
 
 
-def test_a_stream_sees_the_rows_of_its_beginning(tile_store):
+def test_a_stream_reads_the_snapshot_of_its_start(tile_store):
     tile_store.upsert(GRID, replace=False)
     stream = tile_store.rows_in_box(14, (8000, 8003), (5000, 5004))
     first = next(stream)
     tile_store.upsert([row(14, 8000, 5000, "z")], replace=False)
-    assert [first, *stream] == by_place(GRID)
+    assert [first, *stream] == in_order(GRID)
 
 
-def test_streams_may_be_read_side_by_side_and_left_unfinished(tile_store):
+def test_streams_may_run_in_parallel_and_stop_early(tile_store):
     tile_store.upsert(GRID, replace=False)
-    one, other = (tile_store.rows_in_box(14, (8000, 8003), (5000, 5004)) for _ in range(2))
-    assert next(one) == next(other)
+    first, second = (tile_store.rows_in_box(14, (8000, 8003), (5000, 5004)) for _ in range(2))
+    assert next(first) == next(second)
     assert tile_store.count() == len(GRID)
 
 
-def test_manifests_are_kept_by_root_and_generation(tile_store):
+def test_manifests_are_stored_by_root_and_generation(tile_store):
     def manifest(generation, status, root="/cache"):
         times = THEN, THEN + timedelta(days=30)
         return ManifestRow(root, generation, "a" * 64, "b" * 64, None, "c" * 64, *times, status)
@@ -193,7 +193,7 @@ def test_manifests_are_kept_by_root_and_generation(tile_store):
     assert tile_store.manifests("/cache")[0] == flight
 
 
-def test_changes_are_known_since_a_revision(tile_store):
+def test_the_tiles_changed_since_a_revision_are_listed(tile_store):
     tile_store.upsert([row(5, 1, 1), row(5, 2, 2)], replace=False)
     before = tile_store.revision().revision
     assert tile_store.changed_since(before) == frozenset()
@@ -206,11 +206,11 @@ def test_changes_are_known_since_a_revision(tile_store):
 def test_rows_of_tiles_have_all_their_sources_in_order(tile_store):
     kept = [row(5, 2, 2, source="a"), row(5, 2, 2, source="b"), row(6, 1, 1)]
     tile_store.upsert([*kept, row(5, 1, 1)], replace=False)
-    assert tile_store.rows_of_tiles([(6, 1, 1), (5, 2, 2), (5, 9, 9)]) == by_place(kept)
+    assert tile_store.rows_of_tiles([(6, 1, 1), (5, 2, 2), (5, 9, 9)]) == in_order(kept)
     assert tile_store.rows_of_tiles([]) == []
 
 
-def test_the_provenance_of_sources_is_kept_by_name_and_origin(tile_store):
+def test_the_provenance_of_sources_is_stored_by_name_and_origin(tile_store):
     revision = tile_store.revision()
     first = SourceRecord("field", "/media/a.mbtiles", "CC BY 4.0, Ünit", THEN, THEN + timedelta(days=2))
     second = SourceRecord("field", "/media/b.tif", None, None, THEN)
@@ -222,19 +222,19 @@ def test_the_provenance_of_sources_is_kept_by_name_and_origin(tile_store):
     assert tile_store.revision() == revision
 
 
-def test_a_new_store_knows_no_source(tile_store):
+def test_a_new_store_has_no_source(tile_store):
     assert tile_store.sources() == []
 
 
-def test_texture_is_kept_or_is_not_known(tile_store):
+def test_texture_is_stored_or_missing(tile_store):
     kept = [replace(row(5, 1, 1), texture=12.345), row(5, 2, 1), replace(row(5, 3, 1), texture=0.0)]
     tile_store.upsert(kept, replace=False)
-    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(kept)
-    assert tile_store.rows_of_tiles([(5, 1, 1), (5, 2, 1), (5, 3, 1)]) == by_place(kept)
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == in_order(kept)
+    assert tile_store.rows_of_tiles([(5, 1, 1), (5, 2, 1), (5, 3, 1)]) == in_order(kept)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_texture_measured_later_is_filled_in_as_a_change_that_is_not_counted(tile_store, replaced):
+def test_a_missing_texture_is_filled_in_as_a_change_that_is_not_counted(tile_store, replaced):
     old = [row(5, 1, 1), replace(row(5, 2, 1), texture=7.5), row(5, 3, 1)]
     tile_store.upsert(old, replace=False)
     before = tile_store.revision().revision
@@ -242,27 +242,27 @@ def test_texture_measured_later_is_filled_in_as_a_change_that_is_not_counted(til
     assert tile_store.upsert(offered, replace=replaced) == 1
     path = "elsewhere.png" if replaced else old[0].path
     after = [replace(old[0], texture=20.0, path=path), old[1], old[2], row(5, 4, 1)]
-    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(after)
-    # Two equal revisions hold equal rows.
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == in_order(after)
+    # The revision must advance, because equal revisions promise equal rows.
     filled = tile_store.revision().revision
     assert filled > before
     assert tile_store.changed_since(before) == {(5, 1, 1), (5, 4, 1)}
     assert tile_store.upsert(offered, replace=replaced) == 0
     assert tile_store.upsert(old[1:], replace=replaced) == 0
     assert tile_store.revision().revision == filled
-    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(after)
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == in_order(after)
 
 
-def test_other_bytes_bring_their_own_texture_or_none(tile_store):
+def test_other_bytes_replace_the_texture_too(tile_store):
     tile_store.upsert([replace(row(5, 1, 1), texture=7.5), replace(row(5, 2, 1), texture=7.5)], replace=False)
     other = [replace(row(5, 1, 1, digit="1"), texture=3.0), row(5, 2, 1, digit="1")]
     assert tile_store.upsert(other, replace=True) == 2
-    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(other)
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == in_order(other)
 
 
-def test_a_refused_call_fills_nothing_in(tile_store):
+def test_a_refused_call_fills_in_no_texture(tile_store):
     old = [row(5, 1, 1), row(5, 2, 1)]
     tile_store.upsert(old, replace=False)
     with pytest.raises(ImportSourceError):
         tile_store.upsert([replace(old[0], texture=3.0), row(5, 2, 1, digit="1")], replace=False)
-    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == by_place(old)
+    assert list(tile_store.rows_in_box(5, (0, 9), (0, 9))) == in_order(old)

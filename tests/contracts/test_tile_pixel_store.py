@@ -1,4 +1,4 @@
-"""What every TilePixelStore does."""
+"""The contract of TilePixelStore."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CONTENT = b"pixels"
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
-def test_bytes_come_back_by_the_path_given(pixel_store):
+def test_bytes_are_read_back_by_the_returned_path(pixel_store):
     path, _ = pixel_store.put(b"pixels", SHA, ".png")
     with pixel_store.open_tile(path) as file:
         assert file.read() == b"pixels"
 
 
-def test_what_lies_there_whole_is_written_once_and_keeps_its_path(pixel_store):
+def test_an_intact_file_is_written_once_and_keeps_its_path(pixel_store):
     path, written = pixel_store.put(b"pixels", SHA, ".png")
     assert written
     assert pixel_store.put(b"pixels", SHA, ".png") == (path, False)
@@ -29,25 +29,25 @@ def test_what_lies_there_whole_is_written_once_and_keeps_its_path(pixel_store):
     assert (other != path, written) == (True, True)
 
 
-def test_a_spoilt_file_is_written_again(tmp_path):
+def test_a_damaged_file_is_written_again(tmp_path):
     store = TileFiles(tmp_path)
     path, _ = store.put(CONTENT, SHA, ".png")
-    for spoilt in (b"pixelS", b"pixels\0", b""):
+    for damaged in (b"pixelS", b"pixels\0", b""):
         (tmp_path / path).chmod(0o644)
-        (tmp_path / path).write_bytes(spoilt)
+        (tmp_path / path).write_bytes(damaged)
         assert store.put(CONTENT, SHA, ".png") == (path, True)
         assert (tmp_path / path).read_bytes() == CONTENT
 
 
 def test_a_file_larger_than_any_tile_is_not_opened(tmp_path):
-    """Whoever reads a tile reads it whole; a row of another program may name anything."""
+    """A caller reads a tile into memory at once, and a row of another program may name any file."""
     store = TileFiles(tmp_path)
     for name, size in (("largest.png", MAX_TILE_BYTES), ("disk.img", 10 << 30)):
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
     with store.open_tile("largest.png") as file:
         assert file.seek(0, os.SEEK_END) == MAX_TILE_BYTES
-    with pytest.raises(TileContentError, match=r"disk\.img has 10,737,418,240 bytes; no tile has more than"):
+    with pytest.raises(TileContentError, match=r"disk\.img has 10,737,418,240 bytes, but the limit is"):
         store.open_tile("disk.img")
 
 
@@ -57,7 +57,7 @@ def test_bytes_of_another_hash_are_refused(pixel_store):
 
 
 @pytest.mark.parametrize("path", ["objects/00/none.png", "../secret.png", "/etc/passwd", "", ".", "a\0b"])
-def test_what_is_no_tile_is_refused(pixel_store, path):
+def test_a_path_that_is_no_tile_is_refused(pixel_store, path):
     with pytest.raises(TileContentError), pixel_store.open_tile(path):
         pass
 
@@ -67,7 +67,7 @@ def test_a_link_that_leaves_the_root_is_refused_and_one_inside_is_not(tmp_path):
     (tmp_path / "tiles2").mkdir()
     (tmp_path / "tiles2" / "near.png").write_bytes(b"near")
     store = TileFiles(tmp_path / "tiles")
-    place, _ = store.put(CONTENT, SHA, ".png")
+    path, _ = store.put(CONTENT, SHA, ".png")
     folder = tmp_path / "tiles" / "objects"
     for name, target in (
         ("out.png", "../../secret.png"),
@@ -77,19 +77,19 @@ def test_a_link_that_leaves_the_root_is_refused_and_one_inside_is_not(tmp_path):
         (folder / name).symlink_to(target)
         with pytest.raises(TileContentError), store.open_tile(f"objects/{name}"):
             pass
-    (folder / "in.png").symlink_to(tmp_path / "tiles" / place)
+    (folder / "in.png").symlink_to(tmp_path / "tiles" / path)
     with store.open_tile("objects/in.png") as file:
         assert file.read() == CONTENT
 
 
-def test_a_pipe_is_no_tile_and_nobody_waits_for_its_writer(tmp_path):
+def test_a_named_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
     store = TileFiles(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(TileContentError), store.open_tile("pipe.png"):
         pass
 
 
-def test_a_root_reached_by_a_link_is_the_root(tmp_path):
+def test_the_root_may_be_a_symbolic_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     store = TileFiles(tmp_path / "link")

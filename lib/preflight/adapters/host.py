@@ -1,4 +1,4 @@
-"""What this machine can compute with, from the kernel's own words and, for a GPU, the driver's (NVML)."""
+"""Finds out what this machine can compute with: from files of the kernel, and for a GPU from its driver (NVML)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from takeoff.host import TEGRAS, X86
 
 __all__ = ["Gpu", "describe_host", "installed_nvml", "probe_gpus", "probe_host"]
 
-# NVIDIA's "Jetson Linux" release -> JetPack, from NVIDIA's JetPack archive.
+# Maps a release of NVIDIA's Jetson Linux to a JetPack version. Source: NVIDIA's JetPack archive.
 _JETPACKS = {
     "35.1.0": "5.0.2",
     "35.2.1": "5.1",
@@ -32,7 +32,10 @@ _RELEASE = re.compile(r"#\s*R([0-9]+) \(release\), REVISION: ([0-9]+(?:\.[0-9]+)
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU: its marketing name, its compute capability without the dot, such as 87, and its driver's version."""
+    """One GPU.
+
+    name: product name. sm: compute capability without the dot, such as 87. driver: version of the driver.
+    """
 
     name: str
     sm: str
@@ -46,13 +49,19 @@ def describe_host(
     compatible: str | None = None,
     gpus: tuple[Gpu, ...] = (),
 ) -> HostCapabilities:
-    """What a machine can do, from texts.
+    """Derive the capabilities of a machine from the texts of its files.
 
-    machine: platform.machine(). cpuinfo: /proc/cpuinfo. nv_tegra_release: /etc/nv_tegra_release. compatible:
-    /proc/device-tree/compatible. None stands for a file that is not there. gpus: as `probe_gpus` found them.
+    Args:
+        machine: the value of platform.machine().
+        cpuinfo: the text of /proc/cpuinfo.
+        nv_tegra_release: the text of /etc/nv_tegra_release; None without this file.
+        compatible: the text of /proc/device-tree/compatible; None without this file.
+        gpus: the result of `probe_gpus`.
 
-    jetpack is None for a Jetson release that is not known here. sm is the first GPU's, or that of the Jetson's chip; a GPU
-    known from its chip alone has neither name nor driver: there the driver is part of the JetPack.
+    Returns:
+        The capabilities, without `cpus` and `memory_mb`. jetpack is None for a Jetson release that is not in the table.
+        sm is that of the first GPU, or else of the Jetson's chip. A GPU that only its chip identifies has neither name
+        nor driver, because the driver of a Jetson is part of its JetPack.
     """
     return HostCapabilities(
         arch=machine,
@@ -71,32 +80,43 @@ def probe_host(
     nvml: Any = None,  # noqa: ANN401 - the pynvml module
     meminfo: Path = Path("/proc/meminfo"),
 ) -> HostCapabilities:
-    """What this machine can do. A file that is not there says nothing, nor does an NVML that is not given."""
+    """Find out the capabilities of this machine. A missing file, or no NVML, adds no facts.
+
+    Args:
+        cpuinfo: path of the kernel's list of CPUs.
+        nv_tegra_release: path of the release file of a Jetson.
+        compatible: path of the device tree's list of compatible boards.
+        nvml: the pynvml module, or None.
+        meminfo: path of the kernel's memory figures.
+
+    Returns:
+        The capabilities, with the number of usable CPUs and the available memory in MiB.
+    """
     gpus = () if nvml is None else probe_gpus(nvml)
     host = describe_host(platform.machine(), _text(cpuinfo) or "", _text(nv_tegra_release), _text(compatible), gpus)
     return replace(host, cpus=len(os.sched_getaffinity(0)), memory_mb=_available_mb(_text(meminfo) or ""))
 
 
 def probe_gpus(nvml: Any) -> tuple[Gpu, ...]:  # noqa: ANN401 - the pynvml module, which ships no types
-    """The GPUs the driver knows, in the order of their PCI buses; none where there is no driver.
+    """Return the GPUs that the driver knows, in the order of their PCI buses; empty without a driver.
 
-    No CUDA context is made: a process may fork after it.
+    Creates no CUDA context, so the process may fork afterwards.
     """
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
-        return ()  # no driver, or none that answers: the same as no GPU
+        return ()  # there is no driver, or it does not answer; both count as no GPU
     try:
         driver = _plain(nvml.nvmlSystemGetDriverVersion())
         return tuple(_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount()))
     except nvml.NVMLError:
-        return ()  # a Jetson's NVML answers only some of these; its chip says the rest
+        return ()  # NVML on a Jetson answers only some of these calls; there the device tree names the chip
     finally:
         nvml.nvmlShutdown()
 
 
 def installed_nvml() -> Any | None:  # noqa: ANN401 - pynvml ships no types
-    """The pynvml module of the package nvidia-ml-py; None where it is not installed."""
+    """Return the module pynvml of the package nvidia-ml-py; None if it is not installed."""
     try:
         import pynvml  # noqa: PLC0415 - only hosts with a GPU have it
     except ImportError:
@@ -111,12 +131,12 @@ def _gpu(nvml: Any, index: int, driver: str) -> Gpu:  # noqa: ANN401
 
 
 def _plain(text: str | bytes) -> str:
-    """Older releases of nvidia-ml-py answer in bytes."""
+    """Return text as str. Older releases of nvidia-ml-py return bytes."""
     return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 def _tegra_sm(compatible: str) -> str | None:
-    """The device tree lists what a board is compatible with, each ended by a zero byte."""
+    """Return the compute capability of a Jetson's chip. The device tree ends each compatible name with a zero byte."""
     return next((TEGRAS[name] for name in compatible.split("\0") if name in TEGRAS), None)
 
 
@@ -128,23 +148,23 @@ def _isa(machine: str, cpuinfo: str) -> str:
 
 
 def _flags(cpuinfo: str) -> frozenset[str]:
-    """Flags that every core has."""
+    """Return the flags that all cores have."""
     cores = [line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith("flags")]
     return frozenset.intersection(*map(frozenset, cores)) if cores else frozenset()
 
 
 def _jetpack(release: str) -> str | None:
-    found = _RELEASE.search(release)
-    if found is None:
+    match = _RELEASE.search(release)
+    if match is None:
         return None
-    parts = [found[1], *found[2].split(".")]
+    parts = [match[1], *match[2].split(".")]
     return _JETPACKS.get(".".join([*parts, "0"][:3]))
 
 
 def _available_mb(meminfo: str) -> int:
-    """What the kernel thinks can be used without swapping; 0 where it does not say."""
-    found = re.search(r"^MemAvailable:\s+([0-9]+) kB$", meminfo, re.MULTILINE | re.ASCII)
-    return 0 if found is None else int(found[1]) // 1024
+    """Return the memory, in MiB, that the kernel expects to be usable without swapping; 0 if it is not stated."""
+    match = re.search(r"^MemAvailable:\s+([0-9]+) kB$", meminfo, re.MULTILINE | re.ASCII)
+    return 0 if match is None else int(match[1]) // 1024
 
 
 def _text(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Tile pixels: decoding, resizing, and what a model or the thumbnail baseline is fed with."""
+"""Decodes and resizes tile images, and turns them into the input of a model and of the thumbnail baseline."""
 
 from __future__ import annotations
 
@@ -17,19 +17,27 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SIDE", "THUMBNAIL_SIDE", "decode_rgb", "resize", "thumbnail16", "to_batch"]
 
-MAX_SIDE = 4096  # pixels; the largest tiles in use are 1024, and a small file can claim any size
+MAX_SIDE = 4096  # pixels; the largest tiles in use have 1024, but the header of a small file can declare any size
 THUMBNAIL_SIDE = 16
 
-_SIXTEEN_BIT = ("I", "F")  # also I;16 and its byte orders
+_SIXTEEN_BIT = ("I", "F")  # prefixes of Pillow's modes; also covers I;16 and its byte orders
 
 
 def decode_rgb(content: bytes, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG or WebP tile to (height, width, 3) uint8 RGB.
+    """Decode a PNG, JPEG or WebP tile.
 
-    `size` is (height, width); an image of another size is resized with Pillow's bilinear filter, which averages when it
-    shrinks. Transparent pixels are laid over black. Of an animation the first frame is taken; EXIF orientation is not.
+    Transparent pixels are blended with black. Of an animation, the first frame counts. EXIF orientation is ignored.
 
-    Raises TileContentError, whose message says what is wrong with the image; the caller knows which tile it is.
+    Args:
+        content: the bytes of the file.
+        size: (height, width) of the result. An image of another size is resized with Pillow's bilinear filter, which
+            averages when it shrinks an image. None keeps the size.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        TileContentError: the message says what is wrong with the image. It does not name the tile; the caller does.
     """
     image = _open(content)
     _check_dimensions(image)
@@ -38,7 +46,7 @@ def decode_rgb(content: bytes, size: tuple[int, int] | None = None) -> NDArray[n
         rgb = _to_rgb(image)
     except TileContentError:
         raise
-    except Exception as error:  # decoders fail on foreign bytes in ways they do not document
+    except Exception as error:  # decoders raise undocumented exceptions for invalid bytes
         msg = f"the {image.format} image is truncated or damaged ({_reason(error)})"
         raise TileContentError(msg) from error
     if size is not None and (rgb.height, rgb.width) != size:
@@ -47,14 +55,22 @@ def decode_rgb(content: bytes, size: tuple[int, int] | None = None) -> NDArray[n
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 RGB -> the same at `size` (height, width), with the filter of `decode_rgb`."""
+    """Resize an image with the filter of `decode_rgb`.
+
+    Args:
+        image: (height, width, 3) uint8 RGB.
+        size: (height, width) of the result.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
     if image.shape[:2] == size:
         return image
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR), dtype=np.uint8)
 
 
 def _open(content: bytes) -> Image.Image:
-    # By signature and not by Image.open, which tries every plugin and warns about large images instead of refusing.
+    # Image.open would try every plugin, and would warn about large images instead of refusing them.
     try:
         if content.startswith(b"\x89PNG\r\n\x1a\n"):
             return PngImagePlugin.PngImageFile(BytesIO(content))
@@ -65,20 +81,20 @@ def _open(content: bytes) -> Image.Image:
     except Exception as error:  # as in decode_rgb
         msg = f"the image's header does not decode ({_reason(error)})"
         raise TileContentError(msg) from error
-    what = f"it begins with {content[:8].hex(' ')}" if content else "it is empty"
-    msg = f"the file is neither PNG, JPEG nor WebP: {what}"
+    start = f"it begins with {content[:8].hex(' ')}" if content else "it is empty"
+    msg = f"the file is neither PNG, JPEG nor WebP: {start}"
     raise TileContentError(msg)
 
 
 def _check_dimensions(image: Image.Image) -> None:
     if not (1 <= image.width <= MAX_SIDE and 1 <= image.height <= MAX_SIDE):
-        msg = f"the image claims {image.width} x {image.height} pixels; a tile has 1 to {MAX_SIDE} a side"
+        msg = f"the image has {image.width} x {image.height} pixels, but each side of a tile must have 1 to {MAX_SIDE}"
         raise TileContentError(msg)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(_SIXTEEN_BIT):
-        msg = f"the image has more than 8 bits a channel (mode {image.mode}); convert the tiles to 8 bits"
+        msg = f"the image has more than 8 bits for each channel (mode {image.mode}). Convert the tiles to 8 bits"
         raise TileContentError(msg)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -91,7 +107,15 @@ def _reason(error: Exception) -> str:
 
 
 def to_batch(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """(N, height, width, 3) uint8 RGB -> (N, 3, height, width) float32, (pixel - mean) / std for each channel."""
+    """Turn images into the input of a model: (pixel - mean) / std for each channel.
+
+    Args:
+        images: (N, height, width, 3) uint8 RGB.
+        preprocessing: mean and std of each channel.
+
+    Returns:
+        (N, 3, height, width) float32.
+    """
     batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
     batch -= np.asarray(preprocessing.mean, dtype=np.float32).reshape(1, 3, 1, 1)
     batch /= np.asarray(preprocessing.std, dtype=np.float32).reshape(1, 3, 1, 1)
@@ -99,7 +123,14 @@ def to_batch(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray
 
 
 def thumbnail16(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 RGB -> (256,) luminance of 16 x 16 equal areas, row by row from the north-west."""
+    """Compute the mean luminance of 16 x 16 equal areas.
+
+    Args:
+        image: (height, width, 3) uint8 RGB.
+
+    Returns:
+        (256,) uint8, row by row from the north-west.
+    """
     grey = Image.fromarray(image).convert("L")
     small = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
     return np.array(small, dtype=np.uint8).reshape(-1)

@@ -1,4 +1,4 @@
-"""The pixels of tiles as files named by their content: `objects/<first two hex digits>/<sha256><suffix>`."""
+"""Stores the pixels of tiles in files with the name of their hash: `objects/<first two hex digits>/<sha256><suffix>`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 class TileFiles:
-    """TilePixelStore over a folder. Files are written once, whole and durably, and never changed."""
+    """TilePixelStore over a folder. It writes each file once, atomically and durably, and never changes an intact one."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -28,62 +28,79 @@ class TileFiles:
         self._real: str | None = None
 
     def open_tile(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """Open a tile by its row's path, relative to the root.
+        """Open the file of a tile. A caller may read it into memory at once.
+
+        Args:
+            path: the path in the row of the tile, relative to the root.
 
         Raises:
-            TileContentError: the path leaves the root, also through a link, or there is no such file, or one larger than
-                any tile: who reads it may read it whole.
+            TileContentError: the file does not exist, is no regular file, is larger than any tile, or is outside the
+                root, possibly through a symbolic link.
         """
-        place = f"{self._root}/{path}"
+        full_path = f"{self._root}/{path}"
         try:
-            # Not to wait for a writer where somebody put a pipe; on a file it has no effect.
-            handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            # O_NONBLOCK: do not wait for a writer if the path is a named pipe. It has no effect on a file.
+            handle = os.open(full_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
-            raise TileContentError(f"tile file {place} cannot be opened: {error}. Import the tile again") from error
+            raise TileContentError(f"tile file {full_path} cannot be opened: {error}. Import the tile again") from error
         try:
-            # What was opened is asked where it lies: a million tiles are not each resolved name by name.
-            real = os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - a Path of it would cost as much again
+            # Ask for the real path of the open file. Resolving each part of the path of a million tiles would be slow.
+            real = os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - a Path would double the cost
             inside = real.startswith(f"{self.folder()}/")
-            found = os.fstat(handle)
-            if not inside or not stat.S_ISREG(found.st_mode):
-                raise TileContentError(f"tile path {path!r} leaves the tile store {self._root}. Import the tile again")
-            if found.st_size > MAX_TILE_BYTES:
+            status = os.fstat(handle)
+            if not inside or not stat.S_ISREG(status.st_mode):
                 raise TileContentError(
-                    f"tile file {place} has {found.st_size:,} bytes; no tile has more than {MAX_TILE_BYTES:,}. Import the "
+                    f"tile path {path!r} leaves the tile store {self._root}, or is no file. Import the tile again"
+                )
+            if status.st_size > MAX_TILE_BYTES:
+                raise TileContentError(
+                    f"tile file {full_path} has {status.st_size:,} bytes, but the limit is {MAX_TILE_BYTES:,}. Import the "
                     "tile again"
                 )
             return os.fdopen(handle, "rb")
         except BaseException as error:
             os.close(handle)
             if isinstance(error, OSError):
-                raise TileContentError(f"tile file {place} cannot be opened: {error}. Import the tile again") from error
+                raise TileContentError(
+                    f"tile file {full_path} cannot be opened: {error}. Import the tile again"
+                ) from error
             raise
 
     def folder(self) -> str:
-        """As `ports.TilePixelStore`; resolved when it is first asked."""
+        """Return the root without symbolic links. The first call resolves them."""
         if self._real is None:
             self._real = os.path.realpath(self._root).rstrip("/")
         return self._real
 
     def put(self, content: bytes, sha256: str, suffix: str) -> tuple[str, bool]:
-        """As `ports.TilePixelStore`.
+        """Store bytes durably under their hash. Replaces a damaged file; writes nothing if the bytes are stored already.
+
+        Args:
+            content: the bytes of the file.
+            sha256: their SHA-256 in hex. It is checked before the bytes are written.
+            suffix: such as `.png`.
+
+        Returns:
+            The path for the row of the tile, and whether the bytes had to be written.
 
         Raises:
-            TileContentError: the bytes have another hash; not asked where they lie already.
-            ImportSourceError: they cannot be written.
+            TileContentError: the bytes have another hash, or the suffix is invalid.
+            ImportSourceError: the file cannot be written.
         """
         path = _path(sha256, suffix)
         target = self._root / path
-        # A file with other bytes was spoilt by something else than this program: it is written again.
-        if _holds(target, content):
+        # This program never writes other bytes to this path. So a file that differs is damaged, and is written again.
+        if _has_content(target, content):
             return path, False
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise TileContentError(f"{len(content)} bytes were offered as {sha256}, which is not their hash. Try again")
+            raise TileContentError(f"{len(content)} bytes have another hash than {sha256}. Import the tile again")
         try:
             self._make_folder(target.parent)
             atomic.atomic_write(target, content)
         except OSError as error:
-            raise ImportSourceError(f"tile file {target} cannot be written: {error}. Free space or rights") from error
+            raise ImportSourceError(
+                f"tile file {target} cannot be written: {error}. Free disk space, or make the folder writable"
+            ) from error
         return path, True
 
     def _make_folder(self, folder: Path) -> None:
@@ -102,9 +119,9 @@ def _path(sha256: str, suffix: str) -> str:
     return f"objects/{sha256[:2]}/{sha256}{suffix}"
 
 
-def _holds(path: Path, content: bytes) -> bool:
-    """Compared byte by byte: importing a tile again is how a spoilt file is repaired, and most keep their length."""
+def _has_content(path: Path, content: bytes) -> bool:
+    """Return whether a file has these bytes. A second import repairs damaged files, and most of them keep their size."""
     try:
         return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
     except OSError:
-        return False  # it cannot be read: what cannot be written either is told by the attempt
+        return False  # it cannot be read; if it cannot be written either, the attempt to write raises

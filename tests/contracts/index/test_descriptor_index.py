@@ -1,4 +1,4 @@
-"""What every `DescriptorIndexFactory` does."""
+"""The contract of `DescriptorIndexFactory`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from preflight.records import IndexParameters
 
 _PARAMETERS = IndexParameters(m=16, ef_construction=80, ef_search=64)
 
-_BUILD_ELSEWHERE = """
+_BUILD_PROGRAM = """
 import sys
 from pathlib import Path
 import numpy
@@ -32,7 +32,7 @@ faiss.omp_set_num_threads(int(sys.argv[1]))
 factory.build(numpy.load(sys.argv[2]), [numpy.load(sys.argv[3])], 32, IndexParameters(16, 80, 64), Path(sys.argv[4]))
 """
 
-_WRONG_LEVEL = """
+_IDENTITY_PROGRAM = """
 import faiss
 from preflight.adapters.faiss.index import FaissIndexFactory
 from preflight.errors import IndexBuildError
@@ -44,15 +44,15 @@ except IndexBuildError as error:
 
 
 def _python(source, *arguments, **environment):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", source, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def _sha256(path):
@@ -66,7 +66,7 @@ def index_path(built, tmp_path):
     return path
 
 
-def test_finds_what_brute_force_finds(factory, ids, vectors, index_path):
+def test_search_agrees_with_brute_force(factory, ids, vectors, index_path):
     queries = vectors[:200] + np.random.default_rng(1).normal(scale=0.05, size=(200, 32)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     scores, found = factory.open(index_path).search(queries, 10)
@@ -84,7 +84,7 @@ def test_every_vector_finds_itself_under_its_id(factory, ids, vectors, index_pat
     assert (found[:, 0] == ids).mean() > 0.995
 
 
-def test_fewer_vectors_than_asked_for_are_filled_with_none(factory, vectors, tmp_path):
+def test_results_beyond_the_number_of_vectors_have_the_id_minus_one(factory, vectors, tmp_path):
     factory.build(np.array([5, -7], np.int64), [vectors[:2]], 32, _PARAMETERS, tmp_path / "two")
     _, found = factory.open(tmp_path / "two").search(vectors[:1], 4)
     assert found.tolist() == [[5, -7, -1, -1]]
@@ -97,25 +97,25 @@ def test_chunk_borders_do_not_change_the_bytes(factory, ids, vectors, index_path
     assert _sha256(tmp_path / "other") == _sha256(index_path)
 
 
-def test_chunk_borders_do_not_change_the_bytes_beyond_one_add(factory, tmp_path):
+def test_chunk_borders_do_not_change_the_bytes_of_several_adds(factory, tmp_path):
     many = np.random.default_rng(2).normal(size=(17_000, 4)).astype(np.float32)
     many /= np.linalg.norm(many, axis=1, keepdims=True)
     numbers = np.arange(17_000, dtype=np.int64)
     small = IndexParameters(m=4, ef_construction=8, ef_search=8)
     factory.build(numbers, [many], 4, small, tmp_path / "one")
-    factory.build(numbers, (many[at : at + 999] for at in range(0, 17_000, 999)), 4, small, tmp_path / "many")
+    factory.build(numbers, (many[start : start + 999] for start in range(0, 17_000, 999)), 4, small, tmp_path / "many")
     assert _sha256(tmp_path / "one") == _sha256(tmp_path / "many")
 
 
-def test_neither_process_nor_threads_change_the_bytes(ids, vectors, index_path, tmp_path):
+def test_another_process_or_thread_count_does_not_change_the_bytes(ids, vectors, index_path, tmp_path):
     np.save(tmp_path / "ids.npy", ids)
     np.save(tmp_path / "vectors.npy", vectors)
     for threads in (1, 2):
-        _python(_BUILD_ELSEWHERE, threads, tmp_path / "ids.npy", tmp_path / "vectors.npy", tmp_path / f"{threads}")
+        _python(_BUILD_PROGRAM, threads, tmp_path / "ids.npy", tmp_path / "vectors.npy", tmp_path / f"{threads}")
         assert _sha256(tmp_path / f"{threads}") == _sha256(index_path)
 
 
-def test_the_order_of_rows_is_kept(factory, ids, vectors, index_path, tmp_path):
+def test_the_order_of_rows_changes_the_bytes(factory, ids, vectors, index_path, tmp_path):
     factory.build(ids[::-1].copy(), [vectors[::-1].copy()], 32, _PARAMETERS, tmp_path / "reversed")
     assert _sha256(tmp_path / "reversed") != _sha256(index_path)
 
@@ -133,7 +133,7 @@ def test_search_depth_is_stored(factory, ids, vectors, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [1, 64, 500])
-def test_retuned_bytes_are_those_of_a_fresh_build(factory, ids, vectors, index_path, tmp_path, depth):
+def test_retune_gives_the_bytes_of_a_new_build(factory, ids, vectors, index_path, tmp_path, depth):
     before = _sha256(index_path)
     factory.retune(index_path, depth, tmp_path / "retuned")
     factory.build(ids, [vectors], 32, IndexParameters(m=16, ef_construction=80, ef_search=depth), tmp_path / "fresh")
@@ -141,22 +141,22 @@ def test_retuned_bytes_are_those_of_a_fresh_build(factory, ids, vectors, index_p
     assert _sha256(index_path) == before
 
 
-def test_retuning_there_and_back_is_as_before(factory, index_path, tmp_path):
-    factory.retune(index_path, 7, tmp_path / "there")
-    assert _sha256(tmp_path / "there") != _sha256(index_path)
-    factory.retune(tmp_path / "there", 64, tmp_path / "back")
+def test_a_second_retune_restores_the_bytes(factory, index_path, tmp_path):
+    factory.retune(index_path, 7, tmp_path / "changed")
+    assert _sha256(tmp_path / "changed") != _sha256(index_path)
+    factory.retune(tmp_path / "changed", 64, tmp_path / "back")
     assert _sha256(tmp_path / "back") == _sha256(index_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 500], ids=["empty", "garbage"])
-def test_what_is_no_index_is_not_retuned(factory, tmp_path, content):
+def test_a_file_that_is_no_index_is_not_retuned(factory, tmp_path, content):
     (tmp_path / "index").write_bytes(content)
     with pytest.raises(IndexBuildError, match="index"):
         factory.retune(tmp_path / "index", 10, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
-def test_a_search_depth_of_none_is_not_retuned(factory, index_path, tmp_path):
+def test_retune_refuses_a_search_depth_of_zero(factory, index_path, tmp_path):
     with pytest.raises(IndexBuildError, match="ef_search"):
         factory.retune(index_path, 0, tmp_path / "target")
     assert not (tmp_path / "target").exists()
@@ -235,7 +235,7 @@ def test_bad_parameters_are_refused(factory, ids, vectors, tmp_path, bad):
 
 
 @pytest.mark.parametrize("target", ["/dev/full", "absent/index"])
-def test_a_target_that_takes_no_bytes_is_an_error(factory, ids, vectors, tmp_path, target):
+def test_a_target_that_cannot_be_written_is_an_error(factory, ids, vectors, tmp_path, target):
     with pytest.raises(IndexBuildError, match="cannot be written"):
         factory.build(ids, [vectors], 32, _PARAMETERS, tmp_path / target)
 
@@ -252,15 +252,15 @@ def test_identity_names_version_and_simd_level(factory):
 
 
 def test_another_simd_level_is_refused():
-    assert "NONE" in _python(_WRONG_LEVEL, FAISS_SIMD_LEVEL="NONE")
+    assert "NONE" in _python(_IDENTITY_PROGRAM, FAISS_SIMD_LEVEL="NONE")
 
 
-def test_an_environment_that_asks_for_another_level_is_overruled(factory):
-    said = _python(
+def test_the_factory_overrides_another_level_in_the_environment(factory):
+    output = _python(
         "from preflight.adapters.faiss.index import FaissIndexFactory as F; print(F().identity()['simd'])",
         FAISS_SIMD_LEVEL="NONE",
     )
-    assert said.strip() == factory.identity()["simd"]
+    assert output.strip() == factory.identity()["simd"]
 
 
 def test_an_unknown_machine_is_refused():

@@ -1,8 +1,8 @@
-"""Makes golden.npy: descriptors of synthetic images by the PyTorch sketch that the ONNX graph was written after.
+"""Writes golden.npy: descriptors of synthetic images, computed by the PyTorch prototype of the ONNX graph.
 
     python make_golden.py PATH/TO/backbone_prototype.py
 
-needs torch 2.13.0 and numpy. The images are integer arithmetic only, so that a test can draw them again anywhere.
+It needs torch 2.13.0 and numpy. The images use integer arithmetic only, so that a test can compute them again anywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def synthetic_images() -> np.ndarray:
-    """(COUNT, 3, SIDE, SIDE) uint8: patches, lines and grain, by a hash of the pixel's position."""
+    """Return (COUNT, 3, SIDE, SIDE) uint8 with patches, lines and grain, from a hash of the pixel's position."""
     return np.stack([_image(seed) for seed in range(1, COUNT + 1)])
 
 

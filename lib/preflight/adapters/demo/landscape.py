@@ -1,7 +1,7 @@
-"""A procedural landscape for the demo: an aerial picture of a place that does not exist, cut into XYZ tiles.
+"""A procedural landscape for the demo: an aerial image of a fictional place, cut into XYZ tiles.
 
-Relief, fields with crop rows, ways, villages, a river, lakes and woods, from one seed. It lies in the open Atlantic, so
-that nobody takes it for a map.
+One seed gives relief, fields with crop rows, roads, villages, a river, lakes and woods. The landscape lies in the open
+Atlantic, so that nobody mistakes it for a map.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ DEMO_BBOX = BoundingBox(lat_min=45.98193, lon_min=-30.00057, lat_max=46.00054, l
 DEMO_TAKEOFF = Origin(lat=45.9910, lon=-29.9860, alt=120.0)
 
 _TILE = 256
-_COLUMNS, _ROWS = 24, 20  # tiles of the deeper zoom
-_X0, _Y0 = 109226, 93260  # the north-western one, at the deeper zoom; both even
-_QUALITY = 88
+_COLUMNS, _ROWS = 24, 20  # tiles at the deeper zoom
+_X0, _Y0 = 109226, 93260  # the north-west tile at the deeper zoom; both numbers are even
+_QUALITY = 88  # of the JPEG files
 
 DEMO_TILE_COUNT = _COLUMNS * _ROWS + _COLUMNS * _ROWS // 4
 
 
 @dataclass(frozen=True, slots=True)
 class DemoTile:
-    """One tile: content is a JPEG of 256 x 256 pixels."""
+    """A tile of the landscape. content: a JPEG of 256 x 256 pixels."""
 
     zoom: int
     x: int
@@ -43,13 +43,19 @@ class DemoTile:
 
 
 def generate(seed: int, columns: int = _COLUMNS, rows: int = _ROWS) -> Iterator[DemoTile]:
-    """Draw the landscape and yield its tiles, the deeper zoom first, each zoom row by row from the north-west.
+    """Paint the landscape and yield its tiles: the deeper zoom first, each zoom row by row from the north-west.
 
-    A tile of the shallower zoom is its four children averaged two by two, before either is compressed. The same seed
-    gives the same bytes with the same Pillow and numpy. Fewer columns and rows (both even) give a smaller landscape of
-    its own at the same north-western corner, not a part of the whole one.
+    A tile of the shallower zoom is the average of 2 x 2 pixels of its four children, before JPEG compression. With the
+    same versions of Pillow and numpy, the same seed gives the same bytes.
 
-    Raises ValueError for an odd or non-positive number of columns or rows.
+    Args:
+        seed: the seed of all random draws.
+        columns: number of tile columns at the deeper zoom; even.
+        rows: number of tile rows at the deeper zoom; even. A smaller landscape has the same north-west corner, but is
+            another landscape and not a part of the large one.
+
+    Raises:
+        ValueError: the number of columns or rows is odd or not positive.
     """
     if columns < 2 or rows < 2 or columns % 2 or rows % 2:
         msg = f"the landscape needs an even, positive number of columns and rows, not {columns} x {rows}"

@@ -1,7 +1,7 @@
-"""Paints the demo landscape: from a plan and noise to one RGB mosaic.
+"""Paints the demo landscape from its plan and from noise, as one RGB mosaic.
 
-Full-size work runs over strips of rows, in integers or exactly rounded float32, so that memory stays bounded and the
-pixels do not depend on the machine.
+Work on full-size arrays runs over strips of rows, to limit memory. It uses integers, or float32 operations with exact
+rounding, so that the pixels do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -19,15 +19,24 @@ if TYPE_CHECKING:
 
 __all__ = ["paint"]
 
-_COARSE = 8  # relief, woods and water are laid out on a grid of so many pixels
-_STRIP = 128
+_COARSE = 8  # cell size, in pixels, of the grid for relief, woods and water
+_STRIP = 128  # rows
 _TREE_STEP = 11
 _WATER = (52, 74, 80)
-_OVER_HALF = [0] * 129 + [255] * 127  # a mask's levels to all or nothing
+_OVER_HALF = [0] * 129 + [255] * 127  # maps the levels of a mask to 0 or 255
 
 
 def paint(seed: int, width: int, height: int) -> Image.Image:
-    """The mosaic as an RGB image; width and height are multiples of 8."""
+    """Paint the mosaic.
+
+    Args:
+        seed: the seed of all random draws.
+        width: width in pixels, a multiple of 8.
+        height: height in pixels, a multiple of 8.
+
+    Returns:
+        An RGB image of this size.
+    """
     dice = Dice(seed)
     rows, columns = height // _COARSE, width // _COARSE
     relief = fractal(dice, rows, columns, 192, 6)
@@ -40,11 +49,11 @@ def paint(seed: int, width: int, height: int) -> Image.Image:
     roads = [line for line in plan.lines if line.kind == "road"]  # only they have bridges
     for line in (*(line for line in plan.lines if line.kind != "road"), *plan.river, *roads):
         _stroke(draw, line)
-    canvas.paste(_WATER, mask=Image.fromarray(lakes).point(_OVER_HALF))  # ways end at a lake
+    canvas.paste(_WATER, mask=Image.fromarray(lakes).point(_OVER_HALF))  # after the lines, so that roads end at a lake
     _forest(dice, draw, np.where(lakes > 100, np.uint8(0), woods))
     for village in plan.villages:
         _settle(dice, draw, village)
-    del woods, lakes  # each full-size layer is tens of megabytes
+    del woods, lakes  # each full-size layer takes tens of megabytes
     blurred = canvas.filter(ImageFilter.Kernel((3, 3), [1, 2, 1, 2, 4, 2, 1, 2, 1]))
     del canvas, draw
     _light(dice, blurred, _relief_light(dice, relief, (width, height)))
@@ -52,35 +61,35 @@ def paint(seed: int, width: int, height: int) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """The rows of an image, a strip at a time: an array of all of it would be copied twice on the way."""
+    """Yield an image in strips of rows. Converting the whole image to an array would copy it twice."""
     for top in range(0, image.height, _STRIP):
         bottom = min(top + _STRIP, image.height)
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
 def _mask(noise: NDArray[np.float64], share: float, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Levels above 128 where the noise is among its highest `share`, with smooth outlines at full size."""
+    """Return a full-size mask with smooth outlines. Its levels exceed 128 where the noise is in its highest `share`."""
     threshold = np.sort(noise, axis=None)[int(noise.size * (1 - share))]
     levels = np.clip((noise - threshold) * 2000 + 128, 0, 255).astype(np.uint8)
     return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR))
 
 
 def _ground(dice: Dice, plan: Plan, woods: NDArray[np.uint8], lakes: NDArray[np.uint8]) -> Image.Image:
-    """Fields with their rows, the forest floor and the shores of lakes."""
+    """Paint the fields with their crop rows, the forest floor and the lake shores."""
     height, width = woods.shape
     canvas, labels = Image.new("RGB", (width, height)), Image.new("I;16", (width, height))
-    draw, number = ImageDraw.Draw(canvas), ImageDraw.Draw(labels)
+    draw, draw_label = ImageDraw.Draw(canvas), ImageDraw.Draw(labels)
     for i, parcel in enumerate(plan.fields):
         draw.polygon(parcel.outline, fill=parcel.colour)
-        number.polygon(parcel.outline, fill=i)
+        draw_label.polygon(parcel.outline, fill=i)
     waves = np.array([f.wave for f in plan.fields], dtype=np.float32)
     amplitude = np.array([f.amplitude for f in plan.fields], dtype=np.float32)
     mottle = np.array([f.mottle for f in plan.fields], dtype=np.int16)
     patches = _upsampled_noise(dice, width, height, cell=44)
     specks = _upsampled_noise(dice, width, height, cell=7)
     x = np.arange(width, dtype=np.float32)
-    for (rows, strip), (_, of_strip) in zip(_strips(canvas), _strips(labels), strict=True):
-        pixels, label = np.array(strip), np.asarray(of_strip)
+    for (rows, strip), (_, label_strip) in zip(_strips(canvas), _strips(labels), strict=True):
+        pixels, label = np.array(strip), np.asarray(label_strip)
         phase = waves[:, 0].take(label) * x
         phase += waves[:, 1].take(label) * np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
         phase -= np.floor(phase)
@@ -111,17 +120,17 @@ def _stroke(draw: ImageDraw.ImageDraw, line: Line) -> None:
 
 
 def _forest(dice: Dice, draw: ImageDraw.ImageDraw, woods: NDArray[np.uint8]) -> None:
-    """Tree crowns with a shadow, dense in the woods and scattered elsewhere, from the north down."""
+    """Paint tree crowns with a shadow, from north to south: dense in the woods, scattered elsewhere."""
     height, width = woods.shape
     shape = (height // _TREE_STEP, width // _TREE_STEP)
     draws = dice.generator.integers(0, 256, (5, *shape))
     ys = np.arange(shape[0])[:, None] * _TREE_STEP + draws[0] * _TREE_STEP // 256
     xs = np.arange(shape[1])[None, :] * _TREE_STEP + draws[1] * _TREE_STEP // 256
     inside = woods[ys, xs] > 128
-    grows = np.where(inside, draws[4] < 235, (draws[4] == 255) & (draws[2] < 150))
-    picked = np.nonzero(grows)
-    radii, tones = 4 + draws[2][picked] // 56, draws[3][picked] // 6
-    for x, y, r, tone in zip(xs[picked].tolist(), ys[picked].tolist(), radii.tolist(), tones.tolist(), strict=True):
+    has_tree = np.where(inside, draws[4] < 235, (draws[4] == 255) & (draws[2] < 150))
+    trees = np.nonzero(has_tree)
+    radii, tones = 4 + draws[2][trees] // 56, draws[3][trees] // 6
+    for x, y, r, tone in zip(xs[trees].tolist(), ys[trees].tolist(), radii.tolist(), tones.tolist(), strict=True):
         draw.ellipse((x - r + 3, y - r + 3, x + r + 3, y + r + 3), fill=(26, 36, 24))
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(44 + tone, 66 + tone, 36 + tone // 2))
 
@@ -154,7 +163,7 @@ def _garden_tree(dice: Dice, draw: ImageDraw.ImageDraw, outline: list[tuple[floa
 
 
 def _relief_light(dice: Dice, relief: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """How much light falls, 128 for flat ground: slopes towards the north-west are bright, and soil varies a little."""
+    """Compute the brightness, with 128 for flat ground. Slopes towards the north-west are bright; soil varies slightly."""
     slope = np.zeros_like(relief)
     slope[1:, 1:] = 2 * relief[1:, 1:] - relief[:-1, 1:] - relief[1:, :-1]
     rows, columns = relief.shape
@@ -164,7 +173,7 @@ def _relief_light(dice: Dice, relief: NDArray[np.float64], size: tuple[int, int]
 
 
 def _light(dice: Dice, canvas: Image.Image, light: NDArray[np.uint8]) -> None:
-    """Shade every pixel in place and add the sensor's grain."""
+    """Apply the brightness to every pixel in place, and add sensor noise."""
     for rows, strip in _strips(canvas):
         shaded = np.asarray(strip) * light[rows].astype(np.uint16)[..., None]
         shaded >>= 7

@@ -1,6 +1,6 @@
-"""What stands where in the demo landscape: plain geometry in pixels, before anything is painted.
+"""Plans the demo landscape: its geometry, in pixels, without any painting.
 
-Only draws of integers and operations that IEEE 754 rounds exactly are used, so that a seed gives the same plan anywhere.
+The plan uses only random integers and operations that IEEE 754 rounds exactly. So a seed gives the same plan anywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Point = tuple[float, float]
 Colour = tuple[int, int, int]
 _T = TypeVar("_T")
 
-# Directions with rational sine and cosine (Pythagorean triples), so that no platform's sine decides a pixel.
+# Directions with rational sine and cosine (Pythagorean triples), so that the platform's sine does not affect a pixel.
 _DIRECTIONS = [
     (1.0, 0.0),
     (0.8, 0.6),
@@ -39,25 +39,25 @@ _ROOFS: list[Colour] = [(164, 92, 70), (150, 82, 64), (178, 112, 86), (118, 112,
 
 
 class Dice:
-    """Seeded draws of integers."""
+    """Random integers from a seed."""
 
     def __init__(self, seed: int) -> None:
         self.generator = np.random.Generator(np.random.PCG64(seed))
 
     def between(self, low: int, high: int) -> int:
-        """An integer from low to high, both included."""
+        """Draw an integer from low to high, both included."""
         return int(self.generator.integers(low, high + 1))
 
     def chance(self, percent: int) -> bool:
-        """True in so many of a hundred draws."""
+        """Return True with a probability in percent."""
         return self.between(0, 99) < percent
 
     def pick(self, values: Sequence[_T]) -> _T:
-        """One of the values."""
+        """Draw one of the values."""
         return values[self.between(0, len(values) - 1)]
 
     def shade(self, colour: Colour, spread: int) -> Colour:
-        """A colour nearby: lighter or darker, and a little off in each channel."""
+        """Return a similar colour: lighter or darker by at most `spread`, with a small change in each channel."""
         level = self.between(-spread, spread)
         red, green, blue = (min(250, max(5, c + level + self.between(-4, 4))) for c in colour)
         return red, green, blue
@@ -65,7 +65,11 @@ class Dice:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A parcel: outline, base colour, and crop rows as a wave vector (periods a pixel) with an amplitude in levels."""
+    """A parcel of land.
+
+    wave: the wave vector of the crop rows, in periods per pixel. amplitude: their amplitude, in levels. mottle: the
+    strength of the noise of the soil.
+    """
 
     outline: list[Point]
     colour: Colour
@@ -86,7 +90,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """A gabled roof: the four corners, ridge along the first side."""
+    """A house with a gabled roof. corners: its four corners; the ridge is parallel to the first side."""
 
     corners: list[Point]
     colour: Colour
@@ -94,7 +98,7 @@ class House:
 
 @dataclass(frozen=True, slots=True)
 class Village:
-    """Gardens below, then streets, then houses."""
+    """A village. Gardens are painted first, then streets, then houses."""
 
     gardens: list[tuple[list[Point], Colour]] = field(default_factory=list)
     streets: list[Line] = field(default_factory=list)
@@ -103,7 +107,7 @@ class Village:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of the landscape's geometry."""
+    """The geometry of the landscape."""
 
     fields: list[Field]
     lines: list[Line]
@@ -112,14 +116,25 @@ class Plan:
 
 
 def fractal(dice: Dice, height: int, width: int, cell: int, octaves: int) -> NDArray[np.float64]:
-    """Value noise in 0..1 of `octaves` layers, each with half the cell and half the weight of the one before."""
+    """Compute value noise in 0..1.
+
+    Args:
+        dice: the source of random integers.
+        height: number of rows.
+        width: number of columns.
+        cell: cell size of the first layer.
+        octaves: number of layers. Each layer has half the cell size and half the weight of the previous one.
+
+    Returns:
+        (height, width) float64.
+    """
     total = np.zeros((height, width))
-    weight, whole = 1.0, 0.0
+    weight, weights = 1.0, 0.0
     for _ in range(octaves):
         total += weight * _value_noise(dice, height, width, cell)
-        whole += weight
+        weights += weight
         weight, cell = weight / 2, max(2, cell // 2)
-    return total / whole
+    return total / weights
 
 
 def _value_noise(dice: Dice, height: int, width: int, cell: int) -> NDArray[np.float64]:
@@ -136,20 +151,30 @@ def _value_noise(dice: Dice, height: int, width: int, cell: int) -> NDArray[np.f
 
 
 def make_plan(dice: Dice, width: int, height: int, drift: NDArray[np.float64]) -> Plan:
-    """Lay out fields, ways, villages and a river; drift is (2, h, w), how far a place is moved so that lines bend."""
+    """Lay out fields, roads, hedges, villages and a river.
+
+    Args:
+        dice: the source of random integers.
+        width: width of the landscape in pixels.
+        height: height of the landscape in pixels.
+        drift: (2, height / 8, width / 8) shifts in x and y, in pixels. They move points, so that lines bend.
+
+    Returns:
+        The plan.
+    """
     fields: list[Field] = []
     lines: list[Line] = []
     margin = 300
-    whole = [
+    frame = [
         (-margin, -margin),
         (width + margin, -margin),
         (width + margin, height + margin),
         (-margin, height + margin),
     ]
-    for outline, cuts in _divide(dice, [(float(x), float(y)) for x, y in whole], 0):
+    for outline, cuts in _divide(dice, [(float(x), float(y)) for x, y in frame], 0):
         if outline:
             fields.append(_field(dice, bend(outline, drift, closed=True)))
-        lines.extend(_way(dice, bend(list(ends), drift, closed=False), depth) for ends, depth in cuts)
+        lines.extend(_border(dice, bend(list(ends), drift, closed=False), depth) for ends, depth in cuts)
     order = {"hedge": 0, "lane": 1, "road": 2}
     lines.sort(key=lambda line: order[line.kind])
     villages = [_village(dice, centre) for centre in _sites(dice, width, height)]
@@ -160,7 +185,7 @@ _Cut = tuple[tuple[Point, Point], int]
 
 
 def _divide(dice: Dice, outline: list[Point], depth: int) -> Iterator[tuple[list[Point], list[_Cut]]]:
-    """Cut a convex polygon in two until the parcels are small; yields parcels and the cuts between them."""
+    """Divide a convex polygon recursively into small parcels. Yields the parcels, and the cuts between them."""
     area = _area(outline)
     if area < dice.between(9_000, 80_000) or depth > 16:
         yield outline, []
@@ -171,13 +196,13 @@ def _divide(dice: Dice, outline: list[Point], depth: int) -> Iterator[tuple[list
     skew = dice.between(-28, 28) / 100
     along = (b[0] - a[0], b[1] - a[1])
     normal = (along[0] - along[1] * skew, along[1] + along[0] * skew)
-    one, other, ends = _clip(outline, through, normal)
+    first, second, ends = _clip(outline, through, normal)
     if ends is None:
         yield outline, []
         return
     yield [], [(ends, depth)]
-    yield from _divide(dice, one, depth + 1)
-    yield from _divide(dice, other, depth + 1)
+    yield from _divide(dice, first, depth + 1)
+    yield from _divide(dice, second, depth + 1)
 
 
 def _area(outline: list[Point]) -> float:
@@ -193,26 +218,39 @@ def _longest_side(outline: list[Point]) -> tuple[Point, Point]:
 def _clip(
     outline: list[Point], through: Point, normal: Point
 ) -> tuple[list[Point], list[Point], tuple[Point, Point] | None]:
-    sides = [(p[0] - through[0]) * normal[0] + (p[1] - through[1]) * normal[1] for p in outline]
-    one: list[Point] = []
-    other: list[Point] = []
+    """Cut a convex polygon along the line through a point with a normal. Returns both parts and the ends of the cut.
+
+    If there is no useful cut, returns the polygon, an empty list and None.
+    """
+    distances = [(p[0] - through[0]) * normal[0] + (p[1] - through[1]) * normal[1] for p in outline]
+    first: list[Point] = []
+    second: list[Point] = []
     ends: list[Point] = []
     for i, p in enumerate(outline):
-        q, s, t = outline[(i + 1) % len(outline)], sides[i], sides[(i + 1) % len(outline)]
-        (one if s >= 0 else other).append(p)
+        q, s, t = outline[(i + 1) % len(outline)], distances[i], distances[(i + 1) % len(outline)]
+        (first if s >= 0 else second).append(p)
         if (s >= 0) != (t >= 0):
             share = s / (s - t)
             cut = (p[0] + (q[0] - p[0]) * share, p[1] + (q[1] - p[1]) * share)
-            one.append(cut)
-            other.append(cut)
+            first.append(cut)
+            second.append(cut)
             ends.append(cut)
-    if len(ends) != 2 or min(len(one), len(other)) < 3:
+    if len(ends) != 2 or min(len(first), len(second)) < 3:
         return outline, [], None
-    return one, other, (ends[0], ends[1])
+    return first, second, (ends[0], ends[1])
 
 
 def bend(points: list[Point], drift: NDArray[np.float64], *, closed: bool) -> list[Point]:
-    """Cut the sides into steps of at most 48 pixels and move each point by the drift there."""
+    """Divide the sides into steps of at most 48 pixels, and move each point by the drift at its position.
+
+    Args:
+        points: the corners, in pixels.
+        drift: (2, rows, columns) shifts in x and y, in pixels; one cell has 8 x 8 pixels.
+        closed: whether a side joins the last corner and the first.
+
+    Returns:
+        The moved points.
+    """
     ring = points + points[:1] if closed else points
     steps: list[Point] = []
     for a, b in pairwise(ring):
@@ -237,7 +275,8 @@ def _field(dice: Dice, outline: list[Point]) -> Field:
     return Field(outline, dice.shade(dice.pick(_CROPS), 14), wave, dice.pick([0, 3, 6, 9, 14, 20]), dice.between(2, 9))
 
 
-def _way(dice: Dice, points: list[Point], depth: int) -> Line:
+def _border(dice: Dice, points: list[Point], depth: int) -> Line:
+    """Turn a cut between parcels into a road, lane or hedge. depth: how many cuts came before it."""
     if depth < 3:
         return Line(points, dice.between(11, 17), dice.shade((128, 126, 124), 16), "road")
     if depth < 6 and dice.chance(60):
@@ -248,7 +287,7 @@ def _way(dice: Dice, points: list[Point], depth: int) -> Line:
 
 
 def _sites(dice: Dice, width: int, height: int) -> Iterator[Point]:
-    """Village centres: one in two cells of a coarse grid, anywhere inside."""
+    """Yield the centres of villages. About half of the cells of a coarse grid have one, at a random position."""
     cell = 1024
     for top in range(0, height, cell):
         for left in range(0, width, cell):
@@ -257,46 +296,46 @@ def _sites(dice: Dice, width: int, height: int) -> Iterator[Point]:
 
 
 def _village(dice: Dice, centre: Point) -> Village:
-    """Streets on an uneven grid, turned and cut to an ellipse, with houses along them."""
+    """Plan a village: streets on an uneven grid, rotated and clipped to an ellipse, with houses along them."""
     c, s = dice.pick(_DIRECTIONS)
     reach = (dice.between(200, 520), dice.between(160, 440))
 
-    def place(u: float, v: float) -> Point:
+    def to_pixels(u: float, v: float) -> Point:
         return centre[0] + u * c - v * s, centre[1] + u * s + v * c
 
     def inside(u: float, v: float) -> bool:
         return (u / reach[0]) ** 2 + (v / reach[1]) ** 2 <= 1
 
-    across = _stations(dice, reach[0], 95, 170)
-    along = _stations(dice, reach[1], 90, 140)
+    across = _street_positions(dice, reach[0], 95, 170)
+    along = _street_positions(dice, reach[1], 90, 140)
     village = Village()
     for u0, u1 in pairwise(across):
         for v0, v1 in pairwise(along):
             if not inside((u0 + u1) / 2, (v0 + v1) / 2):
                 continue
             block = [(u0, v0), (u1, v0), (u1, v1), (u0, v1)]
-            village.gardens.append(([place(*p) for p in block], dice.shade((104, 118, 80), 18)))
+            village.gardens.append(([to_pixels(*p) for p in block], dice.shade((104, 118, 80), 18)))
             asphalt = dice.shade((138, 136, 134), 10)
             edges = zip(block, block[1:] + block[:1], strict=True)
-            village.streets.extend(Line([place(*p), place(*q)], 9, asphalt, "road") for p, q in edges)
-            _build_block(dice, village, place, (u0, v0, u1, v1))
+            village.streets.extend(Line([to_pixels(*p), to_pixels(*q)], 9, asphalt, "road") for p, q in edges)
+            _build_block(dice, village, to_pixels, (u0, v0, u1, v1))
     return village
 
 
-def _stations(dice: Dice, reach: int, least: int, most: int) -> list[int]:
-    stations = [-reach]
-    while stations[-1] < reach:
-        stations.append(stations[-1] + dice.between(least, most))
-    return stations
+def _street_positions(dice: Dice, reach: int, least: int, most: int) -> list[int]:
+    positions = [-reach]
+    while positions[-1] < reach:
+        positions.append(positions[-1] + dice.between(least, most))
+    return positions
 
 
 def _build_block(
-    dice: Dice, village: Village, place: Callable[[float, float], Point], block: tuple[int, int, int, int]
+    dice: Dice, village: Village, to_pixels: Callable[[float, float], Point], block: tuple[int, int, int, int]
 ) -> None:
     u0, v0, u1, v1 = block
     if dice.chance(9):  # one large flat roof instead of houses
         corners = [(u0 + 18, v0 + 18), (u1 - 16, v0 + 18), (u1 - 16, v1 - 20), (u0 + 18, v1 - 20)]
-        village.houses.append(House([place(*p) for p in corners], dice.shade((178, 180, 182), 24)))
+        village.houses.append(House([to_pixels(*p) for p in corners], dice.shade((178, 180, 182), 24)))
         return
     for row in (v0 + 12, v1 - 12 - 24):
         u = u0 + dice.between(10, 22)
@@ -307,12 +346,12 @@ def _build_block(
                 ring = [(u, v), (u + length, v), (u + length, v + depth), (u, v + depth)]
                 if dice.chance(35):
                     ring = ring[1:] + ring[:1]  # the gable faces the street
-                village.houses.append(House([place(*p) for p in ring], dice.shade(dice.pick(_ROOFS), 14)))
+                village.houses.append(House([to_pixels(*p) for p in ring], dice.shade(dice.pick(_ROOFS), 14)))
             u += length + dice.between(8, 26)
 
 
 def _river(dice: Dice, width: int, height: int) -> list[Line]:
-    """A meander from the northern to the southern edge and a stream that joins it: banks first, then water."""
+    """Plan a river from the northern to the southern edge, and a stream that joins it. Banks come first, then water."""
     x = dice.between(width // 5, width * 4 // 5)
     main = _meander(dice, (float(x), -80.0), (dice.between(-width // 8, width // 8), 260), height // 260 + 3)
     joint = main[len(main) // 2]
@@ -324,7 +363,7 @@ def _river(dice: Dice, width: int, height: int) -> list[Line]:
 
 
 def _meander(dice: Dice, start: Point, step: tuple[int, int], count: int) -> list[Point]:
-    """A Catmull-Rom curve through points that wander about a straight course."""
+    """Return a Catmull-Rom curve through points that deviate randomly from a straight course."""
     sway = 170
     control = [start]
     for i in range(1, count + 1):

@@ -1,7 +1,7 @@
-"""The fixed filters of the weight-free backbone, as plain numbers.
+"""The fixed filters of the weight-free backbone, as lists of numbers.
 
-Everything is computed with `math` in double precision and rounded to 12 decimals before it becomes float32, so that the
-last bit of a C library's sine or exponential does not reach the bytes of the graph.
+All values are computed with `math` in double precision and rounded to 12 decimals before they become float32. So the last
+bits of the sine or exponential of a C library do not affect the bytes of the graph.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ SECTORS = 16
 GRID = 28  # side of the maps that are pooled into rings and sectors
 
 _GABOR_SIZE = 9
-_WAVELENGTH = 4.0  # pixels of the 112 px image; its envelope has a sigma of half a wavelength
-_MASK_RADIUS = 0.98  # share of the half side that the outermost ring reaches
+_WAVELENGTH = 4.0  # in pixels of the 112 px image; the sigma of the envelope is half a wavelength
+_MASK_RADIUS = 0.98  # radius of the outermost ring, as a share of half the side
 _DECIMALS = 12
 
 
 def gabor_bank() -> list[float]:
-    """(2 * ORIENTATIONS, 1, 9, 9) row-major: the even filters of all orientations, then the odd ones.
+    """Return Gabor filters as (2 * ORIENTATIONS, 1, 9, 9), row-major: all even filters, then all odd ones.
 
-    Even filters have no mean; each pair is scaled by the even filter's sum of magnitudes. Orientation k looks along
-    180 * k / ORIENTATIONS degrees, x right and y down.
+    Even filters have mean zero. Each pair is divided by the sum of magnitudes of its even filter. The wave of orientation
+    k runs along 180 * k / ORIENTATIONS degrees, with x to the right and y down.
     """
     pairs = [_gabor_pair(math.pi * k / ORIENTATIONS) for k in range(ORIENTATIONS)]
     even = [value for pair in pairs for value in pair[0]]
@@ -61,17 +61,18 @@ def _gabor_pair(angle: float) -> tuple[list[float], list[float]]:
 
 
 def gaussian_kernel() -> list[float]:
-    """(1, 1, 7, 7) row-major: a normalised Gaussian of sigma 1, cut at three sigmas."""
+    """Return a normalised Gaussian as (1, 1, 7, 7), row-major, with sigma 1 and cut off at three sigmas."""
     line = [math.exp(-x * x / 2) for x in range(-3, 4)]
     total = math.fsum(line) ** 2
     return _rounded([a * b / total for a in line for b in line])
 
 
 def polar_masks() -> list[float]:
-    """(GRID * GRID, RINGS * SECTORS) row-major: soft sectors of rings of equal area, each column summing to one.
+    """Return pooling masks as (GRID * GRID, RINGS * SECTORS), row-major: soft sectors of rings of equal area.
 
-    Sector t is centred on 360 * t / SECTORS degrees from the x axis towards the y axis, as pixels run; the corners
-    outside the inscribed circle belong to no ring, so that turning the image moves nothing in or out.
+    The sum of each column is one. The centre of sector t is at 360 * t / SECTORS degrees from the x axis towards the y
+    axis, with y down. The corners outside the inscribed circle belong to no ring, so that a rotation of the image moves
+    no pixel into or out of the masks.
     """
     edges = [math.sqrt(i / RINGS) for i in range(RINGS + 1)]
     columns = []
@@ -98,15 +99,15 @@ def _ring(pixel: int, inner: float, outer: float) -> float:
 def _sector(pixel: int, sector: int) -> float:
     x, y = _offset(pixel)
     width = 2 * math.pi / SECTORS
-    away = (math.atan2(y, x) - sector * width + math.pi) % (2 * math.pi) - math.pi
-    return max(0.0, 1.0 - abs(away) / width)
+    angle = (math.atan2(y, x) - sector * width + math.pi) % (2 * math.pi) - math.pi
+    return max(0.0, 1.0 - abs(angle) / width)
 
 
 def steering_order() -> list[int]:
-    """Positions in (ORIENTATIONS, SECTORS), row-major, that re-index orientations relative to the sector.
+    """Return indices into (ORIENTATIONS, SECTORS), row-major, that make orientations relative to the sector.
 
-    The sectors cover a full turn in twice as many steps as the orientations cover half a turn, so one step of either is
-    the same angle. After this gather, turning the image by one step is a cyclic shift along the sectors alone.
+    One step of the sectors (360 degrees / 16) is the same angle as one step of the orientations (180 degrees / 8). After
+    this gather, a rotation of the image by one step is a cyclic shift along the sectors only.
     """
     return [((j + t) % ORIENTATIONS) * SECTORS + t for j in range(ORIENTATIONS) for t in range(SECTORS)]
 

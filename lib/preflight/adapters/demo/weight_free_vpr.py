@@ -1,9 +1,14 @@
 """A place-recognition backbone without learned weights, written as an ONNX graph.
 
-The descriptor is a polar energy tensor. Luminance at 112 px is normalised by local contrast; the energy of 8 Gabor
-orientations at 3 scales is divided by the mean energy of all of them, pooled into 5 rings of 16 sectors and re-indexed
-relative to the sector; two opponent colours join it. Turning the camera is then a cyclic shift of the descriptor.
-It exists so that the whole line can be run and tested without a model file. It is not for flight.
+The descriptor is a polar energy tensor. The graph computes it in these steps:
+
+1. It normalises the luminance at 112 px by local contrast.
+2. It computes the energy of 8 Gabor orientations at 3 scales, and divides it by the mean energy of all of them.
+3. It pools the energies into 5 rings of 16 sectors, and makes the orientations relative to the sector.
+4. It appends two opponent colours, pooled in the same way.
+
+So a rotation of the camera is a cyclic shift of the descriptor. The backbone exists to run and test the whole build
+without a model file. It is not for flight.
 """
 
 from __future__ import annotations
@@ -26,24 +31,27 @@ OUTPUT_NAME = "descriptor"
 INPUT_SIZE = 224
 
 _OPSET = 17
-_IR_VERSION = 8  # what came with opset 17's first release: every runtime that reads the opset reads this
+_IR_VERSION = 8  # of the release that introduced opset 17, so every runtime that reads the opset reads it
 _SCALES = 3
 _MAPS = _SCALES * filters.ORIENTATIONS
 _CELLS = filters.RINGS * filters.SECTORS
 _ENERGY_DIM = _MAPS * _CELLS
 _COLOUR_DIM = 2 * _CELLS
 _COLOUR_WEIGHT = 0.5
-_NORM_FLOOR = 1e-6  # stays above zero in fp16, where the sketch's 1e-9 would divide by zero
-_BLANK = 1e-6  # added to every number before the last norm: an image without any texture still gets a unit vector
+_NORM_FLOOR = 1e-6  # above zero in fp16 too; 1e-9, as in the PyTorch prototype, would be zero there
+_BLANK = 1e-6  # added to every number before the last norm, so that an image without texture gets a unit vector too
 
 CARD = WEIGHT_FREE_VPR
 
 
 def build_model() -> bytes:
-    """The serialised ONNX model, the same bytes at every call.
+    """Build the ONNX model. Each call returns the same bytes.
 
-    Input `image`: float32 (batch, 3, 224, 224), RGB in 0..255. Output `descriptor`: float32 (batch, 2080),
-    L2-normalised. Opset 17, only operators of the default domain.
+    The model uses opset 17 and only operators of the default domain. Its input `image` is float32 (batch, 3, 224, 224),
+    RGB in 0..255. Its output `descriptor` is float32 (batch, 2080), L2-normalised.
+
+    Returns:
+        The serialised model.
     """
     graph = _Graph()
     grey, colour = _grey_and_colour(graph)
@@ -69,43 +77,43 @@ def build_model() -> bytes:
 
 
 def write(path: Path) -> None:
-    """Write the model to `path`. Not atomic: the caller hands a temporary."""
+    """Write the model to a file. The write is not atomic, so callers pass a temporary path."""
     path.write_bytes(build_model())
 
 
 @dataclass(slots=True)
 class _Graph:
-    """Nodes and constants in the order they are added; values are named by a running number."""
+    """Collects nodes and constants in order, and names each value by a running number."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
 
     def op(self, kind: str, *inputs: str, output: str | None = None, **attributes: int | list[int]) -> str:
-        """Add a node with one output and return the output's name."""
+        """Add a node with one output, and return the name of that output."""
         name = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(_node(kind, list(inputs), name, attributes))
         return name
 
     def split(self, value: str, sizes: Sequence[int]) -> list[str]:
-        """Cut `value` along its channels."""
+        """Split `value` along its channels into parts of these sizes. Returns their names."""
         stem = f"split_{len(self.nodes)}"
         names = [f"{stem}_{i}" for i in range(len(sizes))]
         self.nodes.append(helper.make_node("Split", [value, self.ints(sizes)], names, name=stem, axis=1))
         return names
 
     def floats(self, values: Sequence[float], shape: Sequence[int] = ()) -> str:
-        """Add a float32 constant; an empty shape means a scalar."""
+        """Add a float32 constant and return its name. An empty shape means a scalar."""
         name = f"constant_{len(self.initializers)}"
         raw = struct.pack(f"<{len(values)}f", *values)
         self.initializers.append(helper.make_tensor(name, TensorProto.FLOAT, shape, raw, raw=True))
         return name
 
     def scalar(self, value: float) -> str:
-        """Add a float32 scalar."""
+        """Add a float32 scalar and return its name."""
         return self.floats([value])
 
     def ints(self, values: Sequence[int]) -> str:
-        """Add a one-dimensional int64 constant."""
+        """Add a one-dimensional int64 constant and return its name."""
         name = f"constant_{len(self.initializers)}"
         raw = struct.pack(f"<{len(values)}q", *values)
         self.initializers.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], raw, raw=True))
@@ -116,11 +124,11 @@ class _Graph:
         return self.op("Reshape", value, self.ints([0, *tail]))
 
     def pool(self, value: str, side: int) -> str:
-        """Average over squares of `side` pixels that do not overlap."""
+        """Average over non-overlapping squares of `side` pixels."""
         return self.op("AveragePool", value, kernel_shape=[side, side], strides=[side, side])
 
     def local_mean(self, value: str) -> str:
-        """Average over the 17 x 17 pixels around each pixel, as many of them as lie inside."""
+        """Average over the 17 x 17 pixels around each pixel. Pixels outside the image do not count."""
         return self.op("AveragePool", value, kernel_shape=[17, 17], pads=[8] * 4, strides=[1, 1], count_include_pad=0)
 
     def normalise(self, value: str) -> str:
@@ -129,7 +137,7 @@ class _Graph:
         return self.op("Div", value, self.op("Add", length, self.scalar(_NORM_FLOOR)))
 
     def signed_root(self, value: str) -> str:
-        """The square root of the magnitude, with the sign kept; nought stays nought."""
+        """Compute the square root of the magnitude, with the sign of the value. Zero stays zero."""
         magnitude = self.op("Add", self.op("Abs", value), self.scalar(1e-9))
         return self.op("Mul", self.op("Sign", value), self.op("Sqrt", magnitude))
 
@@ -141,12 +149,12 @@ def _node(kind: str, inputs: list[str], output: str, attributes: dict[str, int |
 
 
 def _grey_and_colour(graph: _Graph) -> tuple[str, str]:
-    """Luminance (batch, 1, 112, 112) in 0..1 and opponent colours (batch, 2, 28, 28)."""
+    """Compute luminance (batch, 1, 112, 112) in 0..1 and opponent colours (batch, 2, 28, 28)."""
     image = graph.op("Div", graph.pool(INPUT_NAME, 2), graph.scalar(255.0))
     grey = graph.op("Conv", image, graph.floats([0.299, 0.587, 0.114], [1, 3, 1, 1]))
     opponents = graph.op("Conv", image, graph.floats([1.0, -1.0, 0.0, 0.5, 0.5, -1.0], [2, 3, 1, 1]))
     colour = graph.pool(graph.op("Div", opponents, graph.op("Add", grey, graph.scalar(0.15))), 4)
-    # Half of the mean goes: the light's tint with it, but not all that tells a wood from a field.
+    # Subtract half of the mean colour. This reduces the tint of the light, but keeps the difference of wood and field.
     cast = graph.op("Mul", graph.op("ReduceMean", colour, axes=[2, 3], keepdims=1), graph.scalar(0.5))
     return grey, graph.op("Sub", colour, cast)
 
@@ -158,7 +166,7 @@ def _local_contrast(graph: _Graph, grey: str) -> str:
 
 
 def _energies(graph: _Graph, contrast: str) -> str:
-    """Oriented energy at three scales: (batch, 24, 28, 28), scale before orientation."""
+    """Compute oriented energy at three scales: (batch, 24, 28, 28), ordered by scale, then by orientation."""
     bank = graph.floats(filters.gabor_bank(), [2 * filters.ORIENTATIONS, 1, 9, 9])
     blur = graph.floats(filters.gaussian_kernel(), [1, 1, 7, 7])
     scales = []
@@ -180,7 +188,7 @@ def _divide_by_mean_energy(graph: _Graph, energy: str) -> str:
 
 
 def _pool(graph: _Graph, energy: str, colour: str) -> tuple[str, str]:
-    """Rings and sectors of every map, by one product: (batch, 24, 80) and (batch, 2, 80)."""
+    """Pool every map into rings and sectors with one matrix product. Returns (batch, 24, 80) and (batch, 2, 80)."""
     area = filters.GRID * filters.GRID
     maps = graph.reshape(graph.op("Concat", energy, colour, axis=1), _MAPS + 2, area)
     pooled = graph.op("MatMul", maps, graph.floats(filters.polar_masks(), [area, _CELLS]))
@@ -195,7 +203,7 @@ def _descriptor(graph: _Graph, energies: str, colours: str) -> None:
     flat = graph.reshape(by_ring, _SCALES * filters.RINGS, filters.ORIENTATIONS * filters.SECTORS)
     steered = graph.op("Gather", flat, graph.ints(filters.steering_order()), axis=2)
     rows = graph.reshape(steered, _MAPS * filters.RINGS, filters.SECTORS)
-    # A fifth of each row's mean stays: it says how much energy there is, the rest says where.
+    # Keep a fifth of the mean of each row. The mean tells how much energy a ring has; the rest tells where it is.
     mean = graph.op("Mul", graph.op("ReduceMean", rows, axes=[2], keepdims=1), graph.scalar(0.8))
     shape = graph.normalise(graph.reshape(graph.op("Sub", rows, mean), _ENERGY_DIM))
     hue = graph.normalise(graph.signed_root(graph.reshape(colours, _COLOUR_DIM)))

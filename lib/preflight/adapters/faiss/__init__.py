@@ -1,1 +1,1 @@
-"""The FAISS HNSW index."""
+"""The descriptor index: an HNSW graph of FAISS."""

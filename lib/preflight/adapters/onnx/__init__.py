@@ -1,1 +1,6 @@
-"""ONNX files: reading what they declare, and writing fp16 or int8 into them."""
+"""Reads ONNX files, and writes a precision into them.
+
+models     reads and checks the interface of a model
+precision  writes fp16 or int8 into a model
+fp16_cast  casts nodes of a graph to fp16
+"""

@@ -1,4 +1,4 @@
-"""What an ONNX file declares, read before anything compiles it. The only importer of `onnx`."""
+"""Reads and checks what an ONNX file declares, before a runtime compiles it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,24 @@ __all__ = ["OnnxModel", "content_digest", "inspect"]
 
 Shape = tuple["int | None", ...]
 
-# Whose operators a runtime here may know: the standard's, and ONNX Runtime's own. The checker looks at the standard's alone.
+# Domains of operators that a runtime here may support: the standard, and ONNX Runtime's extensions. `onnx.checker` checks
+# operators of the standard only.
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _SHOWN_NODES = 3
-_PROTOBUF_LIMIT = 2**31 - 1  # a protobuf message is smaller than 2 GiB; larger models keep their weights beside it
+_PROTOBUF_LIMIT = 2**31 - 1  # bytes of a protobuf message; larger models keep their weights in other files
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """The interface of one ONNX file.
+    """The interface of an ONNX file.
 
-    inputs, outputs: name -> shape, None for a dynamic dimension. types: input name -> ONNX element type, such as FLOAT.
-    opset: of the default operator set. external_data: the files beside it that hold its weights, sorted.
+    Attributes:
+        path: the file.
+        inputs: name -> shape; None stands for a dynamic dimension.
+        outputs: name -> shape; None stands for a dynamic dimension.
+        types: name of an input -> ONNX element type, such as FLOAT.
+        opset: version of the default operator set.
+        external_data: the files beside it that hold its weights, sorted.
     """
 
     path: Path
@@ -40,12 +46,15 @@ class OnnxModel:
     external_data: tuple[Path, ...]
 
     def check_against(self, spec: BackboneSpec) -> None:
-        """Compare with the mission: the same input names, and shapes that fit; of a descriptor backbone, fp32 input too.
+        """Compare the inputs with the mission: names and shapes, and for a descriptor backbone also the type fp32.
 
-        A dynamic dimension of the graph fits any size; a fixed one only its own.
+        A dynamic dimension of the graph fits any size. A fixed dimension fits only its own size.
+
+        Args:
+            spec: the backbone as the mission describes it.
 
         Raises:
-            BackboneError: they differ; the message shows both.
+            BackboneError: they differ. The message shows both.
         """
         if set(self.inputs) == set(spec.inputs) and all(
             _fits(self.inputs[name], shape) for name, shape in spec.inputs.items()
@@ -53,7 +62,7 @@ class OnnxModel:
             self._check_pixels(spec)
             return
         raise BackboneError(
-            f"{self.path} does not take what the mission says of {spec.model_name}.\n"
+            f"The inputs of {self.path} differ from those that the mission states for {spec.model_name}.\n"
             f"  the ONNX file: {_shown(self.inputs.items())}\n"
             f"  the mission:   {_shown(spec.inputs.items())}\n"
             "Correct input_name and expected_input_shape (or inputs) in the mission, or export the model again."
@@ -63,30 +72,34 @@ class OnnxModel:
         other = {name: kind for name, kind in self.types.items() if kind != "FLOAT"}
         if spec.role == "descriptor" and other:
             raise BackboneError(
-                f"{self.path}: {spec.model_name} is given pixels as fp32 (FLOAT), but takes {other}. Export it with fp32 "
-                "input; the precision it computes in is the mission's `precision`."
+                f"{self.path}: {spec.model_name} must take pixels as fp32 (FLOAT), but it takes {other}. Export it with fp32 "
+                "input. The mission's `precision` sets the precision in which it computes."
             )
 
 
 def inspect(path: Path) -> OnnxModel:
-    """Read and check one ONNX file; its weights are not loaded.
+    """Read and check an ONNX file, without loading its weights.
+
+    Returns:
+        The interface of the model.
 
     Raises:
-        BackboneError: it cannot be read, is no ONNX, fails `onnx.checker`, holds operators that no runtime knows (each is
-            named, with its nodes), or its external data is absent or lies outside its folder.
+        BackboneError: the file cannot be read, is no ONNX file, or fails `onnx.checker`. Also raised if no runtime supports
+            one of its operators (the message names these operators with their nodes), or if its external data is missing
+            or outside its folder.
     """
     import onnx  # noqa: PLC0415 - heavy
 
     model = _loaded(path)
-    needed = _external_sizes(path, model)
-    external = tuple(sorted({_external_file(path, location, size) for location, size in needed.items()}))
+    sizes = _external_sizes(path, model)
+    external = tuple(sorted({_external_file(path, location, size) for location, size in sizes.items()}))
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError, TypeError) as error:
         raise BackboneError(f"{path} is not a valid ONNX model: {error}. Export it again.") from error
     _refuse_foreign_operators(path, model)
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]  # old files list weights as inputs
+    inputs = [value for value in model.graph.input if value.name not in weights]  # old exporters list weights as inputs
     return OnnxModel(
         path=path,
         inputs={value.name: _shape(value) for value in inputs},
@@ -98,18 +111,22 @@ def inspect(path: Path) -> OnnxModel:
 
 
 def join(path: Path, target: Path) -> None:
-    """Write a model with its weights in the file, for a runtime that reads no others.
+    """Write a model with its weights in one file, for a runtime that does not read external data.
+
+    Args:
+        path: the ONNX file.
+        target: the file to write.
 
     Raises:
-        BackboneError: as `inspect`, or graph and weights are more than the 2 GiB that an ONNX file can hold.
+        BackboneError: as for `inspect`, or graph and weights exceed the 2 GiB limit of an ONNX file.
     """
     import onnx  # noqa: PLC0415 - heavy
 
-    found = inspect(path)
-    if sum(file.stat().st_size for file in (path, *found.external_data)) > _PROTOBUF_LIMIT:
+    interface = inspect(path)
+    if sum(file.stat().st_size for file in (path, *interface.external_data)) > _PROTOBUF_LIMIT:
         raise BackboneError(
-            f"{path} and its weights are more than the 2 GiB of one ONNX file, and this runtime reads no others. Name "
-            "another runtime for this backbone."
+            f"{path} and its weights exceed 2 GiB, the limit of one ONNX file, and this runtime does not read external data. "
+            "Choose another runtime for this backbone in the mission."
         )
     model = _loaded(path)
     onnx.load_external_data_for_model(model, str(path.parent))
@@ -117,12 +134,17 @@ def join(path: Path, target: Path) -> None:
 
 
 def content_digest(path: Path, external_data: Iterable[Path] | None = None) -> str:
-    """The identity of a model's bytes, 64 hex digits.
+    """Compute a digest of the bytes of a model.
 
-    Without external data, the file's own SHA-256. With it, the SHA-256 of one line `<sha256>  <name>` for each file,
-    the ONNX file first, the others sorted by their path relative to its folder.
+    Without external data it is the SHA-256 of the file. With external data it is the SHA-256 of one line
+    `<sha256>  <name>` for each file: the ONNX file first, then the others, sorted by their path relative to its folder.
 
-    external_data: as `inspect` found it, where that is known; None asks the file, which loads `onnx`.
+    Args:
+        path: the ONNX file.
+        external_data: the files with its weights, from `inspect`. None reads them from the file, which imports `onnx`.
+
+    Returns:
+        64 hex digits.
 
     Raises:
         BackboneError: a file cannot be read.
@@ -144,22 +166,22 @@ def _loaded(path: Path) -> onnx.ModelProto:
 
     try:
         if path.stat().st_size > _PROTOBUF_LIMIT:
-            raise BackboneError(f"{path} is larger than an ONNX file can be. Export it with external data.")
+            raise BackboneError(f"{path} exceeds 2 GiB, the limit of one ONNX file. Export it with external data.")
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise BackboneError(f"{path} cannot be read: {error.strerror}. Check onnx_path in the mission.") from error
     except (DecodeError, ValueError) as error:
         raise BackboneError(f"{path} is not an ONNX file: {error}. Export it again.") from error
     if not model.graph.node:
-        raise BackboneError(f"{path} is not an ONNX model: it holds no graph. Export it again.")
+        raise BackboneError(f"{path} is not an ONNX model: it has no graph. Export it again.")
     return model
 
 
 def _refuse_foreign_operators(path: Path, model: onnx.ModelProto) -> None:
-    own = {function.domain for function in model.functions}
+    function_domains = {function.domain for function in model.functions}
     foreign: dict[str, list[str]] = {}
     for node in _nodes(model):
-        if node.domain not in _DOMAINS | own:
+        if node.domain not in _DOMAINS | function_domains:
             foreign.setdefault(f"{node.domain}.{node.op_type}", []).append(node.name or next(iter(node.output), "?"))
     if not foreign:
         return
@@ -168,25 +190,28 @@ def _refuse_foreign_operators(path: Path, model: onnx.ModelProto) -> None:
         for kind, nodes in sorted(foreign.items())
     )
     raise BackboneError(
-        f"{path} holds operators that are not ONNX's, and that no runtime here knows: {listed}. Export the model without them."
+        f"{path} has operators that are not part of ONNX and that no runtime supports: {listed}. Export the model without "
+        "them."
     )
 
 
 def _external_sizes(path: Path, model: onnx.ModelProto) -> dict[str, int]:
-    """The `location` of the tensors kept outside the file, in subgraphs and functions too, and how far each is read."""
+    """Return the size that each external file must have: `location` -> bytes. Includes subgraphs and functions."""
     import onnx  # noqa: PLC0415 - heavy
 
     sizes: dict[str, int] = {}
     for tensor in _tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        location = said.get("location", "")
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
         try:
-            begin, length = (int(said.get(key) or "0") for key in ("offset", "length"))
+            offset, length = (int(entries.get(key) or "0") for key in ("offset", "length"))
         except ValueError as error:
-            raise BackboneError(f"{path}: tensor {tensor.name} lies at no number: {error}. Export it again.") from error
-        sizes[location] = max(sizes.get(location, 0), begin + length)
+            raise BackboneError(
+                f"{path}: offset or length of tensor {tensor.name} is not a number: {error}. Export the model again."
+            ) from error
+        sizes[location] = max(sizes.get(location, 0), offset + length)
     return sizes
 
 
@@ -202,8 +227,11 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of the graph, of its subgraphs, and of the model's own functions."""
-    for graph in (*_graphs(model.graph), *(inner for function in model.functions for inner in _inner(function.node))):
+    """Yield the nodes of the graph, of its subgraphs, and of the functions that the model defines."""
+    for graph in (
+        *_graphs(model.graph),
+        *(inner for function in model.functions for inner in _subgraphs(function.node)),
+    ):
         yield from graph.node
     for function in model.functions:
         yield from function.node
@@ -211,10 +239,10 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
-    yield from _inner(graph.node)
+    yield from _subgraphs(graph.node)
 
 
-def _inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
     for attribute in (attribute for node in nodes for attribute in node.attribute):
         for inner in (attribute.g, *attribute.graphs):
             if inner.node or inner.initializer:
@@ -226,14 +254,16 @@ def _external_file(path: Path, location: str, needed: int) -> Path:
     file = folder / location
     if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
         raise BackboneError(
-            f"{path} keeps weights in {location!r}, outside its folder. Keep all files of a model in one folder."
+            f"{path} has weights in {location!r}, outside its folder. Keep all files of a model in one folder."
         )
     if not file.is_file():
-        raise BackboneError(f"{path} keeps weights in {location!r}, which is not there. Copy it beside the ONNX file.")
-    there = file.stat().st_size
-    if there < needed:
         raise BackboneError(
-            f"{path} keeps {needed} bytes in {location!r}, which has {there}: cut short. Copy it again."
+            f"{path} has weights in {location!r}, but that file does not exist. Copy it to its place beside the ONNX file."
+        )
+    size = file.stat().st_size
+    if size < needed:
+        raise BackboneError(
+            f"{path} needs {needed} bytes of {location!r}, but that file is truncated to {size}. Copy it again."
         )
     return path.parent / location
 
@@ -244,7 +274,7 @@ def _shape(value: onnx.ValueInfoProto) -> Shape:
 
 def _fits(graph: Shape, mission: tuple[int, ...]) -> bool:
     return len(graph) == len(mission) and all(
-        fixed is None or fixed == asked for fixed, asked in zip(graph, mission, strict=True)
+        fixed is None or fixed == size for fixed, size in zip(graph, mission, strict=True)
     )
 
 

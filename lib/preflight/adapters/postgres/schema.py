@@ -1,4 +1,4 @@
-"""The schema `preflight`, brought up to date: the numbered files of `sql/`, applied in order, each once."""
+"""Migrates the schema `preflight`. The migrations are the numbered files in `sql/`; each is applied once, in order."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from preflight.errors import DatabaseError
 
 __all__ = ["migrate"]
 
-_LOCK = 0x70726566  # "pref": the advisory lock under which migrations run
+_LOCK = 0x70726566  # "pref"; key of the advisory lock for migrations
 
 
 def migrate(database: Database, connection: Connection) -> None:
-    """Apply what has not been applied; concurrent programs wait for each other. connection: in autocommit.
+    """Apply the missing migrations. Concurrent programs wait for each other.
+
+    Args:
+        database: the database, for messages.
+        connection: a connection to it, in autocommit mode.
 
     Raises:
-        DatabaseError: the schema is newer than this program. What psycopg raises is left to the caller.
+        DatabaseError: the schema is newer than this program.
+        psycopg.Error: the database refuses; the caller converts it.
     """
     files = _migrations()
     if _applied(database, connection) == [number for number, _ in files]:
@@ -29,8 +34,8 @@ def migrate(database: Database, connection: Connection) -> None:
             applied = []
         if unknown := set(applied) - {number for number, _ in files}:
             raise DatabaseError(
-                f"{database.where}: its schema has migration {max(unknown)}, which this program does not know: "
-                "install the newer preflight that made it"
+                f"{database.where}: the schema has migration {max(unknown)}, but this program knows only migrations up to "
+                f"{max(number for number, _ in files)}. Install the newer preflight that wrote the schema"
             )
         for number, script in files:
             if number not in applied:
@@ -39,7 +44,7 @@ def migrate(database: Database, connection: Connection) -> None:
 
 
 def _make_schema(database: Database, connection: Connection) -> None:
-    # Asked first: even IF NOT EXISTS needs the right to create schemas.
+    # Check first: CREATE SCHEMA IF NOT EXISTS needs the right to create schemas, even if the schema exists.
     if not database.one(connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'preflight')")[0]:
         connection.execute("CREATE SCHEMA preflight")
     connection.execute(
@@ -49,8 +54,8 @@ def _make_schema(database: Database, connection: Connection) -> None:
 
 
 def _applied(database: Database, connection: Connection) -> list[int] | None:
-    """The numbers of the files that were applied, ascending; None where none ever was."""
-    # Not to_regclass: it answers from a cache that waiting for the advisory lock does not refresh.
+    """Return the numbers of the applied migrations, ascending; None if the schema has no table of migrations."""
+    # Do not use to_regclass: it reads a cache, which waiting for the advisory lock does not refresh.
     if not database.one(
         connection,
         "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
@@ -62,7 +67,7 @@ def _applied(database: Database, connection: Connection) -> list[int] | None:
 
 
 def _migrations() -> list[tuple[int, bytes]]:
-    """(number, script) of each file in sql/, ascending."""
+    """Return (number, script) of each file in `sql/`, ascending."""
     folder = resources.files("preflight.adapters.postgres").joinpath("sql")
     files = (file for file in folder.iterdir() if file.name.endswith(".sql"))
     return sorted((int(file.name.split("_")[0]), file.read_bytes()) for file in files)

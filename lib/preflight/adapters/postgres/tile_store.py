@@ -1,7 +1,6 @@
-"""The tile store's rows in Postgres: TileMetadataStore over psycopg 3.
+"""TileMetadataStore over Postgres, with psycopg 3.
 
-Everything lies in a schema named `preflight`, which `_postgres_schema` keeps up to date; `_postgres_connection` reaches the
-database, and says what it refuses.
+All tables are in the schema `preflight`. The module `schema` migrates it; `connection` connects and converts errors.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from psycopg import IsolationLevel
 from preflight.adapters.postgres.connection import Database
 from preflight.adapters.postgres.rows import TILE_COLUMNS, manifest_row, source_record, tile_row
 from preflight.adapters.postgres.schema import migrate
-from preflight.adapters.postgres.upsert import take_in
+from preflight.adapters.postgres.upsert import upsert_tiles
 from preflight.area.area import TileRange, area_from_bbox, cover
 from preflight.ports import ManifestRow
 from preflight.records import (
@@ -38,17 +37,20 @@ _MOST_CHANGES = 10_000
 
 
 class PostgresTileStore:
-    """An open store. One connection serves the short calls; each stream of rows has one of its own, and a snapshot.
+    """An open store. Short calls share one connection. Each stream of rows has its own connection and snapshot.
 
-    Not thread-safe. Close it, or use it as a context manager.
+    It is not thread-safe. Close it, or use it as a context manager.
     """
 
     def __init__(self, conninfo: str) -> None:
-        """Connect and bring the schema up to date. conninfo: a postgresql:// URL or libpq's key = value form.
+        """Connect and migrate the schema.
+
+        Args:
+            conninfo: a postgresql:// URL, or libpq's key = value form.
 
         Raises:
-            DatabaseError: the server cannot be reached or refuses, or the schema is newer than this program. No
-                password is in the message.
+            DatabaseError: the server cannot be reached or refuses, or the schema is newer than this program. The message
+                does not contain the password.
         """
         self._database = Database(conninfo)
         self._connection = self._database.connect()
@@ -73,49 +75,52 @@ class PostgresTileStore:
         self._connection.close()
 
     def revision(self) -> StoreRevision:
-        """The state the store is in; advanced by triggers, so that no other writer can forget to."""
+        """Return the current revision. Triggers advance it, so it also counts the changes of other programs."""
         row = self._one("SELECT store_id::text, revision FROM preflight.store_state")
         return StoreRevision(store_id=row[0], revision=row[1])
 
     def count(self) -> int:
-        """Rows in the store; reads an index of all of them."""
+        """Return the number of rows. Reads an index of all rows."""
         count: int = self._one("SELECT count(*) FROM preflight.tiles")[0]
         return count
 
     def changed_since(self, revision: int) -> frozenset[tuple[int, int, int]] | None:
-        """(zoom, x, y) of every tile changed after a revision; None where the log does not go back so far, or says too much."""
+        """Return (zoom, x, y) of the tiles changed after a revision.
+
+        Returns None if the log does not reach back to that revision, or has more than 10,000 such tiles.
+        """
         with self._database.errors(), self._connection.transaction():
             if self._one("SELECT logged_from FROM preflight.store_state")[0] > revision:
                 return None
-            found = self._connection.execute(
+            tiles = self._connection.execute(
                 "SELECT DISTINCT zoom, x, y FROM preflight.tile_changes WHERE revision > %s LIMIT %s",
                 (revision, _MOST_CHANGES + 1),
             ).fetchall()
-        return frozenset(found) if len(found) <= _MOST_CHANGES else None
+        return frozenset(tiles) if len(tiles) <= _MOST_CHANGES else None
 
     def rows_of_tiles(self, tiles: Iterable[tuple[int, int, int]]) -> list[TileRow]:
-        """The rows of a few tiles, all their sources, by (zoom, lat, lon, source)."""
+        """Return the rows of a few tiles with all their sources, ordered by (zoom, lat, lon, source)."""
         columns = [list(column) for column in zip(*tiles, strict=True)] or [[], [], []]
         with self._database.errors():
-            found = self._connection.execute(
-                f"SELECT {TILE_COLUMNS} FROM preflight.tiles JOIN "  # noqa: S608 - made of constants
+            rows = self._connection.execute(
+                f"SELECT {TILE_COLUMNS} FROM preflight.tiles JOIN "  # noqa: S608 - only constants are inserted
                 "unnest(%s::smallint[], %s::integer[], %s::integer[]) AS wanted (zoom, x, y) USING (zoom, x, y) "
                 "ORDER BY zoom, lat, lon, source",
                 columns,
             ).fetchall()
-        return [tile_row(row) for row in found]
+        return [tile_row(row) for row in rows]
 
     def rows_in_box(self, zoom: int, x_range: tuple[int, int], y_range: tuple[int, int]) -> Iterator[TileRow]:
-        """Rows of one zoom with x, y in the closed ranges, by (lat, lon, source), from one snapshot."""
+        """Stream the rows of one zoom with x and y in the closed ranges, from one snapshot, by (lat, lon, source)."""
         return self._stream([TileRange(zoom, x_range, y_range)])
 
     def tile_hashes_by_bbox(
         self,
         bbox: BoundingBox,
         zoom_levels: Sequence[int],
-        sector_class: SectorClass,  # noqa: ARG002 - SPEC.md's port; it decides which age is stale, not which rows are
+        sector_class: SectorClass,  # noqa: ARG002 - part of SPEC.md's port; it limits the age of tiles, not the rows
     ) -> Iterator[TileHashRecord]:
-        """Every tile that shares interior with the box, by (zoom, lat, lon, source), from one snapshot."""
+        """Yield every tile whose interior overlaps the box's, from one snapshot, by (zoom, lat, lon, source)."""
         for row in self._stream(cover(area_from_bbox(bbox), zoom_levels).ranges):
             yield TileHashRecord(row.zoom, row.lat, row.lon, row.source, row.sha256)
 
@@ -125,17 +130,18 @@ class PostgresTileStore:
         zoom_levels: Sequence[int],
         sector_class: SectorClass,  # noqa: ARG002 - as above
     ) -> Iterator[TileBboxRecord]:
-        """Every tile that shares interior with the box, by (zoom, lat, lon, source), from one snapshot."""
+        """Yield every tile whose interior overlaps the box's, from one snapshot, by (zoom, lat, lon, source)."""
         for row in self._stream(cover(area_from_bbox(bbox), zoom_levels).ranges):
             yield TileBboxRecord(row.zoom, row.lat, row.lon, row.source)
 
     def upsert(self, rows: Iterable[TileRow], *, replace: bool) -> int:
-        """Insert rows in one transaction; returns how many were new or replaced. See TileMetadataStore.
+        """Insert or update rows in one transaction, as `TileMetadataStore.upsert` describes.
 
-        Where one call offers a tile twice with other bytes, the last wins if `replace`, else the call is refused.
+        If the rows contain a tile twice with different bytes, the last one wins with `replace`. Without `replace` the call
+        is refused.
         """
         with self._database.errors(), self._connection.transaction(), self._connection.cursor() as cursor:
-            return take_in(cursor, rows, replace=replace)
+            return upsert_tiles(cursor, rows, replace=replace)
 
     def record_source(self, record: SourceRecord) -> None:
         """Insert or update the provenance of one source."""
@@ -148,12 +154,12 @@ class PostgresTileStore:
             )
 
     def sources(self) -> list[SourceRecord]:
-        """The provenance of every source, by (name, origin)."""
+        """Return the provenance of every source, by (name, origin)."""
         with self._database.errors():
-            found = self._connection.execute(
+            rows = self._connection.execute(
                 "SELECT name, origin, terms, captured_at, imported_at FROM preflight.sources ORDER BY name, origin"
             ).fetchall()
-        return [source_record(row) for row in found]
+        return [source_record(row) for row in rows]
 
     def record_manifest(self, row: ManifestRow) -> None:
         """Insert or update the row of one generation."""
@@ -178,21 +184,21 @@ class PostgresTileStore:
             )
 
     def manifests(self, cache_root: str) -> list[ManifestRow]:
-        """The rows of one cache root, by generation, ascending."""
+        """Return the rows of one cache root, in ascending order of generation."""
         with self._database.errors():
-            found = self._connection.execute(
+            rows = self._connection.execute(
                 "SELECT cache_root, generation, manifest_hash, manifest_sha256, flight_id, signer, issued_at, "
                 "valid_until, status FROM preflight.manifests WHERE cache_root = %s ORDER BY generation",
                 (cache_root,),
             ).fetchall()
-        return [manifest_row(row) for row in found]
+        return [manifest_row(row) for row in rows]
 
     def _stream(self, ranges: Sequence[TileRange]) -> Iterator[TileRow]:
         if not ranges:
             return
         box = "(zoom = %s AND x BETWEEN %s AND %s AND y BETWEEN %s AND %s)"
         query = (
-            f"SELECT {TILE_COLUMNS} FROM preflight.tiles WHERE {' OR '.join([box] * len(ranges))} "  # noqa: S608 - constants
+            f"SELECT {TILE_COLUMNS} FROM preflight.tiles WHERE {' OR '.join([box] * len(ranges))} "  # noqa: S608 - only constants are inserted
             "ORDER BY zoom, lat, lon, source"
         )
         values = list(chain.from_iterable((zoom, *columns, *rows) for zoom, columns, rows in ranges))
@@ -201,7 +207,7 @@ class PostgresTileStore:
             with self._database.errors():
                 connection.isolation_level = IsolationLevel.REPEATABLE_READ
                 connection.read_only = True
-                # All rows are read; by default a cursor is planned for the first tenth of them.
+                # By default Postgres plans a cursor for the first tenth of its rows, but this one reads all rows.
                 connection.execute("SET LOCAL cursor_tuple_fraction = 1")
                 with connection.cursor("tiles", binary=True) as cursor:
                     cursor.itersize = _FETCH

@@ -1,4 +1,4 @@
-"""Tiles on their way into the table `tiles`: copied beside it, then taken over by a few statements for all of them."""
+"""Inserts and updates tiles: copies them into a temporary table, then moves all of them with a few statements."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from preflight.adapters.postgres.rows import TILE_COLUMNS, tile_values
 from preflight.errors import ImportSourceError
 from preflight.records import TileRow
 
-__all__ = ["take_in"]
+__all__ = ["upsert_tiles"]
 
-_NAMED = 5
+_EXAMPLES = 5  # tiles that an error message names
 _TILE = "zoom, x, y, source"
 _INCOMING = """
 CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
@@ -26,43 +26,43 @@ _KEEP = "DO NOTHING"
 _REPLACE = """DO UPDATE SET lat = excluded.lat, lon = excluded.lon, content_sha256 = excluded.content_sha256,
     path = excluded.path, captured_at = excluded.captured_at, texture = excluded.texture, imported_at = now()
     WHERE tiles.content_sha256 <> excluded.content_sha256"""
-_MEASURED = """UPDATE preflight.tiles SET texture = incoming.texture FROM incoming
+_FILL_TEXTURE = """UPDATE preflight.tiles SET texture = incoming.texture FROM incoming
     WHERE tiles.zoom = incoming.zoom AND tiles.x = incoming.x AND tiles.y = incoming.y AND tiles.source = incoming.source
     AND tiles.content_sha256 = incoming.content_sha256 AND tiles.texture IS NULL AND incoming.texture IS NOT NULL"""
-_MENDED = f"""UPDATE preflight.tiles SET path = last.path, captured_at = least(tiles.captured_at, last.captured_at)
+_CORRECT_ROWS = f"""UPDATE preflight.tiles SET path = last.path, captured_at = least(tiles.captured_at, last.captured_at)
     FROM (SELECT DISTINCT ON ({_TILE}) * FROM incoming ORDER BY {_TILE}, number DESC) AS last
     WHERE tiles.zoom = last.zoom AND tiles.x = last.x AND tiles.y = last.y AND tiles.source = last.source
     AND tiles.content_sha256 = last.content_sha256
-    AND (tiles.path <> last.path OR tiles.captured_at > last.captured_at)"""  # noqa: S608 - made of constants
+    AND (tiles.path <> last.path OR tiles.captured_at > last.captured_at)"""  # noqa: S608 - only constants are inserted
 _CLASHES = f"""
 SELECT {_TILE}, count(*) OVER () FROM (
     SELECT {_TILE} FROM incoming GROUP BY {_TILE} HAVING count(DISTINCT content_sha256) > 1
     UNION SELECT {_TILE} FROM incoming JOIN preflight.tiles USING ({_TILE})
         WHERE incoming.content_sha256 <> tiles.content_sha256
-) AS clashes ORDER BY {_TILE} LIMIT {_NAMED}
-"""  # noqa: S608 - made of the constants above
+) AS clashes ORDER BY {_TILE} LIMIT {_EXAMPLES}
+"""  # noqa: S608 - only the constants above are inserted
 
 
-def take_in(cursor: psycopg.Cursor[tuple[Any, ...]], rows: Iterable[TileRow], *, replace: bool) -> int:
-    """As `PostgresTileStore.upsert`, in a transaction that is open; what psycopg raises is left to the caller."""
+def upsert_tiles(cursor: psycopg.Cursor[tuple[Any, ...]], rows: Iterable[TileRow], *, replace: bool) -> int:
+    """Do the work of `PostgresTileStore.upsert` in the open transaction. Passes psycopg's errors to the caller."""
     cursor.execute(_INCOMING)
     number = 0
     with cursor.copy(f"COPY incoming (number, {TILE_COLUMNS}) FROM STDIN") as copy:
         for number, row in enumerate(rows, 1):
             copy.write_row((number, *tile_values(row)))
     cursor.execute(
-        f"INSERT INTO preflight.tiles ({TILE_COLUMNS}) "  # noqa: S608 - made of constants
+        f"INSERT INTO preflight.tiles ({TILE_COLUMNS}) "  # noqa: S608 - only constants are inserted
         f"SELECT DISTINCT ON ({_TILE}) {TILE_COLUMNS} FROM incoming ORDER BY {_TILE}, number DESC "
         f"ON CONFLICT ({_TILE}) {_REPLACE if replace else _KEEP}"
     )
     changed = cursor.rowcount
     if not replace:
-        # After the insert, which waits for other writers of the same tiles: their bytes are seen too.
+        # Check after the insert: it waits for other writers of the same tiles, so this check sees their rows too.
         _refuse_clashes(cursor.execute(_CLASHES).fetchall())
     if changed < number:
-        cursor.execute(_MEASURED)
+        cursor.execute(_FILL_TEXTURE)
         if replace:
-            cursor.execute(_MENDED)
+            cursor.execute(_CORRECT_ROWS)
     return changed
 
 
@@ -70,6 +70,6 @@ def _refuse_clashes(clashes: Sequence[tuple[Any, ...]]) -> None:
     if clashes:
         names = ", ".join(f"{zoom}/{x}/{y} of {source}" for zoom, x, y, source, _ in clashes)
         raise ImportSourceError(
-            f"{clashes[0][4]} tiles are in the store, or come twice, with other bytes, such as {names}. Import with "
-            "replacement (--update) to take the new bytes, or under another source name to keep both"
+            f"{clashes[0][4]} tiles have other bytes than the tiles in the store, or than a second tile of this import, "
+            f"such as {names}. Import with --update to take the new bytes, or under another source name to keep both"
         )

@@ -30,15 +30,15 @@ def _cpuinfo(*cores: str) -> str:
         ("avx2x", "generic"),
     ],
 )
-def test_isa_is_the_widest_the_cpu_has(flags, isa):
+def test_isa_is_the_widest_that_the_cpu_has(flags, isa):
     assert describe_host("x86_64", _cpuinfo(flags, flags)).isa == isa
 
 
-def test_isa_is_what_every_core_has():
+def test_isa_is_the_widest_that_all_cores_have():
     assert describe_host("x86_64", _cpuinfo("sse4_1 avx2 avx512f", "sse4_1 avx2")).isa == "avx2"
 
 
-def test_aarch64_is_neon_and_no_text_is_generic():
+def test_isa_is_neon_on_aarch64_and_generic_without_flags():
     assert describe_host("aarch64", "processor\t: 0\nFeatures\t: fp asimd\n").isa == "neon"
     assert describe_host("x86_64", "").isa == "generic"
 
@@ -50,7 +50,7 @@ def test_jetpack_follows_from_the_release(revision, jetpack):
     assert host.sm is None
 
 
-def test_no_jetson_no_jetpack():
+def test_jetpack_is_none_without_a_jetson_release():
     assert describe_host("x86_64", "", None).jetpack is None
     assert describe_host("x86_64", "", "something else").jetpack is None
 
@@ -64,7 +64,7 @@ def test_files_are_read(tmp_path):
     assert probe_host(tmp_path / "absent", tmp_path / "absent").jetpack is None
 
 
-def test_room_for_builds_is_the_cores_and_the_memory_that_can_be_used(tmp_path):
+def test_host_reports_usable_cores_and_available_memory(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:       24576000 kB\nMemFree:  1 kB\nMemAvailable:   2049000 kB\n")
     host = probe_host(meminfo=meminfo)
@@ -73,7 +73,7 @@ def test_room_for_builds_is_the_cores_and_the_memory_that_can_be_used(tmp_path):
     assert probe_host().memory_mb > 0
 
 
-def test_this_machine_fits_an_engine_name():
+def test_capabilities_of_this_machine_fit_an_engine_name():
     host = probe_host()
     name = EngineName.on_host("m", host, RUNTIMES.named("openvino"), "1.0", "fp32", gpu=False)
     assert EngineName.parse(str(name)).isa == host.isa
@@ -84,7 +84,7 @@ def _for_tensorrt(host, version):
 
 
 class _Nvml:
-    """As much of pynvml as is asked."""
+    """The functions of pynvml that the adapter calls."""
 
     class NVMLError(Exception):
         pass
@@ -92,12 +92,12 @@ class _Nvml:
     def __init__(self, *gpus, fails=""):
         self._gpus, self._fails, self.open = gpus, fails, 0
 
-    def _may(self, name):
+    def _fail_if_asked(self, name):
         if name == self._fails:
             raise self.NVMLError(name)
 
     def nvmlInit(self):  # noqa: N802 - NVML's names
-        self._may("init")
+        self._fail_if_asked("init")
         self.open += 1
 
     def nvmlShutdown(self):  # noqa: N802
@@ -113,14 +113,14 @@ class _Nvml:
         return self._gpus[index]
 
     def nvmlDeviceGetCudaComputeCapability(self, handle):  # noqa: N802
-        self._may("capability")
+        self._fail_if_asked("capability")
         return handle[1]
 
     def nvmlDeviceGetName(self, handle):  # noqa: N802
         return handle[0]
 
 
-def test_gpus_are_listed_and_nvml_is_let_go():
+def test_gpus_are_listed_and_nvml_is_shut_down():
     nvml = _Nvml(("NVIDIA RTX A2000", (8, 6)), (b"NVIDIA H200", (9, 0)))
     assert probe_gpus(nvml) == (
         Gpu("NVIDIA RTX A2000", "86", "580.95.05"),
@@ -130,13 +130,13 @@ def test_gpus_are_listed_and_nvml_is_let_go():
 
 
 @pytest.mark.parametrize("fails", ["init", "capability"])
-def test_a_driver_that_does_not_answer_is_no_gpu(fails):
+def test_a_driver_that_does_not_answer_counts_as_no_gpu(fails):
     nvml = _Nvml(("x", (8, 6)), fails=fails)
     assert probe_gpus(nvml) == ()
     assert nvml.open == 0
 
 
-def test_sm_is_the_first_gpus(tmp_path):
+def test_sm_is_that_of_the_first_gpu(tmp_path):
     absent = tmp_path / "absent"
     host = probe_host(absent, absent, absent, _Nvml(("a", (12, 0)), ("b", (8, 6))))
     assert (host.sm, host.jetpack) == ("120", None)
@@ -144,7 +144,7 @@ def test_sm_is_the_first_gpus(tmp_path):
     assert _for_tensorrt(host, "11.4") == "m__sm120_jpnone_trt11.4_fp16.engine"
 
 
-def test_sm_of_an_orin_is_its_chips(tmp_path):
+def test_sm_of_an_orin_is_that_of_its_chip(tmp_path):
     (tmp_path / "release").write_text(_ORIN.format("4.3"))
     (tmp_path / "compatible").write_bytes(b"nvidia,p3737-0000+p3701-0000\0nvidia,p3701-0000\0nvidia,tegra234\0")
     host = probe_host(tmp_path / "absent", tmp_path / "release", tmp_path / "compatible", _Nvml(fails="init"))

@@ -1,4 +1,4 @@
-"""Decoding of tiles: what comes out, and that nothing broken gets through."""
+"""Decoding of tile images: correct pixels, and errors for damaged images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encode(image, kind, **options):
     return buffer.getvalue()
 
 
-def picture(side=64):
+def gradient(side=64):
     y, x = np.mgrid[:side, :side]
     return np.stack([x * 3, y * 3, (x * y) % 256], axis=2).astype(np.uint8)
 
@@ -32,27 +32,27 @@ LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}}
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_lossless_pixels_come_back(kind):
-    pixels = picture()
+def test_lossless_formats_keep_the_pixels(kind):
+    pixels = gradient()
     decoded = decode_rgb(encode(Image.fromarray(pixels), kind, **LOSSLESS[kind]))
     assert decoded.dtype == np.uint8
     assert (decoded == pixels).all()
 
 
-def test_jpeg_comes_back_nearly():
-    smooth = np.asarray(Image.fromarray(picture(8)).resize((64, 64), Image.Resampling.BICUBIC))
+def test_jpeg_keeps_the_pixels_approximately():
+    smooth = np.asarray(Image.fromarray(gradient(8)).resize((64, 64), Image.Resampling.BICUBIC))
     decoded = decode_rgb(encode(Image.fromarray(smooth), "JPEG", quality=95))
     assert decoded.shape == (64, 64, 3)
     assert np.abs(decoded.astype(int) - smooth).mean() < 4
 
 
 def test_size_is_height_then_width_and_the_filter_is_pillows_bilinear():
-    image = Image.fromarray(picture())
+    image = Image.fromarray(gradient())
     expected = np.asarray(image.resize((48, 32), Image.Resampling.BILINEAR))
     assert (decode_rgb(encode(image, "PNG"), (32, 48)) == expected).all()
 
 
-def test_transparency_is_laid_over_black():
+def test_transparent_pixels_are_blended_with_black():
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
     rgba[..., :3] = 200
     rgba[..., 3] = [[255, 0], [128, 0]]
@@ -65,12 +65,12 @@ def test_transparency_is_laid_over_black():
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK"])
 def test_other_modes_become_rgb(mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
-    decoded = decode_rgb(encode(Image.fromarray(picture()).convert(mode), kind))
+    decoded = decode_rgb(encode(Image.fromarray(gradient()).convert(mode), kind))
     assert decoded.shape == (64, 64, 3)
     assert decoded.max() > 100
 
 
-def test_a_palette_with_a_transparent_colour_is_laid_over_black():
+def test_a_transparent_colour_of_a_palette_becomes_black():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 210, 220])
     image.putpixel((1, 0), 1)
@@ -84,7 +84,7 @@ def test_sixteen_bits_are_refused():
         decode_rgb(encode(deep, "PNG"))
 
 
-def png_claiming(width, height):
+def png_with_dimensions(width, height):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -97,20 +97,20 @@ def png_claiming(width, height):
     ("width", "height"), [(100_000, 100_000), (MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (2**31 - 1, 2)]
 )
 def test_absurd_dimensions_are_refused_before_decoding(width, height):
-    with pytest.raises(TileContentError, match=f"claims {width} x {height} pixels"):
-        decode_rgb(png_claiming(width, height))
+    with pytest.raises(TileContentError, match=f"has {width} x {height} pixels, but"):
+        decode_rgb(png_with_dimensions(width, height))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated_images_are_refused(kind, share):
-    content = encode(Image.fromarray(picture()), kind)
+    content = encode(Image.fromarray(gradient()), kind)
     with pytest.raises(TileContentError, match=r"truncated|damaged|header"):
         decode_rgb(content[: int(len(content) * share)])
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "it is empty"),
         (b"GIF89a\0\0\0", "neither PNG, JPEG nor WebP: it begins with 47 49 46"),
@@ -120,8 +120,8 @@ def test_truncated_images_are_refused(kind, share):
         (b"RIFF\x04\0\0\0WEBP", "header does not decode"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(content, said):
-    with pytest.raises(TileContentError, match=said):
+def test_the_message_says_why_a_file_is_no_image(content, message):
+    with pytest.raises(TileContentError, match=message):
         decode_rgb(content)
 
 
@@ -130,8 +130,8 @@ def test_what_is_no_image_is_refused_by_name(content, said):
     kind=st.sampled_from(["PNG", "JPEG", "WEBP"]),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=6),
 )
-def test_damaged_bytes_give_an_image_or_our_error(kind, flips):
-    content = bytearray(encode(Image.fromarray(picture(32)), kind))
+def test_damaged_bytes_give_an_image_or_a_tile_content_error(kind, flips):
+    content = bytearray(encode(Image.fromarray(gradient(32)), kind))
     for where, mask in flips:
         content[int(where * len(content))] ^= mask
     try:
@@ -142,7 +142,7 @@ def test_damaged_bytes_give_an_image_or_our_error(kind, flips):
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8 "]))
-def test_no_bytes_raise_anything_else(tail, head):
+def test_random_bytes_raise_a_tile_content_error(tail, head):
     with pytest.raises(TileContentError):
         decode_rgb(head + tail)
 
@@ -180,5 +180,5 @@ def test_thumbnail_of_equal_areas_keeps_the_mean(rows, columns):
 
 @given(st.integers(16, 90), st.integers(16, 90), st.integers(0, 255))
 @settings(max_examples=25, deadline=None)
-def test_thumbnail_of_any_size_keeps_an_even_grey(height, width, grey):
+def test_thumbnail_of_any_size_keeps_a_uniform_grey(height, width, grey):
     assert set(thumbnail16(np.full((height, width, 3), grey, dtype=np.uint8)).tolist()) == {grey}

@@ -12,7 +12,7 @@ from preflight.errors import ImportSourceError, TileContentError
 from preflight.tile_import.source import MAX_TILE_BYTES, BadTile, OfferedTile
 
 
-def lay(folder, *paths):
+def write_files(folder, *paths):
     for path in paths:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -20,8 +20,8 @@ def lay(folder, *paths):
     return folder
 
 
-def test_tiles_come_by_zoom_x_y_with_their_bytes(tmp_path):
-    lay(tmp_path, "9/10/3.png", "9/2/3.JPG", "10/1/1.jpeg", "9/2/20.webp")
+def test_tiles_are_ordered_by_zoom_x_y_and_have_their_bytes(tmp_path):
+    write_files(tmp_path, "9/10/3.png", "9/2/3.JPG", "10/1/1.jpeg", "9/2/20.webp")
     tiles = TileFolder(tmp_path)
     assert len(tiles) == 4
     assert list(tiles) == [
@@ -32,42 +32,44 @@ def test_tiles_come_by_zoom_x_y_with_their_bytes(tmp_path):
     ]
 
 
-def test_what_is_no_tile_is_passed_by(tmp_path):
-    lay(tmp_path, "9/2/3.png", "index.html", "9/metadata.json", "9/2/3.pbf", "9/a/1.png", "x/1/1.png", "9/2/-1.png")
+def test_other_files_are_skipped(tmp_path):
+    write_files(
+        tmp_path, "9/2/3.png", "index.html", "9/metadata.json", "9/2/3.pbf", "9/a/1.png", "x/1/1.png", "9/2/-1.png"
+    )
     (tmp_path / "8").write_text("a file where a folder would be")
-    assert [(one.zoom, one.x, one.y) for one in TileFolder(tmp_path)] == [(9, 2, 3)]
+    assert [(tile.zoom, tile.x, tile.y) for tile in TileFolder(tmp_path)] == [(9, 2, 3)]
 
 
-def test_rows_from_the_south_are_turned(tmp_path):
-    lay(tmp_path, "2/0/0.png", "2/1/3.png", "99/1/1.png")
-    assert [(one.zoom, one.x, one.y) for one in TileFolder(tmp_path, scheme="tms")] == [
+def test_rows_of_the_tms_scheme_are_flipped(tmp_path):
+    write_files(tmp_path, "2/0/0.png", "2/1/3.png", "99/1/1.png")
+    assert [(tile.zoom, tile.x, tile.y) for tile in TileFolder(tmp_path, scheme="tms")] == [
         (2, 0, 3),
         (2, 1, 0),
         (99, 1, 1),
     ]
 
 
-def test_a_folder_that_describes_itself_as_tms_asks_for_the_scheme(tmp_path):
-    lay(tmp_path, "2/0/0.png", "tilemapresource.xml")
+def test_a_folder_with_a_tms_description_needs_the_scheme(tmp_path):
+    write_files(tmp_path, "2/0/0.png", "tilemapresource.xml")
     with pytest.raises(ImportSourceError, match=r"--scheme=tms, or --scheme=xyz"):
         TileFolder(tmp_path)
-    assert [one.y for one in TileFolder(tmp_path, scheme="xyz")] == [0]
+    assert [tile.y for tile in TileFolder(tmp_path, scheme="xyz")] == [0]
 
 
-def test_zooms_are_chosen(tmp_path):
-    lay(tmp_path, *(f"{zoom}/0/0.png" for zoom in range(5)))
-    assert [one.zoom for one in TileFolder(tmp_path, (1, 3))] == [1, 2, 3]
+def test_only_the_requested_zooms_are_read(tmp_path):
+    write_files(tmp_path, *(f"{zoom}/0/0.png" for zoom in range(5)))
+    assert [tile.zoom for tile in TileFolder(tmp_path, (1, 3))] == [1, 2, 3]
     with pytest.raises(ImportSourceError, match="holds no tiles at zooms 7 to 9"):
         TileFolder(tmp_path, (7, 9))
 
 
 def test_vector_tiles_are_refused(tmp_path):
     with pytest.raises(ImportSourceError, match="holds vector tiles"):
-        TileFolder(lay(tmp_path, "2/0/0.pbf", "2/0/1.mvt"))
+        TileFolder(write_files(tmp_path, "2/0/0.pbf", "2/0/1.mvt"))
 
 
-def test_a_file_too_large_is_not_read(tmp_path):
-    lay(tmp_path, "2/0/1.png")
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    write_files(tmp_path, "2/0/1.png")
     with (tmp_path / "2/0/0.png").open("wb") as file:
         file.truncate(MAX_TILE_BYTES + 1)
     bad, good = TileFolder(tmp_path)
@@ -76,18 +78,18 @@ def test_a_file_too_large_is_not_read(tmp_path):
     assert isinstance(good, OfferedTile)
 
 
-def test_no_folder_and_no_tiles_are_refused(tmp_path):
+def test_a_path_that_is_no_folder_or_has_no_tiles_is_refused(tmp_path):
     with pytest.raises(ImportSourceError, match="is not a folder"):
         TileFolder(tmp_path / "gone")
     with pytest.raises(ImportSourceError, match="is not a folder"):
-        TileFolder(lay(tmp_path, "file") / "file")
+        TileFolder(write_files(tmp_path, "file") / "file")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImportSourceError, match="holds no tiles"):
         TileFolder(tmp_path / "empty")
 
 
-def test_a_tile_that_vanishes_is_named(tmp_path):
-    tiles = TileFolder(lay(tmp_path, "9/2/3.png"))
+def test_the_message_names_a_tile_that_disappeared(tmp_path):
+    tiles = TileFolder(write_files(tmp_path, "9/2/3.png"))
     (tmp_path / "9/2/3.png").unlink()
     with pytest.raises(ImportSourceError, match=r"9/2/3\.png cannot be read"):
         list(tiles)
@@ -103,20 +105,20 @@ def test_files_are_named_by_their_content_and_written_once(tmp_path):
     before = target.stat()
     assert store.put(b"pixels", sha, ".png") == (path, False)
     assert target.stat() == before
-    assert [one.name for one in target.parent.iterdir()] == [target.name]
+    assert [tile.name for tile in target.parent.iterdir()] == [target.name]
 
 
-@pytest.mark.parametrize("spoilt", [b"pix", b"pixelz"])
-def test_a_file_that_was_spoilt_is_written_again(tmp_path, spoilt):
+@pytest.mark.parametrize("damaged", [b"pix", b"pixelz"])
+def test_a_damaged_file_is_written_again(tmp_path, damaged):
     store, sha = TileFiles(tmp_path), hashlib.sha256(b"pixels").hexdigest()
     target = tmp_path / store.put(b"pixels", sha, ".png")[0]
-    target.write_bytes(spoilt)
+    target.write_bytes(damaged)
     store.put(b"pixels", sha, ".png")
     assert target.read_bytes() == b"pixels"
 
 
 @pytest.mark.parametrize("suffix", ["", "png", "./x", ".PNG", "../x"])
-def test_a_suffix_that_is_none_is_refused(tmp_path, suffix):
+def test_an_invalid_suffix_is_refused(tmp_path, suffix):
     with pytest.raises(TileContentError, match="no file suffix"):
         TileFiles(tmp_path).put(b"x", hashlib.sha256(b"x").hexdigest(), suffix)
 
@@ -130,7 +132,7 @@ def test_a_link_out_of_the_root_is_refused(tmp_path):
         TileFiles(root).open_tile("link.png")
 
 
-def test_a_failed_write_leaves_nothing_and_is_explained(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_file_and_the_message_gives_the_reason(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
--- The tile store's rows (C6 TileMetadataStore), the manifests of its caches, and the state of the store as one number.
+-- The rows of the tile store (C6 TileMetadataStore), the manifests of its caches, and the revision of the store.
 
 CREATE TABLE preflight.tiles (
     zoom           smallint         NOT NULL CHECK (zoom BETWEEN 0 AND 24),
@@ -16,7 +16,7 @@ CREATE TABLE preflight.tiles (
 COMMENT ON COLUMN preflight.tiles.lat IS 'tile centre, WGS84 degrees; identities are made of these digits: never recompute';
 COMMENT ON COLUMN preflight.tiles.path IS 'relative to the tile store''s root';
 
--- The primary key serves a box that is narrow in x, this one a box that is narrow in y; the planner chooses.
+-- The primary key serves boxes that are narrow in x. This index serves boxes that are narrow in y. The planner chooses.
 CREATE INDEX tiles_by_row ON preflight.tiles (zoom, y, x);
 
 CREATE TABLE preflight.manifests (
@@ -39,7 +39,8 @@ CREATE TABLE preflight.store_state (
 );
 INSERT INTO preflight.store_state DEFAULT VALUES;
 
--- A statement that changed no row does not advance the revision: importing the same tiles again leaves a cache up to date.
+-- A statement that changed no row does not advance the revision. So a second import of the same tiles leaves a cache up
+-- to date.
 CREATE FUNCTION preflight.advance_revision() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE preflight.store_state SET revision = revision + 1;

@@ -1,7 +1,7 @@
--- Which tiles changed at which revision, so that sealing again costs what changed and not what is there.
+-- A log of the tiles that changed at each revision. With it, the cost of sealing again depends on the changed tiles only.
 --
 -- The log is complete for revisions after store_state.logged_from. A statement that changes more than 10,000 tiles is not
--- logged tile by tile: it moves logged_from to its own revision, and everything before it is forgotten.
+-- logged tile by tile. It sets logged_from to its own revision, and deletes the log before it.
 
 CREATE TABLE preflight.tile_changes (
     revision bigint   NOT NULL,
@@ -20,7 +20,7 @@ BEGIN
     UPDATE preflight.store_state SET logged_from = revision;
 END $$;
 
--- The functions of the first migration, which now also log.
+-- Replaces the functions of the first migration: they now also write the log.
 CREATE OR REPLACE FUNCTION preflight.advance_revision() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE preflight.store_state SET revision = revision + 1;
@@ -55,7 +55,7 @@ BEGIN
     IF (SELECT count(*) FROM (SELECT 1 FROM changed LIMIT 10001) AS few) > 10000 THEN
         PERFORM preflight.forget_changes();
     ELSE
-        -- Both sides: an update may move a row to another tile.
+        -- Log the old and the new tile, because an update may move a row to another tile.
         INSERT INTO preflight.tile_changes
             SELECT now_at, zoom, x, y FROM changed UNION SELECT now_at, zoom, x, y FROM before;
     END IF;

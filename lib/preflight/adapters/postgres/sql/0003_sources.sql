@@ -1,4 +1,4 @@
--- Where the tiles of a source come from: one row for each folder or file that was imported under its name.
+-- The provenance of each source: one row for each folder or file that was imported under its name.
 
 CREATE TABLE preflight.sources (
     name        text COLLATE "C" NOT NULL CHECK (name <> ''),

@@ -1,4 +1,4 @@
-"""The demo landscape: the tiles promised, the same bytes for a seed, and pictures that differ."""
+"""The demo landscape: its tiles, the same bytes for the same seed, and tiles that differ from each other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def digest(tiles):
     return hashlib.sha256(b"".join(tile.content for tile in tiles)).hexdigest()
 
 
-def test_the_demo_box_is_covered_by_exactly_the_demo_tiles():
+def test_the_demo_tiles_are_exactly_those_that_cover_the_demo_box():
     tiles = set(cover(area_from_bbox(landscape.DEMO_BBOX), landscape.DEMO_ZOOMS))
     deep = [tile for tile in tiles if tile[0] == 18]
     xs, ys = [x for _, x, _ in deep], [y for _, _, y in deep]
@@ -53,7 +53,7 @@ def test_the_demo_lies_in_the_atlantic():
     assert (round(corner.lat_max), round(corner.lon_min)) == (46, -30)
 
 
-def test_a_block_gives_both_zooms(small):
+def test_a_small_landscape_has_both_zooms(small):
     assert len(small) == 6 * 4 + 3 * 2
     assert len({(tile.zoom, tile.x, tile.y) for tile in small}) == len(small)
     assert {(17, t.x // 2, t.y // 2) for t in small if t.zoom == 18} == {
@@ -67,13 +67,13 @@ def test_tiles_are_jpegs_of_256_pixels(small):
         assert (image.format, image.size, image.mode) == ("JPEG", (256, 256), "RGB")
 
 
-def test_a_parent_is_its_children_averaged(pixels):
+def test_a_parent_tile_is_the_average_of_its_children(pixels):
     for (zoom, x, y), parent in pixels.items():
         if zoom != 17:
             continue
         rows = [np.hstack([pixels[18, 2 * x + i, 2 * y + j] for i in (0, 1)]) for j in (0, 1)]
         children = np.vstack(rows).astype(float).reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))
-        assert np.abs(children - parent).mean() < 4  # what compression leaves
+        assert np.abs(children - parent).mean() < 4  # the loss of JPEG compression
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(small):
@@ -85,11 +85,11 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(small):
     assert other.stdout.strip() == digest(small)
 
 
-def test_another_seed_gives_another_place(small):
+def test_another_seed_gives_another_landscape(small):
     assert digest(landscape.generate(8, columns=6, rows=4)) != digest(small)
 
 
-def test_places_differ(pixels):
+def test_tiles_differ_from_each_other(pixels):
     thumbnails = [thumbnail16(image).astype(float) for image in pixels.values()]
     unit = [(t - t.mean()) / np.linalg.norm(t - t.mean()) for t in thumbnails]
     assert max(a @ b for a, b in combinations(unit, 2)) < 0.9
@@ -97,6 +97,6 @@ def test_places_differ(pixels):
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(5, 4), (4, 3), (0, 4), (4, -2)])
-def test_odd_blocks_are_refused(columns, rows):
+def test_odd_or_non_positive_sizes_are_refused(columns, rows):
     with pytest.raises(ValueError, match="even, positive"):
         next(landscape.generate(1, columns=columns, rows=rows))

@@ -1,4 +1,4 @@
-"""The weight-free backbone against descriptors of the sketch it was written after, and its own promises."""
+"""The weight-free backbone: it agrees with descriptors of the PyTorch prototype, and keeps its own contract."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_descriptors_equal_the_golden_vectors(images, embed):
     assert golden.shape == (len(images), 2080)
     assert golden.dtype == np.float32
     assert np.abs(embed(images) - golden).max() < 1e-4
-    # The vectors tell the images apart, so that agreeing with them means something.
+    # The golden vectors differ from each other. Otherwise agreement with them would prove little.
     assert (golden @ golden.T - np.eye(len(golden))).max() < 0.95
 
 
-def test_model_is_valid_and_declares_its_contract():
+def test_model_is_valid_and_declares_its_inputs_and_outputs():
     model = onnx.load_from_string(build_model())
     onnx.checker.check_model(model, full_check=True)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
@@ -72,16 +72,16 @@ def test_bytes_are_the_same_at_each_call_and_in_another_process(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_any_batch_size_gives_what_one_image_gives(images, embed, size):
-    alone = np.concatenate([embed(image[None]) for image in images[:size]])
+def test_the_batch_size_does_not_change_descriptors(images, embed, size):
+    single = np.concatenate([embed(image[None]) for image in images[:size]])
     batched = embed(images[:size])
     assert batched.shape == (size, CARD.descriptor_dim)
-    assert np.abs(alone - batched).max() < 1e-5
+    assert np.abs(single - batched).max() < 1e-5
     assert np.abs(np.linalg.norm(batched, axis=1) - 1).max() < 1e-5
 
 
 @pytest.mark.parametrize("level", [0, 127, 255])
-def test_a_blank_image_still_has_a_unit_vector(embed, level):
+def test_a_blank_image_has_a_unit_vector_too(embed, level):
     blank = np.full((1, 3, 224, 224), level, dtype=np.float32)
     descriptor = embed(blank)
     assert np.isfinite(descriptor).all()
@@ -91,8 +91,8 @@ def test_a_blank_image_still_has_a_unit_vector(embed, level):
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_quarter_turn_is_a_shift_by_four(images, embed, turns):
     upright = CARD.shifts(embed(images))
-    turned = embed(np.ascontiguousarray(np.rot90(images, turns, axes=(2, 3))))
-    cosines = np.einsum("snd,nd->ns", upright, turned)
+    rotated = embed(np.ascontiguousarray(np.rot90(images, turns, axes=(2, 3))))
+    cosines = np.einsum("snd,nd->ns", upright, rotated)
     assert set(cosines.argmax(axis=1)) == {(-4 * turns) % 16}
     assert (cosines.max(axis=1) > 0.99).all()
     assert (cosines.max(axis=1) > cosines[:, 0] + 0.05).all()
@@ -104,19 +104,19 @@ def test_shifts_are_the_input_and_its_rolls():
     assert shifted.tolist() == [[[1, 2, 3, 4, 5, 6]], [[3, 1, 2, 6, 4, 5]], [[2, 3, 1, 5, 6, 4]]]
 
 
-def test_a_card_without_a_shift_group_gives_the_input_alone():
+def test_a_card_without_a_shift_group_returns_the_input_only():
     vectors = np.ones((2, 7), dtype=np.float32)
     assert card_without_shifts("other", 7).shifts(vectors).shape == (1, 2, 7)
 
 
-def test_a_card_refuses_what_does_not_fit():
+def test_a_card_refuses_wrong_dimensions():
     with pytest.raises(ValueError, match="16 shifts do not divide"):
         BackboneCard("toy", "", descriptor_dim=20, shift_count=16)
     with pytest.raises(ValueError, match="2080 numbers"):
         CARD.shifts(np.zeros((1, 2079), dtype=np.float32))
 
 
-def test_the_card_type_loads_no_numpy():
+def test_importing_the_card_loads_neither_numpy_nor_onnx():
     program = (
         "import sys, preflight.evaluation.backbone_card; sys.exit(any(m in sys.modules for m in ('numpy', 'onnx')))"
     )

@@ -23,7 +23,7 @@ def _model(batch="batch", opset=17):
         [
             helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 6]),
             helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 400]),
-            helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 400]),  # as old exporters do
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 400]),  # old exporters list weights as inputs
         ],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, 400])],
         [weight],
@@ -91,14 +91,14 @@ def test_external_data_is_listed(external_path):
     ],
     ids=["missing", "name", "size", "rank", "extra"],
 )
-def test_a_mission_that_differs_is_refused_and_both_are_shown(model_path, inputs):
+def test_the_message_for_different_inputs_shows_model_and_mission(model_path, inputs):
     with pytest.raises(
         BackboneError, match=r"(?s)matcher.*ONNX file: x \[any, 6\]; y \[any, 400\].*mission: .*x \[1, 6"
     ):
         inspect(model_path).check_against(_spec(model_path, **inputs))
 
 
-def test_a_fixed_batch_fits_only_itself(tmp_path):
+def test_a_fixed_batch_size_fits_only_itself(tmp_path):
     onnx.save(_model(batch=2), str(tmp_path / "two.onnx"))
     model = inspect(tmp_path / "two.onnx")
     model.check_against(_spec(tmp_path, x=(2, 6), y=(2, 400)))
@@ -107,7 +107,7 @@ def test_a_fixed_batch_fits_only_itself(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\x08\x08"])
-def test_what_is_no_onnx_is_refused(tmp_path, content):
+def test_a_file_that_is_no_onnx_is_refused(tmp_path, content):
     (tmp_path / "bad.onnx").write_bytes(content)
     with pytest.raises(BackboneError, match=r"bad\.onnx"):
         inspect(tmp_path / "bad.onnx")
@@ -119,13 +119,13 @@ def test_a_truncated_file_is_refused(model_path):
         inspect(model_path)
 
 
-def test_an_absent_file_and_a_folder_are_refused(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "absent.onnx", tmp_path):
         with pytest.raises(BackboneError, match="cannot be read"):
             inspect(path)
 
 
-def test_what_the_checker_refuses_is_refused(tmp_path):
+def test_a_model_that_fails_the_checker_is_refused(tmp_path):
     model = _model()
     model.graph.node[0].op_type = "NoSuchOperator"
     (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
@@ -144,9 +144,9 @@ def test_external_data_outside_the_folder_is_refused(external_path, location):
         inspect(external_path)
 
 
-def test_absent_external_data_is_refused(external_path):
+def test_missing_external_data_is_refused(external_path):
     (external_path.parent / "parts" / "w.bin").unlink()
-    with pytest.raises(BackboneError, match="not there"):
+    with pytest.raises(BackboneError, match="does not exist"):
         inspect(external_path)
 
 
@@ -183,7 +183,7 @@ def test_external_data_in_subgraphs_is_found(external_path, tmp_path):
         inspect(external_path)
 
 
-def test_external_data_of_a_models_own_function_is_found(external_path):
+def test_external_data_in_a_function_of_the_model_is_found(external_path):
     model = onnx.load(str(external_path), load_external_data=False)
     constant = helper.make_node("Constant", [], ["c"], value=model.graph.initializer[0])
     constant.attribute[0].t.external_data[0].value = "../elsewhere.bin"
@@ -196,7 +196,7 @@ def test_external_data_of_a_models_own_function_is_found(external_path):
         inspect(external_path)
 
 
-def test_operators_no_runtime_knows_are_named_with_their_nodes(tmp_path):
+def test_the_message_names_unsupported_operators_with_their_nodes(tmp_path):
     model = _model()
     model.opset_import.append(helper.make_opsetid("com.example", 1))
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -217,12 +217,12 @@ def test_operators_no_runtime_knows_are_named_with_their_nodes(tmp_path):
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(BackboneError) as caught:
         inspect(tmp_path / "m.onnx")
-    said = "com.example.Bar (node i, i); com.example.Foo (node /head/Foo_0, /head/Foo_1, /head/Foo_2 and 1 more)."
-    assert said in str(caught.value)
+    listed = "com.example.Bar (node i, i); com.example.Foo (node /head/Foo_0, /head/Foo_1, /head/Foo_2 and 1 more)."
+    assert listed in str(caught.value)
     assert "FusedGelu" not in str(caught.value)
 
 
-def test_a_models_own_functions_are_no_foreign_operators(tmp_path):
+def test_functions_of_the_model_are_supported_operators(tmp_path):
     model = _model()
     double = helper.make_node("Add", ["a", "a"], ["b"])
     model.functions.append(helper.make_function("own", "Double", ["a"], ["b"], [double], [helper.make_opsetid("", 17)]))
@@ -233,7 +233,7 @@ def test_a_models_own_functions_are_no_foreign_operators(tmp_path):
     assert inspect(tmp_path / "m.onnx").outputs == {"out": (None, 400)}
 
 
-def test_a_descriptor_backbone_takes_pixels_as_fp32(tmp_path):
+def test_a_descriptor_backbone_must_take_pixels_as_fp32(tmp_path):
     graph = helper.make_graph(
         [helper.make_node("Identity", ["image"], ["out"])],
         "g",
@@ -244,19 +244,19 @@ def test_a_descriptor_backbone_takes_pixels_as_fp32(tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
     model = inspect(path)
     spec = _spec(path, image=(1, 3, 8, 8))
-    model.check_against(spec)  # an auxiliary model's input is nobody's pixels
-    with pytest.raises(BackboneError, match=r"half\.onnx: matcher is given pixels as fp32.*FLOAT16"):
+    model.check_against(spec)  # an auxiliary model gets no pixels
+    with pytest.raises(BackboneError, match=r"half\.onnx: matcher must take pixels as fp32.*FLOAT16"):
         model.check_against(replace(spec, role="descriptor"))
 
 
-def test_weights_that_are_cut_short_are_refused(external_path):
+def test_truncated_weights_are_refused(external_path):
     weights = external_path.parent / "parts" / "w.bin"
     weights.write_bytes(weights.read_bytes()[:-4])
-    with pytest.raises(BackboneError, match=r"m\.onnx keeps 9600 bytes in 'parts/w\.bin', which has 9596"):
+    with pytest.raises(BackboneError, match=r"m\.onnx needs 9600 bytes of 'parts/w\.bin', but that file is truncated to 9596"):
         inspect(external_path)
 
 
-def test_a_link_to_a_model_does_not_lend_it_its_weights(external_path, tmp_path):
+def test_external_data_is_not_looked_up_beside_the_target_of_a_link(external_path, tmp_path):
     (tmp_path / "link.onnx").symlink_to(external_path)
     with pytest.raises(BackboneError, match=r"link\.onnx"):
         inspect(tmp_path / "link.onnx")

@@ -1,4 +1,4 @@
-"""Precision written into ONNX files: what is cast, what is kept, what is quantised."""
+"""Precision in ONNX files: which nodes are cast, kept in fp32 or quantised."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def weight(name, value, kind=np.float32):
 
 @pytest.fixture
 def spec_of(tmp_path):
-    """spec_of(nodes, weights, outputs): the spec of a model x (n, 4) -> outputs, fp32 (or name -> type)."""
+    """spec_of(nodes, weights, outputs) writes a model and returns its spec.
+
+    The input is x (n, 4), fp32. outputs: names of fp32 outputs, or a dict from name to type.
+    """
 
     def make(nodes, weights=(), outputs=("y",), precision="fp16", *, opset=17, **changes):
         kinds = outputs if isinstance(outputs, dict) else dict.fromkeys(outputs, FLOAT)
@@ -47,18 +50,20 @@ def spec_of(tmp_path):
 
 @pytest.fixture
 def prepare(tmp_path):
-    """prepare(spec, x): the prepared model, and what it and the fp32 model say of x."""
+    """prepare(spec, x) returns the prepared model, its outputs for x, and the outputs of the fp32 model."""
 
     def make(spec, x, *, symmetric=True, ranges=None):
         target = tmp_path / "prepared.onnx"
-        TOOLS.prepare(spec, measured(spec, x, tmp_path) if ranges is None else ranges, target, symmetric=symmetric)
+        TOOLS.prepare(
+            spec, measured_ranges(spec, x, tmp_path) if ranges is None else ranges, target, symmetric=symmetric
+        )
         with OnnxRuntime().reference(target) as engine, OnnxRuntime().reference(spec.onnx_path) as reference:
             return onnx.load(str(target)), engine.run({"x": x}), reference.run({"x": x})
 
     return make
 
 
-def measured(spec, x, folder):
+def measured_ranges(spec, x, folder):
     probe = folder / "probe.onnx"
     TOOLS.probe(spec, probe)
     with OnnxRuntime().reference(probe) as engine:
@@ -70,72 +75,73 @@ def node(kind, inputs, outputs, name=None, **attributes):
 
 
 def types(model):
-    """Value -> element type, where a runtime would infer it."""
+    """Value -> element type, as a runtime would infer it."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    found = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
-    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    values = (*graph.value_info, *graph.input, *graph.output)
+    inferred = {value.name: value.type.tensor_type.elem_type for value in values}
+    return inferred | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
-def made_by(model, name):
-    """The type of what the node of this name puts out."""
+def output_type(model, name):
+    """The type of the first output of the node with this name."""
     return types(model)[next(node.output[0] for node in model.graph.node if node.name == name)]
 
 
 ONES = np.full((2, 4), 3.0, np.float32)
 
 
-def test_a_probe_tells_how_far_each_tensor_reaches(spec_of, tmp_path):
+def test_a_probe_measures_the_range_of_each_tensor(spec_of, tmp_path):
     spec = spec_of([node("Mul", ["x", "two"], ["a"]), node("Relu", ["a"], ["y"])], [weight("two", 2.0)])
     x = np.array([[-3, 0, 1, 2], [0, 0, 0, 5]], np.float32)
-    assert measured(spec, x, tmp_path) == {"x": (-3.0, 5.0), "a": (-6.0, 10.0), "y": (0.0, 10.0)}
+    assert measured_ranges(spec, x, tmp_path) == {"x": (-3.0, 5.0), "a": (-6.0, 10.0), "y": (0.0, 10.0)}
 
 
 def test_inputs_and_outputs_stay_fp32(spec_of, prepare):
     spec = spec_of([node("Mul", ["x", "w"], ["y"]), node("Relu", ["y"], ["z"])], [weight("w", 0.3)], ("y", "z"))
-    model, found, expected = prepare(spec, ONES)
+    model, actual, expected = prepare(spec, ONES)
     assert [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)] == [FLOAT] * 3
     assert [value.name for value in model.graph.output] == ["y", "z"]
-    assert made_by(model, "/Mul_y") == made_by(model, "/Relu_z") == HALF
+    assert output_type(model, "/Mul_y") == output_type(model, "/Relu_z") == HALF
     for name in ("y", "z"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3)
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-3)
 
 
-def test_what_overflows_stays_in_fp32_also_on_its_way(spec_of, prepare):
-    """Between two nodes kept in fp32 nothing is rounded: 300,000 is infinite in fp16."""
+def test_values_that_overflow_stay_fp32_between_nodes_too(spec_of, prepare):
+    """A value between two fp32 nodes is not rounded: 300,000 would be infinite in fp16."""
     nodes = [node("Mul", ["x", "big"], ["a"]), node("Mul", ["a", "small"], ["b"]), node("Relu", ["b"], ["y"])]
-    model, found, expected = prepare(spec_of(nodes, [weight("big", 1e5), weight("small", 1e-3)]), ONES)
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-3)
-    assert (made_by(model, "/Mul_a"), made_by(model, "/Mul_b"), made_by(model, "/Relu_y")) == (FLOAT, FLOAT, HALF)
+    model, actual, expected = prepare(spec_of(nodes, [weight("big", 1e5), weight("small", 1e-3)]), ONES)
+    np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-3)
+    assert (output_type(model, "/Mul_a"), output_type(model, "/Mul_b"), output_type(model, "/Relu_y")) == (FLOAT, FLOAT, HALF)
     assert Counter(node.op_type for node in model.graph.node)["Cast"] == 2
 
 
-def test_the_sample_need_not_show_the_greatest_value(spec_of, prepare):
+def test_a_margin_covers_values_beyond_those_of_the_samples(spec_of, prepare):
     nodes = [node("Mul", ["x", "w"], ["y"]), node("Neg", ["x"], ["z"])]
     spec = spec_of(nodes, [weight("w", 1e4)], ("y", "z"))
     model, _, _ = prepare(spec, ONES)
-    assert made_by(model, "/Mul_y") == HALF
-    model, _, _ = prepare(spec, ONES * 1.2)  # 36,000 fits, but not by a margin
-    assert made_by(model, "/Mul_y") == FLOAT
+    assert output_type(model, "/Mul_y") == HALF
+    model, _, _ = prepare(spec, ONES * 1.2)  # 36,000 fits, but without the margin
+    assert output_type(model, "/Mul_y") == FLOAT
 
 
-def test_weights_that_vanish_or_overflow_keep_their_node(spec_of, prepare):
+def test_weights_that_vanish_or_overflow_keep_their_node_in_fp32(spec_of, prepare):
     nodes = [node("Add", ["x", "epsilon"], ["a"]), node("Clip", ["a", "", "most"], ["b"]), node("Relu", ["b"], ["y"])]
     model, _, _ = prepare(spec_of(nodes, [weight("epsilon", 1e-9), weight("most", 1e6)]), ONES)
-    assert (made_by(model, "/Add_a"), made_by(model, "/Clip_b"), made_by(model, "/Relu_y")) == (FLOAT, FLOAT, HALF)
+    assert (output_type(model, "/Add_a"), output_type(model, "/Clip_b"), output_type(model, "/Relu_y")) == (FLOAT, FLOAT, HALF)
     assert {tensor.name: tensor.data_type for tensor in model.graph.initializer} == {"epsilon": FLOAT, "most": FLOAT}
 
 
-def test_a_weight_two_types_read_is_written_in_both(spec_of, prepare):
+def test_a_weight_that_nodes_of_both_types_read_is_stored_in_both(spec_of, prepare):
     nodes = [node("Mul", ["x", "w"], ["a"]), node("Mul", ["a", "w"], ["y"])]
     spec = spec_of(nodes, [weight("w", 0.1)], precision_overrides=(("/Mul_a", "fp32"),))
-    model, found, expected = prepare(spec, ONES)
+    model, actual, expected = prepare(spec, ONES)
     assert sorted(tensor.data_type for tensor in model.graph.initializer) == [FLOAT, HALF]
-    assert (made_by(model, "/Mul_a"), made_by(model, "/Mul_y")) == (FLOAT, HALF)
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-3)
+    assert (output_type(model, "/Mul_a"), output_type(model, "/Mul_y")) == (FLOAT, HALF)
+    np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-3)
 
 
-def test_sums_of_squares_and_whole_numbers_stay(spec_of, prepare):
-    """ReduceL2 of 300s: each fits in fp16, and so does the norm; the sum of squares does not."""
+def test_sums_of_squares_stay_fp32_and_integers_stay_integers(spec_of, prepare):
+    """Each value 300 fits in fp16, and so does the norm of four. Their sum of squares does not."""
     nodes = [
         node("ReduceL2", ["x"], ["norm"], axes=[1]),
         node("Div", ["x", "norm"], ["unit"]),
@@ -143,13 +149,13 @@ def test_sums_of_squares_and_whole_numbers_stay(spec_of, prepare):
         node("Cast", ["whole"], ["back"], to=FLOAT),
         node("Add", ["unit", "back"], ["y"]),
     ]
-    model, found, expected = prepare(spec_of(nodes), np.full((1, 4), 300, np.float32))
-    assert made_by(model, "/ReduceL2_norm") == FLOAT
-    assert made_by(model, "/Cast_back") == made_by(model, "/Div_unit") == HALF
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-3)
+    model, actual, expected = prepare(spec_of(nodes), np.full((1, 4), 300, np.float32))
+    assert output_type(model, "/ReduceL2_norm") == FLOAT
+    assert output_type(model, "/Cast_back") == output_type(model, "/Div_unit") == HALF
+    np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-3)
 
 
-def test_what_a_graph_inside_reads_stays(spec_of, prepare):
+def test_values_that_a_subgraph_reads_stay_fp32(spec_of, prepare):
     branch = helper.make_graph(
         [node("Relu", ["a"], ["in"])], "then", [], [helper.make_tensor_value_info("in", FLOAT, ["n", 4])]
     )
@@ -161,13 +167,13 @@ def test_what_a_graph_inside_reads_stays(spec_of, prepare):
         node("If", ["yes"], ["b"], then_branch=branch, else_branch=other),
         node("Sqrt", ["b"], ["y"]),
     ]
-    model, found, expected = prepare(spec_of(nodes, [weight("w", 0.5), weight("yes", True, bool)]), ONES)
-    assert (made_by(model, "/Mul_a"), made_by(model, "/If_b"), made_by(model, "/Sqrt_y")) == (FLOAT, FLOAT, HALF)
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-3)
+    model, actual, expected = prepare(spec_of(nodes, [weight("w", 0.5), weight("yes", True, bool)]), ONES)
+    assert (output_type(model, "/Mul_a"), output_type(model, "/If_b"), output_type(model, "/Sqrt_y")) == (FLOAT, FLOAT, HALF)
+    np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-3)
 
 
-def test_constants_nameless_nodes_and_attributes(spec_of, prepare):
-    """As exporters write them: no names, constants as nodes, a type in an attribute."""
+def test_constants_nameless_nodes_and_types_in_attributes(spec_of, prepare):
+    """Exporters write nodes without names, constants as nodes, and types in attributes."""
     nodes = [
         helper.make_node("Constant", [], ["w"], value=weight("", [0.5, 1, 2, 4])),
         helper.make_node("Constant", [], ["third"], value_float=1 / 3),
@@ -177,26 +183,26 @@ def test_constants_nameless_nodes_and_attributes(spec_of, prepare):
         helper.make_node("Add", ["a", "zeros"], ["b"]),
         helper.make_node("Mul", ["b", "third"], ["y"]),
     ]
-    model, found, expected = prepare(spec_of(nodes), ONES)
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-3)
+    model, actual, expected = prepare(spec_of(nodes), ONES)
+    np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-3)
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     assert "" not in names
 
 
-def test_outputs_that_are_whole_numbers(spec_of, prepare):
+def test_integer_outputs(spec_of, prepare):
     nodes = [node("Relu", ["x"], ["a"]), node("ArgMax", ["a"], ["best"], axis=1), node("Neg", ["a"], ["y"])]
     x = np.array([[0, 1, 1.0001, 0.5]], np.float32)
-    _, found, expected = prepare(spec_of(nodes, (), {"y": FLOAT, "best": TensorProto.INT64}), x)
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-3)
+    _, actual, expected = prepare(spec_of(nodes, (), {"y": FLOAT, "best": TensorProto.INT64}), x)
+    np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-3)
 
 
-def test_nothing_that_could_be_cast_is_an_error(spec_of, prepare):
+def test_a_model_without_a_node_to_cast_is_refused(spec_of, prepare):
     with pytest.raises(EngineBuildError, match=r"no layer can run in fp16\. Set `precision` to fp32"):
         prepare(spec_of([node("ReduceL2", ["x"], ["y"], axes=[1])]), ONES)
 
 
-def test_a_table_without_a_tensor_is_refused(spec_of, prepare):
+def test_a_table_without_the_range_of_a_tensor_is_refused(spec_of, prepare):
     for precision, nodes in (("fp16", [node("Relu", ["x"], ["y"])]), ("int8", [node("MatMul", ["x", "w"], ["y"])])):
         with pytest.raises(CalibrationCacheError, match=r"no range of x.*recalibrate=1"):
             prepare(spec_of(nodes, [weight("w", np.eye(4))], precision=precision), ONES, ranges={"y": (0.0, 1.0)})
@@ -217,29 +223,29 @@ SAMPLES = RANDOM.normal(size=(64, 4)).astype(np.float32)
 
 
 def scales(model):
-    """The zero points' element types, of activations and of weights."""
+    """The element types of the zero points, of activations and of weights."""
     points = {tensor.name: tensor for tensor in model.graph.initializer}
     return {points[node.input[2]].data_type for node in model.graph.node if node.op_type == "QuantizeLinear"}
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_int8_quantises_what_products_read(spec_of, prepare, symmetric):
-    model, found, expected = prepare(spec_of(DENSE, DENSE_WEIGHTS, precision="int8"), SAMPLES, symmetric=symmetric)
+def test_int8_quantises_the_inputs_of_products(spec_of, prepare, symmetric):
+    model, actual, expected = prepare(spec_of(DENSE, DENSE_WEIGHTS, precision="int8"), SAMPLES, symmetric=symmetric)
     kinds = Counter(node.op_type for node in model.graph.node)
-    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (2, 4)  # two values; and two weights, held in int8
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (2, 4)  # two values, and two weights that are stored in int8
     assert scales(model) == {TensorProto.INT8 if symmetric else TensorProto.UINT8}
     weights = [
         numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8
     ]
     assert {tuple(array.shape) for array in weights} >= {(4, 16), (16, 8)}
-    error = np.linalg.norm(found["y"] - expected["y"]) / np.linalg.norm(expected["y"])
+    error = np.linalg.norm(actual["y"] - expected["y"]) / np.linalg.norm(expected["y"])
     assert 0 < error < 0.03
-    # TensorRT takes symmetric values alone: every zero point is zero.
+    # TensorRT reads symmetric values only: every zero point is zero.
     zero = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name.endswith("_zero_point")]
     assert not symmetric or all((array == 0).all() for array in zero)
 
 
-def test_int8_leaves_the_layers_the_mission_names(spec_of, prepare):
+def test_int8_skips_the_layers_that_the_mission_names(spec_of, prepare):
     spec = spec_of(DENSE, DENSE_WEIGHTS, precision="int8", precision_overrides=(("/MatMul_y", "fp32"),))
     model, _, _ = prepare(spec, SAMPLES)
     assert Counter(node.op_type for node in model.graph.node)["QuantizeLinear"] == 1
@@ -247,12 +253,12 @@ def test_int8_leaves_the_layers_the_mission_names(spec_of, prepare):
 
 def test_int8_with_the_rest_in_fp16(spec_of, prepare):
     overrides = (("/MatMul_y", "int8"), ("*", "fp16"))
-    model, found, expected = prepare(
+    model, actual, expected = prepare(
         spec_of(DENSE, DENSE_WEIGHTS, precision="int8", precision_overrides=overrides), SAMPLES
     )
-    assert (made_by(model, "/MatMul_a"), made_by(model, "/Relu_d"), made_by(model, "/MatMul_y")) == (HALF, HALF, FLOAT)
+    assert [output_type(model, name) for name in ("/MatMul_a", "/Relu_d", "/MatMul_y")] == [HALF, HALF, FLOAT]
     assert Counter(node.op_type for node in model.graph.node)["QuantizeLinear"] == 1
-    assert np.linalg.norm(found["y"] - expected["y"]) / np.linalg.norm(expected["y"]) < 0.03
+    assert np.linalg.norm(actual["y"] - expected["y"]) / np.linalg.norm(expected["y"]) < 0.03
 
 
 def test_values_without_bounds_are_not_quantised(spec_of, prepare):
@@ -265,34 +271,35 @@ def test_values_without_bounds_are_not_quantised(spec_of, prepare):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "precision", "said"),
+    ("pattern", "precision", "message"),
     [
         (
             "/block*",
             "fp32",
-            r"no node '/block\*', which precision_overrides of model names. Its 4 nodes begin with /MatMul_a, /Add_c",
+            r"no node '/block\*', which precision_overrides of model names. Correct the pattern; the 4 nodes begin with "
+            "/MatMul_a, /Add_c",
         ),
-        ("/Add*", "int8", r"'/Add\*' in int8, but it names no Conv or MatMul"),
+        ("/Add*", "int8", r"int8 in '/Add\*', but only Conv and MatMul run in int8"),
     ],
 )
-def test_overrides_that_name_nothing_are_refused_before_anything_is_measured(
-    spec_of, tmp_path, pattern, precision, said
+def test_overrides_that_match_no_node_are_refused_before_a_probe_is_written(
+    spec_of, tmp_path, pattern, precision, message
 ):
     spec = spec_of(DENSE, DENSE_WEIGHTS, precision="int8", precision_overrides=((pattern, precision),))
-    with pytest.raises(BackboneError, match=said):
+    with pytest.raises(BackboneError, match=message):
         TOOLS.probe(spec, tmp_path / "probe.onnx")
     assert not (tmp_path / "probe.onnx").exists()
 
 
-def test_a_file_that_is_fp16_already_stays_as_it_is(spec_of, prepare):
+def test_an_fp16_file_does_not_change(spec_of, prepare):
     nodes = [node("Cast", ["x"], ["a"], to=HALF), node("Relu", ["a"], ["b"]), node("Cast", ["b"], ["y"], to=FLOAT)]
     spec = spec_of(nodes, precision_overrides=(("/Cast_y", "fp32"),))
     model, _, _ = prepare(spec, ONES)
     assert model.graph.node == onnx.load(str(spec.onnx_path)).graph.node
 
 
-def test_int8_needs_an_opset_that_knows_channels(spec_of, prepare):
-    with pytest.raises(EngineBuildError, match=r"is of opset 12, which.*Export it with opset 13"):
+def test_int8_needs_an_opset_with_scales_per_channel(spec_of, prepare):
+    with pytest.raises(EngineBuildError, match=r"has opset 12, which.*Export it with opset 13"):
         prepare(spec_of(DENSE, DENSE_WEIGHTS, precision="int8", opset=12), SAMPLES)
 
 
@@ -307,7 +314,7 @@ def test_a_quantised_file_is_refused(spec_of, prepare, tmp_path):
 def test_another_process_writes_the_same_bytes(spec_of, prepare, tmp_path):
     overrides = (("/MatMul_y", "int8"), ("*", "fp16"))
     spec = spec_of(DENSE, DENSE_WEIGHTS, precision="int8", precision_overrides=overrides)
-    ranges = measured(spec, SAMPLES, tmp_path)
+    ranges = measured_ranges(spec, SAMPLES, tmp_path)
     prepare(spec, SAMPLES)
     program = (
         "import sys; from pathlib import Path\n"

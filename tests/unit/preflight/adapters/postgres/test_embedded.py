@@ -1,6 +1,6 @@
-"""The life of the embedded server: who starts it, who stops it, and what a kill leaves behind.
+"""The embedded server: who starts it, who stops it, and what a killed process leaves behind.
 
-Run as root these tests go through the unprivileged server user; the last ones drop to an ordinary user themselves.
+As root, these tests use the unprivileged server user. One of the last tests drops its rights to an ordinary user.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ sys.stdin.readline()
 
 @pytest.fixture
 def folder():
-    """A folder every user can enter, unlike tmp_path."""
+    """A folder that every user can enter; tmp_path is not one."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="preflight-test-") as name:
         path = Path(name)
         path.chmod(0o755)
@@ -44,7 +44,7 @@ def folder():
 
 @pytest.fixture(scope="session")
 def template():
-    """A cluster made once: initdb takes half a second."""
+    """The root of a cluster that all tests share, because initdb takes half a second."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="preflight-test-") as name:
         path = Path(name)
         path.chmod(0o755)
@@ -55,7 +55,7 @@ def template():
 
 @pytest.fixture
 def root(template):
-    """A tile store root with a cluster that runs no server, and is left so."""
+    """A tile store root with a cluster but no server. The test must leave no server either."""
     assert server_pid(template) is None
     yield template
     assert server_pid(template) is None
@@ -63,7 +63,7 @@ def root(template):
 
 @pytest.fixture
 def own_root(folder, template):
-    """The same as a copy that a test may spoil."""
+    """A copy of the root that a test may damage."""
     copy = folder / "tiles"
     subprocess.run(["cp", "-a", "--reflink=auto", template, copy], check=True)
     return copy
@@ -74,20 +74,20 @@ def server_pid(root):
 
 
 def kill_and_wait(pid):
-    """SIGKILL takes effect a moment after it was sent: until then the server is still the one that runs."""
+    """Wait for the end of the process: a killed server runs for a moment after SIGKILL was sent."""
     watch = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
     select.select([watch], [], [])
     os.close(watch)
 
 
-def ask(conninfo, query="SELECT current_user::text"):
+def query_value(conninfo, query="SELECT current_user::text"):
     with psycopg.connect(conninfo) as connection:
         return connection.execute(query).fetchone()[0]
 
 
 def hold(root):
-    """Another process that uses the server until told to end."""
+    """Start another process that uses the server until `end` ends it. Returns it and its connection string."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -100,10 +100,10 @@ def end(process, kill=None):
     process.communicate("\n")
 
 
-def test_a_first_start_makes_the_cluster_as_written_down(folder):
+def test_the_first_start_creates_a_cluster_with_the_documented_settings(folder):
     with EmbeddedPostgres(folder / "new" / "tiles") as conninfo:
         data = folder / "new" / "tiles" / "postgres" / "data"
-        assert ask(conninfo) == "preflight"
+        assert query_value(conninfo) == "preflight"
         for query, expected in (
             ("SHOW listen_addresses", ""),
             ("SHOW server_encoding", "UTF8"),
@@ -112,7 +112,7 @@ def test_a_first_start_makes_the_cluster_as_written_down(folder):
             ("SELECT datcollate FROM pg_database WHERE datname = 'postgres'", "C"),
             ("SELECT string_agg(auth_method, ' ') FROM pg_hba_file_rules", "peer"),
         ):
-            assert ask(conninfo, query) == expected
+            assert query_value(conninfo, query) == expected
         socket = Path(psycopg.conninfo.conninfo_to_dict(conninfo)["host"])
         assert stat.S_IMODE(socket.stat().st_mode) == 0o700
         assert stat.S_IMODE(data.parent.stat().st_mode) == 0o700
@@ -130,10 +130,10 @@ def test_rows_outlive_the_server(root):
     with EmbeddedPostgres(root) as conninfo, psycopg.connect(conninfo) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     with EmbeddedPostgres(root) as conninfo:
-        assert ask(conninfo, "SELECT number FROM kept") == 7
+        assert query_value(conninfo, "SELECT number FROM kept") == 7
 
 
-def test_starting_and_stopping_twice_is_once(root):
+def test_start_and_stop_are_idempotent(root):
     server = EmbeddedPostgres(root)
     assert server.start() == server.start()
     server.stop()
@@ -141,7 +141,7 @@ def test_starting_and_stopping_twice_is_once(root):
     assert server_pid(root) is None
 
 
-def test_the_last_to_leave_stops_the_server(root):
+def test_the_last_process_stops_the_server(root):
     with EmbeddedPostgres(root) as mine:
         process, theirs = hold(root)
         assert theirs == mine
@@ -150,7 +150,7 @@ def test_the_last_to_leave_stops_the_server(root):
     assert server_pid(root) is None
 
 
-def test_a_server_left_by_a_killed_run_is_adopted_and_stopped(root):
+def test_the_next_process_uses_and_stops_the_server_of_a_killed_process(root):
     process, theirs = hold(root)
     end(process, signal.SIGKILL)
     pid = server_pid(root)
@@ -161,7 +161,7 @@ def test_a_server_left_by_a_killed_run_is_adopted_and_stopped(root):
     assert server_pid(root) is None
 
 
-def test_a_run_that_ends_without_stopping_stops(root):
+def test_a_process_that_exits_stops_the_server(root):
     process, _ = hold(root)
     end(process)
     assert process.returncode == 0
@@ -179,36 +179,36 @@ def test_a_forked_child_does_not_stop_its_parents_server(root):
     assert server_pid(root) is None
 
 
-def test_a_killed_server_is_started_anew(root):
+def test_a_killed_server_is_started_again(root):
     process, theirs = hold(root)
     end(process, signal.SIGKILL)
     kill_and_wait(server_pid(root))
     old_socket = Path(psycopg.conninfo.conninfo_to_dict(theirs)["host"])
     with EmbeddedPostgres(root) as mine:
         assert mine != theirs
-        assert ask(mine) == "preflight"
+        assert query_value(mine) == "preflight"
         assert not old_socket.exists()
 
 
-def test_a_process_id_used_again_is_not_taken_for_a_server(own_root):
+def test_another_process_with_the_id_of_the_server_is_not_taken_for_it(own_root):
     pid_file = own_root / "postgres" / "data" / "postmaster.pid"
     pid_file.write_text(f"{os.getpid()}\n{pid_file.parent}\n0\n5432\n/tmp/preflight-pg-gone\n\n  1 1\nready\n")
     with EmbeddedPostgres(own_root) as conninfo:
-        assert ask(conninfo) == "preflight"
+        assert query_value(conninfo) == "preflight"
 
 
 @pytest.mark.parametrize("left", ["data.new", "data"])
-def test_a_half_made_cluster_is_made_anew(own_root, left):
+def test_an_incomplete_cluster_is_created_again(own_root, left):
     home = own_root / "postgres"
     (home / "data" / "PG_VERSION").unlink()
     (home / "data").rename(home / "half")
     (home / "half").rename(home / left)
     with EmbeddedPostgres(own_root) as conninfo:
-        assert ask(conninfo) == "preflight"
+        assert query_value(conninfo) == "preflight"
     assert not (home / "data.new").exists()
 
 
-def test_a_server_that_does_not_start_shows_its_log(own_root, folder, monkeypatch):
+def test_the_message_for_a_server_that_does_not_start_shows_its_log(own_root, folder, monkeypatch):
     sockets = folder / "s"
     sockets.mkdir()
     sockets.chmod(0o755)
@@ -225,13 +225,13 @@ def test_a_cluster_of_another_version_is_refused(own_root):
         EmbeddedPostgres(own_root).start()
 
 
-def test_a_root_that_cannot_be_made_is_refused(folder):
+def test_a_root_that_cannot_be_created_is_refused(folder):
     (folder / "file").write_text("")
     with pytest.raises(DatabaseError, match=r"cannot be set up.*tile_store\.database"):
         EmbeddedPostgres(folder / "file" / "tiles").start()
 
 
-def test_a_lock_held_too_long_is_named(root):
+def test_the_message_names_a_lock_that_is_held_too_long(root):
     import fcntl
 
     with (root / "postgres" / "start.lock").open("w") as lock:
@@ -240,9 +240,9 @@ def test_a_lock_held_too_long_is_named(root):
             EmbeddedPostgres(root, timeout_s=0.0).start()
 
 
-def test_a_home_open_to_others_is_refused_not_changed(own_root):
+def test_a_home_open_to_other_users_is_refused_and_not_changed(own_root):
     (own_root / "postgres").chmod(0o755)
-    with pytest.raises(DatabaseError, match="mode 0700"):
+    with pytest.raises(DatabaseError, match="have mode 0700"):
         EmbeddedPostgres(own_root).start()
     assert stat.S_IMODE((own_root / "postgres").stat().st_mode) == 0o755
 
@@ -252,7 +252,7 @@ def modes(path):
 
 
 @pytest.mark.skipif(not ROOT, reason="only root runs the server as another user")
-def test_a_root_the_servers_user_cannot_enter_has_its_data_elsewhere(folder, caplog):
+def test_the_data_of_a_root_that_the_servers_user_cannot_enter_is_elsewhere(folder, caplog):
     state = folder / "state"
     private = folder / "home"
     tiles = private / "tiles"
@@ -263,19 +263,19 @@ def test_a_root_the_servers_user_cannot_enter_has_its_data_elsewhere(folder, cap
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     home = Path((tiles / "postgres.home").read_text().strip())
     assert home.parent == state / "postgres"
-    assert f"lies in {home}" in caplog.text
+    assert f"is in {home}" in caplog.text
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert not (tiles / "postgres").exists()
     moved = folder / "moved"
     private.rename(moved)
     with EmbeddedPostgres(moved / "tiles", state=state) as conninfo:
-        assert ask(conninfo, "SELECT number FROM kept") == 7
+        assert query_value(conninfo, "SELECT number FROM kept") == 7
     moved.rename(private)
     assert modes(tiles) == before
 
 
 @pytest.mark.skipif(not ROOT, reason="only root runs the server as another user")
-def test_programs_the_servers_user_cannot_reach_are_copied_once(folder, monkeypatch):
+def test_programs_that_the_servers_user_cannot_reach_are_copied_once(folder, monkeypatch):
     from importlib.util import find_spec
 
     state = folder / "state"
@@ -289,20 +289,20 @@ def test_programs_the_servers_user_cannot_reach_are_copied_once(folder, monkeypa
     monkeypatch.syspath_prepend(str(private))
     before = modes(private / package.name)
     with EmbeddedPostgres(folder / "tiles", state=state) as conninfo:
-        assert ask(conninfo) == "preflight"
+        assert query_value(conninfo) == "preflight"
         [copy] = (state / "postgres-bin").iterdir()
         assert Path(f"/proc/{server_pid(folder / 'tiles')}/exe").readlink().is_relative_to(copy)
-    made = (copy.stat().st_ino, copy.stat().st_mtime_ns)
+    before_second_start = (copy.stat().st_ino, copy.stat().st_mtime_ns)
     with EmbeddedPostgres(folder / "tiles", state=state):
         pass
-    assert (copy.stat().st_ino, copy.stat().st_mtime_ns) == made
+    assert (copy.stat().st_ino, copy.stat().st_mtime_ns) == before_second_start
     assert list((state / "postgres-bin").iterdir()) == [copy]
     assert modes(private / package.name) == before
 
 
-@pytest.mark.skipif(not ROOT, reason="an ordinary user is tested by every other test here")
+@pytest.mark.skipif(not ROOT, reason="all other tests already run as an ordinary user")
 def test_an_ordinary_user_runs_the_server_as_itself(folder):
-    # The interpreter may lie where only root can enter: the rights are dropped after the imports.
+    # The interpreter may be in a folder that only root can enter, so the process drops its rights after the imports.
     code = (
         "import os, sys, psycopg, encodings.idna; from pathlib import Path\n"
         "from preflight.adapters.postgres.embedded_location import find_binaries, server_user\n"
@@ -320,7 +320,7 @@ def test_an_ordinary_user_runs_the_server_as_itself(folder):
     command = [sys.executable, "-c", code, tiles, str(nobody.pw_uid)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode == 77:
-        pytest.skip("the programs lie where only root can enter")
+        pytest.skip("the programs are in a folder that only root can enter")
     assert (result.returncode, result.stdout) == (0, "peer:nobody\n"), result.stderr
     assert modes(tiles) == before
     assert (tiles / "postgres" / "data").stat().st_uid == nobody.pw_uid
