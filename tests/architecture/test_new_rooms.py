@@ -1,4 +1,4 @@
-"""What import-linter says of a package that is added: the contracts cover it without being told of it."""
+"""The contracts of import-linter cover a new package without a change of the contracts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRAM = "from importlinter.cli import lint_imports_command; lint_imports_comma
 
 @pytest.fixture
 def copy(tmp_path):
-    """The packages and their contracts, in a folder of their own."""
+    """A copy of the packages and their contracts in a new folder."""
     pytest.importorskip("importlinter")
     for name in ("lib", "recipes"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -27,7 +27,7 @@ def copy(tmp_path):
 
 @pytest.fixture
 def lint(copy):
-    """lint(contract): whether a contract of the copy is kept, and what is said of it."""
+    """lint(contract): whether the copy keeps a contract, and the output of import-linter."""
 
     def run(contract):
         done = subprocess.run(
@@ -38,7 +38,7 @@ def lint(copy):
             text=True,
             check=False,
         )
-        # The width of the terminal breaks lines.
+        # Lines are broken at the width of the terminal.
         return done.returncode == 0, re.sub(r"\s+", " ", done.stdout + done.stderr)
 
     return run

@@ -1,8 +1,7 @@
-"""Carries a generation to a card again and again, with a fault at the first, second, ... file operation there. Run by its
-test.
+"""Copies a generation to a card repeatedly, with a fault at the first, second, ... file operation there. A test runs it.
 
-usage: bundle_with_faults.py FOLDER KIND WHAT, where KIND is an errno's name or `kill`, and WHAT
-is `next` or `mend`. Prints JSON: one outcome a fault.
+usage: bundle_with_faults.py FOLDER KIND WHAT, where KIND is the name of an errno or `kill`, and WHAT is `next` or `mend`.
+Prints one outcome for each fault, as JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ places = load("preflight_bundle_places", HERE.parent / "unit" / "preflight" / "b
 
 
 def scenes(folder):
-    """The ground: a card with generation 1, and generation 2, of which one file differs, to be carried."""
+    """Make the starting point: a card with generation 1, and a generation 2 to copy that differs in one file."""
     ground = places.Scene(folder / "ground")
     ground.copy(ground.generation(1))
     ground.generation(2, {"camera.json": b'{"fx": 1300}'})
@@ -44,14 +43,14 @@ def copy_of(ground, number):
 
 
 def damaged(scene):
-    """The card's own current cache went bad: the copy must mend it."""
+    """Damage the current cache on the card. The copy must repair it."""
     path = scene.current.resolve() / "index.faiss"
     path.chmod(0o644)
     path.write_bytes(b"\0" * path.stat().st_size)
 
 
 def attempt(ground, kind, at, *, mend):
-    """One copy with one fault in a child; None when there are fewer operations than that."""
+    """Make one copy with one fault in a child process. Returns None if there are fewer operations."""
     scene = copy_of(ground, f"{'mend' if mend else 'next'}-{at}")
     source = scene.generation(1) if mend else scene.generation(2, {"camera.json": b'{"fx": 1300}'})
     if mend:
@@ -63,7 +62,7 @@ def attempt(ground, kind, at, *, mend):
         harness.Faults(kind, at, scene.folder, writing).install()
         try:
             scene.copy(source)
-        except BaseException as error:  # noqa: BLE001 - told to the test
+        except BaseException as error:  # noqa: BLE001 - reported to the test
             ended = type(error).__name__
         os.write(writing, f"|{ended}".encode())
         os._exit(0)

@@ -1,4 +1,4 @@
-"""The small mission that goes wrong; see harness.py beside this."""
+"""Fixtures for the fault tests: a small mission, and the harness in harness.py."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def harness():
 
 @pytest.fixture(scope="session")
 def scene(harness):
-    """A mission provisioned once and then changed. Its `copy` makes places for single tests."""
+    """A mission that was provisioned once and then changed. Its `copy` makes a place for one test."""
     with harness.pipeline().open_folder() as folder, harness.ground(folder) as made:
         yield made

@@ -1,7 +1,7 @@
-"""What the fault tests and `benchmarks/kill_campaign.py` share: a small mission, runs of it that go wrong, and the checks.
+"""Shared by the fault tests and `benchmarks/kill_campaign.py`: a small mission, runs with faults, and the checks.
 
-Also a program (`harness.py serve`): it loads the heavy libraries once and forks a child for each run of doit it is asked
-for, so that a run costs a fraction of a second. A child may fail, or end, at the n-th file operation below a folder.
+This file is also a program (`harness.py serve`). It loads the heavy libraries once and forks a child for each run of doit. So
+a run costs a fraction of a second. A child can fail or end at the n-th file operation below a folder.
 """
 
 # ruff: noqa: PTH100, PTH115, PTH117, PTH118 - plain functions of os, since some are called inside an audit hook, where pathlib is slow
@@ -29,9 +29,9 @@ BY_SIGNAL = 128
 TEMPORARY = ".preflight-*"
 
 
-# In the child: faults at our own file operations.
+# In the child: faults at file operations of our own code.
 
-# Audit event -> where its path is among its arguments, and the descriptor of the folder it is relative to.
+# Audit event -> the positions of two arguments: the path, and the descriptor of the folder to which it is relative.
 AUDITED = {
     "os.rename": (1, 3),
     "os.link": (1, 3),
@@ -44,10 +44,10 @@ AUDITED = {
 
 
 class Faults:
-    """Counts the file operations below a folder; at the `at`-th one something happens.
+    """Counts the file operations below a folder, and acts at number `at`.
 
-    kind: an errno's name; `kill`: the process ends there; `fill`: a file takes all that is free, and the operations after
-    it meet the real thing; `count`: nothing.
+    The name of an errno as `kind` raises this error. `kill` ends the process. `fill` writes a file that takes all free
+    space, so that the following operations get the real error. `count` only counts.
     """
 
     def __init__(self, kind, at, below, told):
@@ -93,7 +93,7 @@ class Faults:
             path, folder = (arguments[at] for at in AUDITED[event])
             path = _path(path, folder)
             if event == "os.mkdir" and os.path.lexists(path):
-                return  # made to be sure
+                return  # the folder exists already
             self.meet(event.removeprefix("os."), path)
 
     def install(self):
@@ -121,7 +121,7 @@ class Faults:
 
 
 class _Counted:
-    """A file whose `write` may fail half-way."""
+    """A file whose `write` can fail after half of the bytes."""
 
     def __init__(self, file, faults):
         self._file = file
@@ -155,7 +155,7 @@ def _path(path, folder):
 
 
 def edit_model(path):
-    """Save a model with the same graph and other bytes, in its place."""
+    """Replace a model by one with the same graph and other bytes."""
     import onnx
 
     model = onnx.load(path)
@@ -164,7 +164,7 @@ def edit_model(path):
 
 
 def edit_while_compiling(path):
-    """The model is edited in the middle of its compilation."""
+    """Edit the model in the middle of its compilation."""
     from preflight.engine.compiler import EngineCompiler
 
     real = EngineCompiler.compile
@@ -177,7 +177,7 @@ def edit_while_compiling(path):
 
 
 def edit_while_signing(path):
-    """The calibration is edited while the manifest is made."""
+    """Edit the camera calibration while the manifest is made."""
     from preflight.stages.manifest import ManifestBuilder
 
     real = ManifestBuilder._statement
@@ -197,8 +197,8 @@ HOOKS = {"edit while compiling": edit_while_compiling, "edit while signing": edi
 
 
 def serve():
-    """Answer one JSON object a line: start a run of doit, or wait for one."""
-    import atomicwrites  # noqa: F401 - loaded here once for all children, as the rest
+    """Answer requests, one JSON object on each line: start a run of doit, or wait for one."""
+    import atomicwrites  # noqa: F401 - loaded once for all children, like the modules below
     import numpy  # noqa: F401
     import PIL.Image  # noqa: F401
     import psycopg  # noqa: F401
@@ -211,11 +211,11 @@ def serve():
     from recipes.commands import generations, prepare, reports  # noqa: F401
     from recipes.commands import signing as keys  # noqa: F401
 
-    # As the adapters import them: by themselves both libraries report to a server.
+    # Import both libraries through the adapters, which turn off their reports to a server.
     onnxruntime._library()
     openvino_library.library()
 
-    preflight.wiring.index_factory().identity()  # loads FAISS at the level it is held to
+    preflight.wiring.index_factory().identity()  # loads FAISS with the instruction set to which the adapter limits it
     os.chdir(ROOT)
     for line in sys.stdin:
         order = json.loads(line)
@@ -234,7 +234,7 @@ def _fork(order, main):
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        # Buffered by lines, so that a kill loses no line.
+        # Line buffering, so that a kill loses no line.
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         if order.get("hook"):
@@ -266,7 +266,7 @@ def _doit(main, arguments):
 
 
 def _wait(order):
-    """The exit status of a child, negative for a signal; one is sent to it after some seconds, if asked for."""
+    """Wait for a child; return its exit status, negative for a signal. Sends a signal after some seconds if requested."""
     pid = order["pid"]
     if order.get("signal"):
         handle = os.pidfd_open(pid)
@@ -276,11 +276,11 @@ def _wait(order):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-# Outside.
+# In the test process.
 
 
 def pipeline():
-    """The places of tests/pipeline, which has the same small mission."""
+    """Load the module of tests/pipeline that makes places. It has the same small mission."""
     name = "preflight_pipeline_places"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "pipeline" / "conftest.py")
@@ -291,13 +291,13 @@ def pipeline():
 
 
 class Server:
-    """The forking process, and the runs it is asked for."""
+    """The forking process. Starts runs and waits for them."""
 
     def __init__(self, folder):
         self._logs = folder
         folder.mkdir()
         self._number = 0
-        # One thread: forking is then safe. Compiling and verifying are processes of their own anyway.
+        # With one thread, forking is safe. Compiling and verifying run in their own processes anyway.
         single = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         path = os.pathsep.join([str(ROOT / "lib"), str(ROOT)])
         self._process = subprocess.Popen(
@@ -322,7 +322,7 @@ class Server:
         return json.loads(self._process.stdout.readline())
 
     def start(self, place, *arguments, fault=None, hook=None):
-        """A run of `doit provision` by default. fault: (kind, at)."""
+        """Start a run, by default of `doit provision`. fault: (kind, at)."""
         self._number += 1
         log = self._logs / f"{self._number}.log"
         told = self._logs / f"{self._number}.told"
@@ -333,7 +333,7 @@ class Server:
         return Run(self, pid, log, told)
 
     def provision(self, place, *arguments, fault=None, hook=None):
-        """A run to its end."""
+        """Start a run and wait for its end."""
         run = self.start(place, *arguments, fault=fault, hook=hook)
         run.wait()
         return run
@@ -374,12 +374,12 @@ class Run:
 
     @property
     def met(self):
-        """The operations that were told of."""
+        """The file operations that the child reported."""
         return self.told.read_text().split() if self.told.exists() else []
 
 
 def records(place):
-    """Step -> the bytes of its build record."""
+    """Return the bytes of each build record, by step."""
     found = {}
     for path in place.work.rglob("*.record.json"):
         content = path.read_bytes()
@@ -390,12 +390,12 @@ def records(place):
 
 @dataclass
 class Before:
-    """What a place held before a run that goes wrong."""
+    """The state of a place before a run with a fault. flights: the old and the new flight id."""
 
     records: dict
     segments: set
     generation: Path
-    flights: tuple  # old, new
+    flights: tuple
 
     @classmethod
     def of(cls, place, old, new):
@@ -407,13 +407,13 @@ def flight(place):
 
 
 def stray(place):
-    """Files nobody should have left."""
+    """Return files that no run may leave behind."""
     staging = place.cache / "staging"
     return [*place.cache.rglob(TEMPORARY), *(staging.iterdir() if staging.is_dir() else ())]
 
 
 def check_current(place, before):
-    """`current` verifies and is wholly the old or wholly the new generation. Returns which."""
+    """Check that `current` verifies and is completely the old or the new generation. Returns `old` or `new`."""
     done = place.takeoff()
     assert done.status == 0, done.said
     name = {before.flights[0]: "old", before.flights[1]: "new"}[flight(place)]
@@ -422,17 +422,17 @@ def check_current(place, before):
 
 
 def finished(place, before):
-    """The steps that were finished since, by their records."""
+    """Return the steps that finished since, judged by their records."""
     return {step for step, content in records(place).items() if before.records.get(step) != content}
 
 
 def _block_of(segment):
-    """zoom-x-y of a segment's name."""
+    """Return the part zoom-x-y of a segment's name."""
     return segment.name.rpartition("-")[0]
 
 
 def check_next(server, place, before, *, engines=0, edited=()):
-    """The next provision takes up what is left, repeats nothing that was finished and leaves nothing behind.
+    """Check that the next provision resumes, repeats no finished step and leaves no stray file.
 
     engines: how many it may build. edited: steps whose inputs have changed since they were finished.
     """
@@ -443,7 +443,7 @@ def check_next(server, place, before, *, engines=0, edited=()):
     assert not done_before & set(run.ran), (done_before, run.ran)
     (report,) = run.event("build_end")
     assert report["engines_built"] <= (0 if "engine:weight_free_vpr" in done_before else engines), report
-    # A block is committed whole here: what lies in a segment of the stopped run is in no new one.
+    # Each block is written as one segment here. So no new segment may have a block of the stopped run's segments.
     again = {_block_of(path) for path in set(place.work.rglob("*.seg")) - before.segments - embedded}
     assert not again & {_block_of(path) for path in embedded}, (sorted(embedded), report)
     assert place.report["outcome"] in {"success", "idempotent_no_op"}
@@ -465,7 +465,7 @@ def lock_is_free(place):
 
 
 def rows(address, place):
-    """Generation -> status, as the `manifests` table says."""
+    """Return the status of each generation from the `manifests` table."""
     from preflight.adapters.postgres.tile_store import PostgresTileStore
 
     with PostgresTileStore(address) as store:
@@ -473,7 +473,7 @@ def rows(address, place):
 
 
 def check_rows_of(place):
-    """The same for a place with a server of its own, which is started for it."""
+    """The same for a place with its own server, which is started for this."""
     from preflight.adapters.postgres.embedded import EmbeddedPostgres
 
     with EmbeddedPostgres(place.folder / "tiles") as address:
@@ -482,7 +482,7 @@ def check_rows_of(place):
 
 
 def check_rows(address, place):
-    """Exactly the current generation is active; whatever else was registered is retired."""
+    """Check that exactly the current generation is active and all other registered ones are retired."""
     found = rows(address, place)
     current = place.manifest["predicate"]["generation"]
     assert found.pop(current) == "active"
@@ -491,10 +491,10 @@ def check_rows(address, place):
 
 @dataclass
 class Ground:
-    """A small mission provisioned once and then changed: one tile replaced, another flight. Not to be changed again.
+    """A small mission that was provisioned once and then changed: one tile replaced, another flight. Tests must not change it.
 
-    place: its tile store is served by a Postgres that runs all the while, at `address`. whole: the same with a tile store
-    and an embedded server of its own, stopped.
+    The tile store of `place` is served by a Postgres at `address`, which runs all the time. `whole` is the same mission with
+    its own tile store and its own embedded server, which is stopped.
     """
 
     folder: Path
@@ -505,7 +505,7 @@ class Ground:
     _made: list = field(default_factory=list)
 
     def copy(self, *, own_tiles=False, at=None):
-        """A copy for one run that goes wrong."""
+        """Make a copy for one run with a fault."""
         folder = at or self.folder / f"copy-{len(self._made)}"
         self._made.append(folder)
         return pipeline().duplicate(self.whole if own_tiles else self.place, folder, own_tiles=own_tiles)
@@ -517,7 +517,7 @@ def change_flight(place, flight_id):
 
 @contextmanager
 def ground(folder):
-    """Builds a Ground in a folder that the embedded server's user can enter."""
+    """Build a Ground in a folder that the embedded server's user can enter."""
     from preflight import wiring
     from preflight.adapters.demo import landscape
     from preflight.adapters.postgres.embedded import EmbeddedPostgres
@@ -574,7 +574,7 @@ def remove(place):
 
 
 def operations(scene):
-    """Every file operation of our own in the second provision, in order."""
+    """Return all file operations of our own code in the second provision, in order."""
     place = scene.copy()
     run = scene.server.provision(place, fault=("count", 0))
     assert run.status == 0, run.said
@@ -583,7 +583,7 @@ def operations(scene):
 
 
 def chosen(calls, seed, more):
-    """A sample of (fault, n): of each kind of call the first, the last and one between, the very last, and `more` others."""
+    """Sample (fault, n): the first, the last and one other call of each kind, the very last call, and `more` others."""
     draw = random.Random(seed)
     places = {}
     for at, call in enumerate(calls, 1):
@@ -599,14 +599,14 @@ KINDS = ("ENOSPC", "EIO", "kill")
 
 
 def attempt(scene, kind, at):
-    """One second provision with one fault, and all the checks; what happened."""
+    """Run a second provision with one fault, and make all the checks. Returns what happened."""
     place = scene.copy()
     before = Before.of(place, FIRST, SECOND)
     run = scene.server.provision(place, fault=(kind, at))
     if kind == "kill":
         assert run.status == 137, run.said
     else:
-        # A failure is one sentence, never a traceback; some faults do no harm.
+        # A failure is one message, never a traceback. Some faults do no harm.
         assert run.status in {0, 1}, run.said
         assert "Traceback" not in run.said, run.said
         assert lock_is_free(place)
@@ -623,7 +623,7 @@ def attempt(scene, kind, at):
 
 @dataclass
 class Tally:
-    """What a campaign of kills met."""
+    """Counts what happened in a campaign of kills."""
 
     kills: int = 0
     ended: int = 0
@@ -636,7 +636,7 @@ CHANGES = ("flight", "flight", "index", "queries", "engine")
 
 
 def kill_campaign(scene, *, kills, seed, own_tiles=False):
-    """Provision after provision of one place, each killed at a random moment, until `kills` were; then one that ends."""
+    """Provision one place repeatedly and kill each run at a random moment, until `kills` were killed. Then let one finish."""
     draw = random.Random(seed)
     place = scene.copy(own_tiles=own_tiles)
     tally, number, old, new = Tally(), 0, FIRST, SECOND
@@ -648,7 +648,7 @@ def kill_campaign(scene, *, kills, seed, own_tiles=False):
         run.wait(signal.SIGKILL, draw.uniform(0, span))
         if run.status == 0:
             tally.ended += 1
-            # The moments follow the speed of the machine.
+            # The range of the moments depends on the speed of the machine.
             span = min(2.0, 1.1 * (time.monotonic() - began))
         else:
             assert run.status == -signal.SIGKILL, run.said
@@ -658,7 +658,7 @@ def kill_campaign(scene, *, kills, seed, own_tiles=False):
             setattr(tally, which, getattr(tally, which) + 1)
             assert lock_is_free(place)
             if draw.random() < 0.6:
-                # The next one is killed, too; what was finished is not repeated.
+                # The next run is killed as well. It must not repeat finished steps.
                 continue
             check_next(scene.server, place, before, engines=engines)
         assert check_current(place, before) == "new"
@@ -675,7 +675,7 @@ def kill_campaign(scene, *, kills, seed, own_tiles=False):
 
 
 def _change(place, draw, number, new):
-    """Change the mission somewhere, and its flight, which tells the generations apart. Returns how many engines that costs."""
+    """Change a part of the mission, and its flight id, which identifies the generation. Returns how many engines this costs."""
     kind = draw.choice(CHANGES)
 
     def change(mission):

@@ -1,6 +1,6 @@
-"""Publishes a tiny cache again and again, with a fault at the first, second, ... file system call. Run by its test.
+"""Publishes a tiny cache repeatedly, with a fault at the first, second, ... file system call. A test runs it.
 
-usage: publish_with_faults.py FOLDER KIND, where KIND is an errno's name, `kill before` or `kill after`. Prints JSON.
+usage: publish_with_faults.py FOLDER KIND, where KIND is the name of an errno, `kill before` or `kill after`. Prints JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CALLS = ("fsync", "rename", "replace", "link", "symlink", "mkdir", "unlink", "fc
 
 
 class Faults:
-    """Counts file system calls; the `at`-th one fails."""
+    """Counts file system calls. Call number `at` fails."""
 
     def __init__(self, kind, at):
         self.kind, self.at, self.count, self.call = kind, at, 0, None
@@ -64,7 +64,7 @@ class Faults:
 
 
 class _Counted:
-    """A file whose `write` may fail."""
+    """A file whose `write` can fail."""
 
     def __init__(self, file, faults):
         self._file = file
@@ -98,7 +98,7 @@ def publish(folder, contents):
 
 
 def content_of(folder):
-    """Which generation `current` is: old, new, or what is wrong with it."""
+    """Return which generation `current` is: old, new, or what is wrong with it."""
     _, generations = open_root(folder)
     current = generations.current()
     if current is None:
@@ -115,7 +115,7 @@ def content_of(folder):
 
 
 def attempt(folder, kind, at):
-    """One publication with one fault in a child; None when there are fewer calls than that."""
+    """Publish once with one fault in a child process. Returns None if there are fewer calls."""
     publish(folder, OLD)()
     reading, writing = os.pipe()
     child = os.fork()
@@ -129,7 +129,7 @@ def attempt(folder, kind, at):
             act()
         except CacheRootError:
             ended = "CacheRootError"
-        except BaseException as error:  # noqa: BLE001 - told to the test
+        except BaseException as error:  # noqa: BLE001 - reported to the test
             ended = repr(error)
         os.write(3, f"{faults.call}|{ended}".encode())
         os._exit(0)

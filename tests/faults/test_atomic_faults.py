@@ -1,4 +1,4 @@
-"""A file that is replaced is the old one or the new one, whichever call fails."""
+"""While a file is replaced, any call may fail. The file is then the old one or the new one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALLS = ("fsync", "rename", "replace", "symlink", "fchmod", "chmod")
 
 @pytest.fixture
 def fail_at(monkeypatch):
-    """Makes the n-th of the calls below raise; returns a counter that says whether it was reached."""
+    """Make the n-th of the calls below raise an error. Returns a counter that shows whether it was reached."""
 
     def install(at, code):
         seen = []
@@ -82,7 +82,7 @@ def test_a_file_is_old_or_new_after_any_failure(tmp_path, fail_at, monkeypatch, 
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_link_points_at_old_or_new_after_any_failure(tmp_path, fail_at, monkeypatch, code):
+def test_a_link_points_to_old_or_new_after_any_failure(tmp_path, fail_at, monkeypatch, code):
     for at in range(1, 4):
         link = tmp_path / f"current{at}"
         replace_symlink(link, "old")
@@ -90,7 +90,7 @@ def test_a_link_points_at_old_or_new_after_any_failure(tmp_path, fail_at, monkey
         with pytest.raises(OSError, match=os.strerror(code)):
             replace_symlink(link, "new")
         monkeypatch.undo()
-        # The third is the sync of the folder: the link is turned by then.
+        # The third call syncs the folder. The link already points to the new target.
         assert link.readlink() == Path("new" if at == 3 else "old")
         replace_symlink(link, "new")
         assert link.readlink() == Path("new")

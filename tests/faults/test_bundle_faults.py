@@ -1,4 +1,4 @@
-"""Every file operation of `doit bundle` on the card fails once, or is the last thing its process does.
+"""Every file operation of `doit bundle` on the card fails once, or its process is killed there.
 
 What is current there must be the old cache, whole, or the new one; a cache that was damaged before is refused until it
 is mended. The next copy must work.
@@ -26,7 +26,7 @@ MEMORY = Path("/dev/shm")
 
 @pytest.fixture
 def room(tmp_path):
-    """Where syncing costs nothing, if there is such a place: it is done some thousand times."""
+    """A folder in which syncing costs nothing, if there is one. The test syncs some thousand times."""
     if not os.access(MEMORY, os.W_OK):
         yield tmp_path
         return
@@ -36,7 +36,7 @@ def room(tmp_path):
 
 @pytest.fixture
 def driven(room):
-    """What became of each fault. One fresh process does it all, by forking: it has no threads."""
+    """The outcome of each fault. One new process makes all faults in forked children, because it has no threads."""
 
     def run(kind, what):
         done = subprocess.run(
@@ -53,7 +53,7 @@ def driven(room):
 
 
 @pytest.mark.parametrize(("kind", "what"), [("kill", "next"), ("kill", "mend"), ("ENOSPC", "next"), ("EIO", "mend")])
-def test_the_card_is_whole_after_a_fault_at_any_point(driven, kind, what):
+def test_the_card_has_a_complete_cache_after_a_fault_at_any_point(driven, kind, what):
     outcomes = driven(kind, what)
     assert {"open", "write", "fsync", "rename", "link", "symlink", "mkdir", "rmdir"} <= {
         outcome["call"] for outcome in outcomes
@@ -77,7 +77,7 @@ def test_the_card_is_whole_after_a_fault_at_any_point(driven, kind, what):
 
 @pytest.fixture
 def full(tmp_path):
-    """A card that is too small, by a file system of its own."""
+    """A card that is too small: a file system of its own."""
     folder = tmp_path / "card"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
@@ -90,8 +90,8 @@ def full(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_card_that_is_full_keeps_what_it_has(tmp_path, full):
-    """The figures are told before; and where another program fills the card meanwhile, nothing is lost either."""
+def test_a_full_card_keeps_its_cache(tmp_path, full):
+    """The copy is refused before it starts, with the sizes. If another program fills the card meanwhile, nothing is lost."""
     program = f"""
 import sys; sys.argv = ["x"]
 sys.path.insert(0, {str(PROGRAM.parent)!r})

@@ -1,4 +1,4 @@
-"""A real file system that is too small, or fills up while a provision writes."""
+"""A real file system that is too small, or that becomes full while a provision writes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import subprocess
 import pytest
 
 SMALL_MB, LARGE_MB = 48, 160
-# Where in the second provision the disk fills up, as a share of its operations before `current` is turned.
+# When the disk becomes full in the second provision, as a share of its operations before `current` is switched.
 MOMENTS = (0.05, 0.35, 0.65, 0.95)
 
 
 @pytest.fixture
 def disk(scene):
-    """disk(megabytes): mounts or resizes a tmpfs; returns its folder."""
+    """disk(megabytes): mount or resize a tmpfs. Returns its folder."""
     folder = scene.folder / "disk"
     folder.mkdir()
     mounted = False
@@ -37,7 +37,7 @@ def disk(scene):
         folder.rmdir()
 
 
-def test_a_disk_that_is_too_small_is_refused_with_the_figures(harness, scene, disk):
+def test_a_disk_that_is_too_small_is_refused_with_the_sizes(harness, scene, disk):
     place = scene.copy(at=disk(SMALL_MB) / "place")
     before = harness.Before.of(place, harness.FIRST, harness.SECOND)
     done = place.provision()
@@ -52,7 +52,7 @@ def test_a_disk_that_is_too_small_is_refused_with_the_figures(harness, scene, di
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_disk_that_fills_up_fails_the_provision_and_harms_nothing(harness, scene, disk, moment):
+def test_a_disk_that_becomes_full_fails_the_provision_and_damages_nothing(harness, scene, disk, moment):
     calls = harness.operations(scene)
     flip = max(at for at, call in enumerate(calls, 1) if call == "symlink")
     place = scene.copy(at=disk(LARGE_MB) / "place")
@@ -61,11 +61,11 @@ def test_a_disk_that_fills_up_fails_the_provision_and_harms_nothing(harness, sce
     assert "Traceback" not in run.said, run.said
     assert run.status == 1, run.said
     (failed,) = run.event("build_failed")
-    # SQLite calls it an I/O error where it cannot map its log.
+    # SQLite reports an I/O error if it cannot map its log.
     assert any(text in failed["message"] for text in ("No space left", "disk is full", "disk I/O error")), failed
     assert str(place.folder) in failed["message"], failed
     assert "free space" in failed["message"]
-    # Near the flip, what is left to write may fit into what the clean-up freed.
+    # Near the switch of `current`, the last writes may fit into the space that the clean-up has freed.
     assert harness.check_current(place, before) == "old" or moment > 0.9
     assert harness.lock_is_free(place)
     (place.folder / "ballast").unlink()

@@ -1,6 +1,6 @@
-"""Every write, sync, rename and link of a publication fails once, or is the last thing its process does.
+"""Every write, sync, rename and link of a publication fails once, or its process is killed there.
 
-`current` must be whole at every moment: the old generation or the new one. The next publication must work.
+At every moment `current` must be the complete old generation or the complete new one. The next publication must work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROGRAM = Path(__file__).parent / "publish_with_faults.py"
 
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory):
-    """What became of each fault. One fresh process does it all, by forking: it has no threads."""
+    """The outcome of each fault. One new process makes all faults in forked children, because it has no threads."""
 
     def run(kind):
         folder = tmp_path_factory.mktemp(kind)
@@ -39,9 +39,9 @@ def driven(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "kill before", "kill after"])
-def test_current_is_whole_after_a_fault_at_any_point_and_the_next_run_publishes(driven, kind):
+def test_current_is_complete_after_a_fault_at_any_point_and_the_next_run_publishes(driven, kind):
     outcomes = driven(kind)
-    # Every kind of call is met, each at least once.
+    # Each kind of call occurs at least once.
     assert {"write", "fsync", "rename", "link", "symlink", "mkdir"} <= {outcome["call"] for outcome in outcomes}
     assert len(outcomes) > 20
     for outcome in outcomes:
@@ -52,13 +52,13 @@ def test_current_is_whole_after_a_fault_at_any_point_and_the_next_run_publishes(
             assert outcome["ended"] == 137, outcome
         else:
             assert outcome["ended"] in {"CacheRootError", "nothing raised"}, outcome
-    # The faults reach both sides of the flip.
+    # There are faults before and after the switch of `current`.
     assert {outcome["current"] for outcome in outcomes} == {"old", "new"}
 
 
-def test_no_fault_before_the_flip_is_swallowed(driven):
+def test_no_fault_before_the_switch_of_current_is_hidden(driven):
     for outcome in driven("ENOSPC"):
         if outcome["ended"] == "nothing raised":
-            # A link that cannot be made is a copy, a folder that is there need not be made: nothing else is worked around.
+            # If a link fails, the file is copied. An existing folder need not be made. Every other fault is an error.
             assert outcome["call"] in {"link", "mkdir"}, outcome
             assert outcome["current"] == "new"

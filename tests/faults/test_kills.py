@@ -1,4 +1,4 @@
-"""Provisions killed at random moments, again and again. `benchmarks/kill_campaign.py --kills N` goes on for longer."""
+"""Kills provisions at random moments, repeatedly. `benchmarks/kill_campaign.py --kills N` makes more kills."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ SEED = 11
 
 
 def test_forty_kills_of_one_place_lose_nothing(harness, scene):
-    """The campaign itself checks `current`, the lock, that nothing finished is repeated, and that nothing stays behind."""
+    """The campaign checks `current` and the lock, that no finished step is repeated, and that no stray file is left."""
     tally = harness.kill_campaign(scene, kills=40, seed=SEED)
     assert tally.kills == 40
     assert tally.old
     assert len(tally.steps) >= 3
 
 
-def test_ten_kills_of_whole_processes_with_a_server_of_their_own(harness, scene):
-    """The server outlives its killed user, is adopted by the next one and stopped by it."""
+def test_ten_kills_of_whole_processes_with_their_own_server(harness, scene):
+    """The server survives when its user is killed. The next run uses it and then stops it."""
     draw = random.Random(SEED)
     place = scene.copy(own_tiles=True)
     before = harness.Before.of(place, harness.FIRST, harness.SECOND)

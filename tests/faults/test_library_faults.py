@@ -1,4 +1,4 @@
-"""What FAISS, SQLite, atomicwrites and Postgres write: the n-th system call fails, or the process is killed at it (strace)."""
+"""Faults while FAISS, SQLite, atomicwrites or Postgres write: strace makes the n-th system call fail, or kills there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections import defaultdict
 import pytest
 
 SEED = 5
-# System call -> the errors it is given.
+# System call -> the error that strace injects.
 CALLS = {
-    "write": "ENOSPC",  # Python's files: FAISS's index through its writer, atomicwrites
+    "write": "ENOSPC",  # files written by Python: the FAISS index through its writer, and atomicwrites
     "pwrite64": "ENOSPC",  # SQLite's pages
     "fdatasync": "EIO",  # SQLite's log
     "fsync": "EIO",
@@ -27,7 +27,7 @@ STDOUT = "1,"
 
 @pytest.fixture(scope="module")
 def strace(scene):
-    """strace(place, options): `doit provision` under strace, which ends as the command does."""
+    """strace(place, options): run `doit provision` under strace, which returns the status of the command."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed (Debian: apt-get install strace)")
     probe = subprocess.run([*TRACE, "-o", "/dev/null", "true"], check=False, capture_output=True, text=True)
@@ -42,7 +42,7 @@ def strace(scene):
 
 @pytest.fixture(scope="module")
 def counted(harness, scene, strace):
-    """System call -> the numbers n of those that do not write to standard output, in an undisturbed run."""
+    """For each system call, the numbers n of the calls in a normal run that do not write to standard output."""
     place = scene.copy()
     log = scene.folder / "strace.log"
     done = strace(harness, place, "-o", str(log), "-e", f"trace={','.join(CALLS)}")
@@ -84,7 +84,7 @@ def inject(harness, scene, strace, call, fault, number, *, own_tiles=False):
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_library_that_cannot_write_harms_nothing(harness, scene, strace, counted, call):
+def test_a_library_that_cannot_write_damages_nothing(harness, scene, strace, counted, call):
     draw = random.Random(f"{SEED} {call}")
     numbers = counted[call]
     statuses = [
@@ -95,12 +95,12 @@ def test_a_library_that_cannot_write_harms_nothing(harness, scene, strace, count
 
 
 @pytest.mark.parametrize("call", ["write", "pwrite64", "fdatasync"])
-def test_a_process_killed_while_a_library_writes_harms_nothing(harness, scene, strace, counted, call):
+def test_a_process_killed_while_a_library_writes_damages_nothing(harness, scene, strace, counted, call):
     draw = random.Random(f"{SEED} kill {call}")
     inject(harness, scene, strace, call, "signal=KILL", draw.choice(counted[call]))
 
 
 @pytest.mark.parametrize(("call", "number"), [("write", 20), ("fdatasync", 1)])
-def test_a_postgres_that_cannot_write_harms_nothing(harness, scene, strace, call, number):
-    """The embedded server runs under strace, too: each of its processes fails at its n-th call."""
+def test_a_postgres_that_cannot_write_damages_nothing(harness, scene, strace, call, number):
+    """The embedded server also runs under strace. Each of its processes fails at its n-th call."""
     inject(harness, scene, strace, call, "error=ENOSPC", number, own_tiles=True)

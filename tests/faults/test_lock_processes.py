@@ -1,4 +1,4 @@
-"""The lock between real processes."""
+"""The lock of the cache root between real processes."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def test_the_lock_of_a_process_that_ended_is_free(path, holder):
     lock.release()
 
 
-def test_a_root_that_cannot_be_written_is_said_in_one_sentence(tmp_path_factory):
-    """As a user without rights: root may write everywhere."""
+def test_a_root_that_cannot_be_written_gives_one_message(tmp_path_factory):
+    """Runs as a user without rights, because root may write everywhere."""
     import shutil
     import tempfile
 
-    # pytest's own folders are closed to other users.
+    # Other users cannot enter the folders of pytest.
     place = Path(tempfile.mkdtemp(dir="/tmp", prefix="preflight-lock-"))
     try:
         place.chmod(0o555)

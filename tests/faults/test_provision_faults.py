@@ -1,6 +1,6 @@
-"""A whole provision in which one of our own file operations fails, or is the last thing its process does.
+"""A whole provision in which one file operation of our own code fails, or its process is killed there.
 
-A sample of the operations; `python benchmarks/kill_campaign.py --sweep` goes through every one.
+The tests take a sample of the operations. `python benchmarks/kill_campaign.py --sweep` takes all of them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ def outcomes(harness, scene):
 
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "kill"])
-def test_current_is_whole_and_the_next_provision_goes_on_after_any_fault(outcomes, kind):
-    """`attempt` asserts it for each; here: the faults reached what they were meant for."""
+def test_after_any_fault_current_is_complete_and_the_next_provision_resumes(outcomes, kind):
+    """`attempt` makes the checks for each fault. This test checks that the faults hit all kinds of operations."""
     met = [outcome for (fault, _), outcome in outcomes.items() if fault == kind]
     assert {"open", "write", "fsync", "rename", "link", "symlink"} <= {outcome["call"] for outcome in met}
     assert {outcome["status"] for outcome in met} <= ({137} if kind == "kill" else {0, 1})
     assert {outcome["current"] for outcome in met} == {"old", "new"}
 
 
-def test_what_cannot_be_done_without_fails_the_provision(outcomes):
+def test_a_failed_operation_that_has_no_substitute_fails_the_provision(outcomes):
     for (kind, _), outcome in outcomes.items():
         if kind != "kill" and outcome["current"] == "old":
             assert outcome["status"] == 1
         if kind != "kill" and outcome["status"] == 0:
-            # A link that cannot be made is a copy; the rates only serve the next plan.
+            # If a link fails, the file is copied. The rates are needed only by the next plan.
             assert outcome["call"] == "link" or outcome["warned"], outcome

@@ -1,4 +1,4 @@
-"""A run that is asked to stop, two runs at once, a database that goes away, an input that is edited meanwhile."""
+"""A run that receives a stop signal, two runs at the same time, a killed database, an input edited during a run."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def _ended(handle):
 
 
 def children(pid):
-    """The processes a process has started."""
+    """Return the processes that a process has started."""
     return [child for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_run_asked_to_stop_at_a_random_moment_leaves_nothing_half_done(harness, scene, number):
+def test_a_stop_signal_at_a_random_moment_leaves_a_consistent_state(harness, scene, number):
     draw = random.Random(f"{SEED} {number}")
     stopped = 0
     for _ in range(3):
@@ -78,7 +78,7 @@ def test_of_two_provisions_at_once_one_builds_and_one_is_refused(harness, scene)
     harness.remove(place)
 
 
-def test_of_two_provisions_that_wait_the_second_finds_nothing_to_do(harness, scene):
+def test_of_two_provisions_with_wait_the_second_finds_nothing_to_do(harness, scene):
     place = scene.copy()
     before = harness.Before.of(place, harness.FIRST, harness.SECOND)
     asked = ("provision", "log=json", f"wait={NOBODY_WAITS}")
@@ -113,8 +113,8 @@ def test_a_database_that_is_killed_while_descriptors_are_embedded(harness, scene
     harness.remove(place)
 
 
-def test_a_run_killed_at_the_flip_is_registered_by_the_next(harness, scene):
-    """Rows: pending before the flip, active after it; whoever comes next makes them say what the file system shows."""
+def test_a_run_killed_at_the_switch_of_current_is_registered_by_the_next_run(harness, scene):
+    """A row is pending before `current` is switched, and active after it. The next run corrects rows to match the files."""
     calls = harness.operations(scene)
     flip = max(at for at, call in enumerate(calls, 1) if call == "symlink")
     seen = set()
@@ -136,7 +136,7 @@ def test_a_run_killed_at_the_flip_is_registered_by_the_next(harness, scene):
 
 @pytest.fixture
 def with_model_file(scene):
-    """A copy whose backbone is a file of the operator's."""
+    """A copy whose backbone is a file of the operator."""
     from preflight.adapters.demo import weight_free_vpr
 
     place = scene.copy()
@@ -150,7 +150,7 @@ def with_model_file(scene):
     return place
 
 
-def test_a_model_edited_while_it_is_compiled_is_named_and_the_next_run_is_right(harness, scene, with_model_file):
+def test_a_model_edited_while_it_is_compiled_is_reported_and_the_next_run_is_right(harness, scene, with_model_file):
     place = with_model_file
     before = harness.Before.of(place, harness.FIRST, harness.SECOND)
     model = place.folder / "model.onnx"
@@ -170,7 +170,7 @@ def test_a_model_edited_while_it_is_compiled_is_named_and_the_next_run_is_right(
     harness.remove(place)
 
 
-def test_a_calibration_edited_while_the_manifest_is_made_is_named_and_the_next_run_is_right(harness, scene):
+def test_a_camera_calibration_edited_while_the_manifest_is_made_is_reported_and_the_next_run_is_right(harness, scene):
     place = scene.copy()
     before = harness.Before.of(place, harness.FIRST, harness.SECOND)
     camera = place.folder / "camera.json"

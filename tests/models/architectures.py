@@ -1,7 +1,7 @@
-"""Real architectures of the corpus' three kinds, as ONNX with seeded weights: a descriptor, a keypoint and a matching model.
+"""Real architectures for the three kinds of models in a corpus: descriptor, keypoints and matching.
 
-Each function gives an `onnx.ModelProto` whose weights are inside it. The graphs are written as exporters write them at
-the given opset: one operator where the opset has it, else its parts; shapes read from the graph where they are dynamic.
+Each function returns an `onnx.ModelProto` with seeded weights inside. The graphs are like those of exporters at the given
+opset: one operator if the opset has it, otherwise its parts. Dynamic shapes are read from the graph.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Dim = int | str
 
 
 class Graph:
-    """Nodes and weights as they are added. Values are named by their node, as `/blocks.3/attn/MatMul_1`."""
+    """Collects nodes and weights. A value has the name of its node, such as `/blocks.3/attn/MatMul_1`."""
 
     def __init__(self, name: str, opset: int, seed: int) -> None:
         self.name, self.opset = name, opset
@@ -31,13 +31,13 @@ class Graph:
         self._counts: dict[str, int] = {}
 
     def weight(self, name: str, *shape: int, scale: float | None = None, mean: float = 0.0) -> str:
-        """Normal numbers; by default as wide as keeps the size of what passes through a (..., in, out) or conv weight."""
+        """Add normally distributed weights. By default a (..., in, out) or conv weight keeps the scale of its input."""
         fan_in = shape[-2] if len(shape) == 2 else math.prod(shape[1:])
         deviation = scale if scale is not None else 1 / math.sqrt(max(fan_in, 1))
         return self.constant((mean + self._random.normal(size=shape) * deviation).astype(np.float32), name)
 
     def constant(self, value: object, name: str | None = None) -> str:
-        """A tensor of the graph: float32, or int64 for whole numbers."""
+        """Add a constant tensor: float32, or int64 for integers."""
         array = np.asarray(value)
         if array.dtype == np.float64:
             array = array.astype(np.float32)
@@ -46,11 +46,11 @@ class Graph:
         return label
 
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: object) -> str:
-        """A node with one output."""
+        """Add a node with one output; return its name."""
         return self.ops(kind, 1, *inputs, domain=domain, **attributes)[0]
 
     def ops(self, kind: str, count: int, *inputs: str, domain: str = "", **attributes: object) -> list[str]:
-        """A node with several outputs."""
+        """Add a node with several outputs; return their names."""
         label = self._unique(f"{self.scope}{kind}")
         outputs = [f"{label}_output_{number}" for number in range(count)]
         self._nodes.append(helper.make_node(kind, inputs, outputs, name=label, domain=domain, **attributes))
@@ -59,7 +59,7 @@ class Graph:
     def model(
         self, inputs: dict[str, Sequence[Dim]], outputs: dict[str, tuple[str, int, Sequence[Dim]]]
     ) -> onnx.ModelProto:
-        """inputs: name -> shape, float32. outputs: name -> (value, element type, shape)."""
+        """Return the model. inputs: name -> shape, float32. outputs: name -> (value, element type, shape)."""
         for name, (value, _, _) in outputs.items():
             self._nodes.append(helper.make_node("Identity", [value], [name], name=f"/{name}"))
         graph = helper.make_graph(
@@ -72,16 +72,16 @@ class Graph:
         opsets = [helper.make_opsetid("", self.opset)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8 if self.opset < 19 else 9)
 
-    # What the opsets write differently.
+    # Parts that differ between the opsets.
 
     def reduce(self, kind: str, x: str, axis: int) -> str:
-        """ReduceMean and ReduceL2 take their axes as an attribute below opset 18, as an input from there."""
+        """Add ReduceMean or ReduceL2. Their axes are an attribute below opset 18, and an input from 18 on."""
         if self.opset < 18:
             return self.op(kind, x, axes=[axis], keepdims=1)
         return self.op(kind, x, self.constant([axis]), keepdims=1)
 
     def layer_norm(self, x: str, width: int, name: str) -> str:
-        """One operator from opset 17; its parts below."""
+        """Add a layer normalisation: one operator from opset 17 on, its parts below."""
         gamma, beta = (
             self.weight(f"{name}.weight", width, scale=0.1, mean=1.0),
             self.weight(f"{name}.bias", width, scale=0.1),
@@ -94,7 +94,7 @@ class Graph:
         return self.op("Add", self.op("Mul", self.op("Div", centred, deviation), gamma), beta)
 
     def gelu(self, x: str) -> str:
-        """One operator from opset 20; its parts below."""
+        """Add a GELU: one operator from opset 20 on, its parts below."""
         if self.opset >= 20:
             return self.op("Gelu", x)
         error = self.op("Erf", self.op("Div", x, self.constant(math.sqrt(2))))
@@ -108,7 +108,7 @@ class Graph:
         return self.op("Add", self.weight(f"{name}.bias", out, scale=0.02), product)
 
     def dim(self, x: str, axis: int) -> str:
-        """The size of one dimension, (1,) int64."""
+        """Return the size of one dimension, (1,) int64."""
         return self.op("Gather", self.op("Shape", x), self.constant([axis]), axis=0)
 
     def shape(self, *dims: str | int) -> str:
@@ -134,7 +134,7 @@ def vit(
     batch: Dim = "batch",
     seed: int = 1,
 ) -> onnx.ModelProto:
-    """A DINOv2-style ViT (by default S/14) with class token, position embedding and LayerScale.
+    """Return a DINOv2-style ViT (by default S/14) with class token, position embedding and LayerScale.
 
     image (batch, 3, side, side) -> descriptor (batch, width), L2-normalised.
     """
@@ -162,7 +162,7 @@ def vit(
 
 
 def tiny_vit(opset: int = 17, *, batch: Dim = "batch", seed: int = 1) -> onnx.ModelProto:
-    """The same code with two blocks, 48 wide, on 56 x 56 pixels."""
+    """Return the same network with two blocks, width 48, on 56 x 56 pixels."""
     return vit(opset, depth=2, width=48, heads=3, side=56, batch=batch, seed=seed)
 
 
@@ -189,7 +189,7 @@ def _attention(graph: Graph, x: str, width: int, heads: int) -> str:
 def aliked(
     opset: int = 17, *, side: int = 64, top_k: int = 32, sampled: bool = False, batch: Dim = "batch", seed: int = 2
 ) -> onnx.ModelProto:
-    """An ALIKED-style dense CNN: four scales, one score map, the best points of it and their descriptors.
+    """Return an ALIKED-style dense CNN: four scales, one score map, its best points and their descriptors.
 
     image (batch, 3, side, side) -> score_map (batch, 1, side, side), descriptor_map (batch, 32, side, side),
     keypoints (batch, top_k, 2) as x, y from -1 to 1, scores (batch, top_k), descriptors (batch, top_k, 32).
@@ -204,7 +204,7 @@ def aliked(
     score = graph.op("Sigmoid", _conv(graph, hidden, 8, 1, 3, "1"))
     graph.scope = "/"
     described = graph.normalized(features, 1)
-    # A point is kept where it is the greatest of the 5 x 5 around it.
+    # A point is kept if its score is the maximum of the 5 x 5 scores around it.
     greatest = graph.op("MaxPool", score, kernel_shape=[5, 5], pads=[2, 2, 2, 2], strides=[1, 1])
     kept = graph.op("Where", graph.op("Equal", score, greatest), score, graph.constant(0.0))
     flat = graph.op("Reshape", kept, graph.shape(graph.dim(score, 0), -1))
@@ -227,7 +227,7 @@ def aliked(
 
 
 def _pyramid(graph: Graph, side: int) -> str:
-    """Four scales of residual blocks, brought back to full size and joined: 32 channels."""
+    """Add four scales of residual blocks, upsample them to full size and concatenate them: 32 channels."""
     x, channels, scales = "image", 3, []
     for number, wide in enumerate((8, 16, 24, 32)):
         graph.scope = f"/block{number + 1}/"
@@ -267,7 +267,7 @@ _BATCH_NORM = (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_
 
 
 def _as_xy(graph: Graph, places: str, side: int) -> str:
-    """Flat pixel numbers (batch, k) -> the pixels' centres (batch, k, 2), x and y from -1 to 1."""
+    """Convert flat pixel indices (batch, k) to pixel centres (batch, k, 2), x and y from -1 to 1."""
     wide = graph.constant(side)
     column = graph.op("Cast", graph.op("Mod", places, wide), to=FLOAT)
     row = graph.op("Cast", graph.op("Div", places, wide), to=FLOAT)
@@ -277,7 +277,7 @@ def _as_xy(graph: Graph, places: str, side: int) -> str:
 
 
 def _gathered(graph: Graph, maps: str, places: str, channels: int, top_k: int) -> str:
-    """(batch, channels, side, side) at flat pixel numbers (batch, k) -> (batch, k, channels)."""
+    """Read maps (batch, channels, side, side) at flat pixel indices (batch, k); result (batch, k, channels)."""
     batch = graph.dim(maps, 0)
     flat = graph.op("Reshape", maps, graph.shape(batch, channels, -1))
     wide = graph.op("Unsqueeze", places, graph.constant([1]))
@@ -288,7 +288,7 @@ def _gathered(graph: Graph, maps: str, places: str, channels: int, top_k: int) -
 def _sampled(graph: Graph, features: str, maps: str, keypoints: str, places: str, top_k: int) -> str:
     graph.scope = "/desc_head/"
     around = _gathered(graph, features, places, 32, top_k)
-    offsets = graph.op("Tanh", graph.linear(around, 32, 2 * 8, "offset"))  # eight samples a point
+    offsets = graph.op("Tanh", graph.linear(around, 32, 2 * 8, "offset"))  # eight samples for each point
     moved = graph.op("Reshape", offsets, graph.shape(graph.dim(offsets, 0), top_k, 8, 2))
     grid = graph.op(
         "Add", graph.op("Mul", moved, graph.constant(0.05)), graph.op("Unsqueeze", keypoints, graph.constant([2]))
@@ -302,7 +302,7 @@ def _sampled(graph: Graph, features: str, maps: str, keypoints: str, places: str
 def lightglue(
     opset: int = 17, *, layers: int = 2, width: int = 32, heads: int = 2, batch: Dim = "batch", seed: int = 3
 ) -> onnx.ModelProto:
-    """A LightGlue-style matcher of two point sets of any size: rotary self-attention and cross-attention.
+    """Return a LightGlue-style matcher of two point sets of any size: rotary self-attention and cross-attention.
 
     keypoints0 (batch, m, 2), keypoints1 (batch, n, 2), descriptors0 (batch, m, width), descriptors1 (batch, n, width) ->
     log_assignment (batch, m, n), matches0 (batch, m) int64 (the best of the other set), match_scores0 (batch, m).
@@ -336,7 +336,7 @@ def lightglue(
 
 
 def _rotary(graph: Graph, keypoints: str, frequencies: str) -> tuple[str, str]:
-    """cos and sin of the projected points, (batch, 1, m, head): each twice in a row."""
+    """Return cos and sin of the projected points, (batch, 1, m, head). Each value occurs twice in a row."""
     angles = graph.op("MatMul", keypoints, frequencies)
     twice = graph.op("Unsqueeze", angles, graph.constant([3]))
     twice = graph.op("Concat", twice, twice, axis=3)
@@ -362,7 +362,7 @@ def _joined(graph: Graph, x: str, width: int) -> str:
 
 
 class _Block:
-    """Weights shared by both point sets."""
+    """A block whose weights both point sets share."""
 
     def __init__(self, graph: Graph, width: int, names: dict[str, tuple[int, int]]) -> None:
         self.graph, self.width = graph, width
@@ -402,7 +402,7 @@ def _ffn(width: int) -> dict[str, tuple[int, int]]:
 
 
 def _cross(graph: Graph, x0: str, x1: str, width: int, heads: int) -> tuple[str, str]:
-    """Both directions from one product of the shared queries and keys."""
+    """Compute both directions from one product of the shared queries and keys."""
     block = _Block(graph, width, {"to_qk": (width, width), "to_v": (width, width)} | _ffn(width))
     q0, q1 = (_heads(graph, block.linear(x, "to_qk"), heads, width) for x in (x0, x1))
     v0, v1 = (_heads(graph, block.linear(x, "to_v"), heads, width) for x in (x0, x1))
@@ -415,7 +415,7 @@ def _cross(graph: Graph, x0: str, x1: str, width: int, heads: int) -> tuple[str,
 
 
 def _assignment(graph: Graph, x0: str, x1: str, width: int) -> str:
-    """Softmax over both sides, times how matchable each point is; in logarithms."""
+    """Return the logarithm of a softmax over both sides, times the matchability of each point."""
     weight, bias = graph.weight("final_proj.weight", width, width), graph.weight("final_proj.bias", width, scale=0.02)
     matchable = graph.weight("matchability.weight", width, 1)
     scale = graph.constant(width**-0.25)

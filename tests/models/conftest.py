@@ -1,4 +1,4 @@
-"""ONNX files of real architectures, built once a session, and numbers to feed them."""
+"""ONNX files of real architectures, built once in a session, and inputs for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHAPES = {
 
 @pytest.fixture(scope="session")
 def architectures() -> ModuleType:
-    """`architectures.py` beside this file; tests are no package."""
+    """Load `architectures.py` from this folder. The tests are not a package."""
     path = Path(__file__).with_name("architectures.py")
     spec = importlib.util.spec_from_file_location("preflight_tests_architectures", path)
     assert spec is not None
@@ -43,7 +43,7 @@ def architectures() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def model_file(architectures: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """model_file(kind, opset, external=False, **changes): the path of an ONNX file, the same one for the same question."""
+    """model_file(kind, opset, external=False, **changes): the path of an ONNX file. Equal arguments give the same file."""
     made: dict[object, Path] = {}
 
     def make(kind: str, opset: int = 17, *, external: bool = False, **changes: object) -> Path:
@@ -71,7 +71,7 @@ def request_for() -> Callable[..., CompileRequest]:
 
 @pytest.fixture
 def pictures() -> Callable[[int, int], np.ndarray]:
-    """(count, side): smooth random pictures, about what normalisation makes of pixels."""
+    """pictures(count, side): smooth random images in the range of normalised pixels."""
 
     def make(count: int, side: int) -> np.ndarray:
         low = np.random.default_rng(side).normal(size=(count, 3, 7, 7))

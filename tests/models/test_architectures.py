@@ -1,4 +1,4 @@
-"""The corpus' three kinds of model, compiled, run and gated by each runtime of the CPU, as the opsets write them."""
+"""Each CPU runtime compiles and runs the three kinds of models at several opsets, and they pass the parity gate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES = [
 
 @pytest.fixture
 def gated(request_for, tmp_path):
-    """Compile, load, and hold against the fp32 reference."""
+    """gated(...): compile and load a model, and compare it with the fp32 reference."""
 
     def gate(runtime, kind, path, feed, precision="fp32", **changes):
         asked = request_for(kind, path, precision=precision, **changes)
@@ -58,7 +58,7 @@ def _size(path, name, axis, sizes):
     return sizes[dim.dim_param] if dim.dim_param else dim.dim_value
 
 
-def test_the_opsets_are_written_differently_and_mean_the_same(architectures, model_file, pictures):
+def test_the_graphs_of_the_opsets_differ_but_compute_the_same(architectures, model_file, pictures):
     feed = {"image": pictures(2, 56)}
     found = []
     for opset in (13, 17, 18, 20):
@@ -73,8 +73,8 @@ def test_the_opsets_are_written_differently_and_mean_the_same(architectures, mod
     assert "Gelu" in kinds[2]
 
 
-def test_models_tell_their_inputs_apart(model_file, pictures):
-    """A model that gave one answer to everything would pass any gate."""
+def test_models_give_different_outputs_for_different_inputs(model_file, pictures):
+    """A model with the same output for every input would pass any gate."""
     with OnnxRuntime().reference(model_file("tiny_vit")) as reference:
         descriptors = reference.run({"image": pictures(8, 56)})["descriptor"]
     np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-5)
@@ -123,14 +123,14 @@ def test_weights_in_a_file_beside_the_graph(model_file, gated, kind, request_for
 
 
 def test_vit_s_14_in_full_size(runtime, model_file, gated, pictures):
-    """22 million weights: once a session for each runtime."""
+    """The model has 22 million weights, so the test uses it once for each runtime."""
     report, outputs = gated(runtime, "vit", model_file("vit"), {"image": pictures(2, 224)})
     assert outputs["descriptor"].shape == (2, 384)
     assert report.cosine_min >= THRESHOLDS["fp32"]
 
 
-def test_bf16_is_told_from_fp32_on_a_vit(model_file, gated, pictures):
-    """What OpenVINO computes where it is not held to fp32 does not pass for it."""
+def test_the_gate_distinguishes_bf16_from_fp32_on_a_vit(model_file, gated, pictures):
+    """OpenVINO may compute in bf16 if fp32 is not enforced. The fp32 gate refuses the result."""
     runtime, path = OpenVinoRuntime(), model_file("tiny_vit")
     try:
         report, _ = gated(runtime, "tiny_vit", path, {"image": pictures(8, 56)}, "bf16")

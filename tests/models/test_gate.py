@@ -1,4 +1,4 @@
-"""The gate as a build runs it: what an engine says against its ONNX file, and a wrong engine refused."""
+"""The parity gate as a build runs it: it compares an engine with its ONNX file, and refuses a wrong engine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def layout(tmp_path):
 
 @pytest.fixture
 def gate(layout):
-    """gate(spec, runtime): inspect, compile and gate as a build does; returns the gate's record."""
+    """gate(spec, runtime): run the steps inspect, compile and parity of a build. Returns the parity report and components."""
 
     def run(spec, runtime):
         choice = RuntimeChoice(RUNTIMES.named(runtime.name), runtime.version, lambda: runtime)
@@ -82,7 +82,7 @@ def test_a_build_gates_every_kind(gate, runtime, model_file, kind):
     assert float(record["cosine_min"]) >= 0.99999
 
 
-def test_a_mission_sets_a_models_own_threshold(gate, layout, runtime, model_file):
+def test_a_mission_can_set_the_threshold_of_one_model(gate, layout, runtime, model_file):
     spec = _spec("tiny_vit", model_file("tiny_vit"))
     record, components = gate(replace(spec, parity_cosine=0.995), runtime)
     assert record["threshold"] == components["threshold"] == "0.995"
@@ -106,7 +106,7 @@ def test_an_engine_of_other_weights_is_refused(gate, layout, model_file, runtime
 
 
 class _Calibration:
-    """What ONNX Runtime's quantiser reads samples from, four at a time."""
+    """Gives samples to ONNX Runtime's quantiser, four at a time."""
 
     def __init__(self, samples):
         self._left = iter([{"image": samples[at : at + 4]} for at in range(0, len(samples), 4)])
@@ -117,7 +117,7 @@ class _Calibration:
 
 @pytest.fixture(scope="session")
 def quantised(model_file, tmp_path_factory):
-    """quantised(kinds): a ViT of six blocks, and its static Q/DQ by ONNX Runtime's tools with these operators quantised."""
+    """quantised(kinds): a ViT of six blocks, and the same model with these operators quantised by ONNX Runtime's tools."""
     onnxruntime._library()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -128,7 +128,7 @@ def quantised(model_file, tmp_path_factory):
 
     def make(kinds):
         target = tmp_path_factory.mktemp("quantised") / "vit.onnx"
-        logging.disable(logging.WARNING)  # it advises a preparation this test does without
+        logging.disable(logging.WARNING)  # the tool recommends a preparation that this test does not need
         try:
             quantize_static(
                 str(source),
@@ -148,8 +148,8 @@ def quantised(model_file, tmp_path_factory):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="OpenVINO reads Q/DQ so on x86-64")
-def test_a_runtime_that_reads_a_quantised_file_its_own_way_is_refused(quantised, request_for, tmp_path):
-    """OpenVINO runs ONNX Runtime's Q/DQ without a word, and says something else than ONNX Runtime does."""
+def test_a_runtime_that_interprets_a_quantised_file_differently_is_refused(quantised, request_for, tmp_path):
+    """OpenVINO runs ONNX Runtime's Q/DQ model without an error, but its outputs differ from those of ONNX Runtime."""
     source, target, feed = quantised(("MatMul", "Conv"))
     asked, engine = request_for("tiny_vit", target), tmp_path / "engine"
     OpenVinoRuntime().compile(asked, engine)
@@ -158,14 +158,14 @@ def test_a_runtime_that_reads_a_quantised_file_its_own_way_is_refused(quantised,
         assert apart < 0.9999
         with pytest.raises(ParityError, match="output descriptor: cosine"):
             check_parity("vit", built.run, reference.run, feed, precision="fp32", batch_size=16)
-    # ONNX Runtime's own reading of it passes for what it is, int8.
+    # ONNX Runtime's outputs of the same file pass at the threshold of int8.
     OnnxRuntime().compile(asked, engine)
     with OnnxRuntime().load(engine, asked) as built, OnnxRuntime().reference(source) as reference:
         assert check_parity("vit", built.run, reference.run, feed, precision="int8", batch_size=16).cosine_min < 0.9999
 
 
 def test_a_badly_quantised_file_is_refused_by_every_runtime(runtime, quantised, request_for, tmp_path):
-    """Sums quantised as well: it loads, runs and looks like descriptors; no precision and no mission lets it pass."""
+    """Sums are quantised as well. The model runs and its outputs look like descriptors, but no threshold accepts them."""
     source, target, feed = quantised(("MatMul", "Conv", "Add"))
     asked, engine = request_for("tiny_vit", target), tmp_path / "engine"
     runtime.compile(asked, engine)

@@ -1,4 +1,4 @@
-"""Engines of several hosts in one cache root: each host builds and uses its own, and leaves the others' alone."""
+"""Engines of several hosts in one cache root. Each host builds and uses its own engines and never changes the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HERE = HostCapabilities(platform.machine(), "avx2")
 
 @pytest.fixture
 def step_on(tmp_path, model_file):
-    """step_on(host): the step that compiles one model there, and what judges and runs it."""
+    """step_on(host): the step that compiles one model on this host, and a tracer that judges and runs it."""
     spec = BackboneSpec("tiny_vit", "descriptor", model_file("tiny_vit"), {"image": (1, 3, 56, 56)}, "fp32")
     layout = CacheLayout(tmp_path / "cache")
     digests = DigestCache(layout.digests)
@@ -47,7 +47,7 @@ def step_on(tmp_path, model_file):
     return make
 
 
-def test_an_engine_of_another_host_is_left_alone_and_not_reused(step_on, caplog):
+def test_an_engine_of_another_host_is_neither_changed_nor_reused(step_on, caplog):
     caplog.set_level(logging.WARNING, "preflight.engines")
     there = replace(HERE, isa="avx512")
     ours, tracer = step_on(HERE)
@@ -67,7 +67,7 @@ def test_an_engine_of_another_host_is_left_alone_and_not_reused(step_on, caplog)
         ours.outputs[0].name,
         theirs.outputs[0].name,
     }
-    # Both are current where they belong, and nothing is built again.
+    # Each engine is current on its own host, so nothing is built again.
     for host in (HERE, there):
         step, tracer = step_on(host)
         assert tracer.judge(step).current
@@ -81,7 +81,7 @@ def test_an_engine_of_another_host_is_left_alone_and_not_reused(step_on, caplog)
         assert {"sm", "jp", "trt", "runtime"} <= record.fields.keys()
 
 
-def test_an_engine_of_another_runtime_version_is_left_alone_too(step_on, tmp_path):
+def test_an_engine_of_another_runtime_version_is_not_changed(step_on, tmp_path):
     step, tracer = step_on(HERE)
     tracer.run(step)
     other = step.outputs[0].with_name(step.outputs[0].name.replace("openvino", "openvino1."))
@@ -92,7 +92,7 @@ def test_an_engine_of_another_runtime_version_is_left_alone_too(step_on, tmp_pat
 
 
 def test_an_engine_of_a_gpu_is_not_loaded_without_one(tmp_path):
-    """An Orin's engine, copied to a desk: the library says so, in a sentence."""
+    """An engine of an Orin was copied to a workstation. The error message contains the reason of the library."""
     engine = tmp_path / "vpr__sm87_jp6.2_trt10.3_fp16.engine"
     engine.write_bytes(b"plan")
     from preflight.ports import CompileRequest
@@ -102,8 +102,8 @@ def test_an_engine_of_a_gpu_is_not_loaded_without_one(tmp_path):
         OpenVinoRuntime().load(engine, request)
 
 
-def test_weights_beside_the_graph_are_brought_into_one_file_for_onnx_runtime(tmp_path, model_file):
-    """It takes no others; what it builds is what it builds of the model in one file."""
+def test_external_weights_are_merged_into_one_file_for_onnx_runtime(tmp_path, model_file):
+    """ONNX Runtime needs one file here. The engine computes the same as that of a model in one file."""
     runtime = OnnxRuntime()
     choice = RuntimeChoice(RUNTIMES.named(runtime.name), runtime.version, lambda: runtime)
     compiler = EngineCompiler(choice, HERE, onnx_models(), workspace_mb=256, batch_size=4)

@@ -1,4 +1,4 @@
-"""The corpus in fp16 and int8: what the files say that runtimes are given, and that TensorRT builds them."""
+"""The corpus in fp16 and int8: what the prepared files compute, and that TensorRT builds them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SHAPES = {
     },
 }
 MIXED = (("*", "int8"), ("*", "fp16"))
-# Which points are the best changes with the last digits: their order, and so the rows of these, can be another.
+# Which points are best depends on the last digits. So the rows of these outputs can have another order.
 RANKED = {"aliked": {"keypoints", "descriptors"}, "lightglue": {"matches0"}}
 
 
@@ -59,7 +59,7 @@ def tools():
 
 @pytest.fixture
 def feed(pictures):
-    """feed(kind, seed): eight samples."""
+    """feed(kind, seed): eight input samples."""
 
     def make(kind, seed):
         if kind == "lightglue":
@@ -72,7 +72,7 @@ def feed(pictures):
 
 @pytest.fixture
 def brought(model_file, tools, feed, tmp_path):
-    """brought(kind, precision): spec, prepared file, and what the model says of samples it was not calibrated on."""
+    """brought(kind, precision): the spec with the prepared file, and reference outputs for samples outside the calibration."""
 
     def make(kind, precision, overrides=(), *, opset=17, symmetric=True):
         small = {"depth": 6, "width": 96, "heads": 3, "side": 56} if kind == "vit" else {}
@@ -90,7 +90,7 @@ def brought(model_file, tools, feed, tmp_path):
 
 
 def least(kind, found, expected):
-    """The least cosine of the outputs that are no order of points."""
+    """Return the smallest cosine of the outputs that do not depend on the order of points."""
     assert found.keys() == expected.keys()
     names = found.keys() - RANKED.get(kind, set())
     return min(float(cosines(found[name], expected[name]).min()) for name in names)
@@ -98,7 +98,7 @@ def least(kind, found, expected):
 
 @pytest.mark.parametrize("kind", sorted(SHAPES))
 @pytest.mark.parametrize("opset", [13, 20])
-def test_fp16_says_what_the_model_says(brought, feed, kind, opset):
+def test_fp16_agrees_with_the_model(brought, feed, kind, opset):
     spec, expected = brought(kind, "fp16", opset=opset)
     with OnnxRuntime().reference(spec.onnx_path) as engine:
         assert least(kind, engine.run(feed(kind, 1)), expected) > 0.9999
@@ -107,8 +107,8 @@ def test_fp16_says_what_the_model_says(brought, feed, kind, opset):
 @EXACT
 @pytest.mark.parametrize("kind", ["vit", "aliked"])
 @pytest.mark.parametrize("make", [OnnxRuntime, OpenVinoRuntime])
-def test_int8_says_what_the_model_says(brought, feed, tmp_path, kind, make):
-    """Also on OpenVINO, which computed otherwise what ONNX Runtime's defaults quantise, and signed convolutions."""
+def test_int8_agrees_with_the_model(brought, feed, tmp_path, kind, make):
+    """OpenVINO agrees as well. It computed ONNX Runtime's default quantisation and signed convolutions differently."""
     spec, expected = brought(kind, "int8", symmetric=False)
     asked = CompileRequest(spec.onnx_path, spec.inputs, "int8", 256, 8)
     make().compile(asked, tmp_path / "engine")
@@ -118,8 +118,8 @@ def test_int8_says_what_the_model_says(brought, feed, tmp_path, kind, make):
 
 @EXACT
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="seen on x86-64")
-def test_openvino_computes_signed_convolutions_otherwise(brought, feed, tmp_path):
-    """Why int8 is unsigned but for TensorRT; when this fails, OpenVINO has been mended."""
+def test_openvino_computes_signed_convolutions_differently(brought, feed, tmp_path):
+    """This is why int8 is signed only for TensorRT. If this test fails, OpenVINO has been fixed."""
     spec, expected = brought("aliked", "int8")
     asked = CompileRequest(spec.onnx_path, spec.inputs, "int8", 256, 8)
     OpenVinoRuntime().compile(asked, tmp_path / "engine")
@@ -140,7 +140,7 @@ def test_openvino_computes_signed_convolutions_otherwise(brought, feed, tmp_path
         ("lightglue", "fp16", (("*Softmax*", "fp32"),)),
     ],
 )
-def test_tensorrt_builds_what_is_prepared(brought, feed, tmp_path, kind, precision, overrides):
+def test_tensorrt_builds_the_prepared_files(brought, feed, tmp_path, kind, precision, overrides):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
     spec, expected = brought(kind, precision, overrides)
     asked = CompileRequest(spec.onnx_path, spec.inputs, precision, 256, 8)
@@ -152,7 +152,7 @@ def test_tensorrt_builds_what_is_prepared(brought, feed, tmp_path, kind, precisi
 
 @pytest.fixture
 def orin():
-    """A compiler as on an Orin; its library is the one that needs no GPU to build."""
+    """A compiler as on an Orin. It uses TensorRT-RTX, which needs no GPU to build."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
     choice = RuntimeChoice(RUNTIMES.named("tensorrt"), "10.3", lambda: TensorRtRuntime(TENSORRT_RTX), gpu=True)
     host = HostCapabilities("aarch64", "neon", sm="87", jetpack="6.2")
@@ -161,7 +161,7 @@ def orin():
 
 @pytest.mark.parametrize(("kind", "precision"), [("vit", "int8"), ("lightglue", "fp16")])
 def test_a_build_for_tensorrt_calibrates_writes_and_compiles(orin, model_file, tmp_path, kind, precision):
-    """On tiles; and on made-up numbers, for what takes no image."""
+    """Calibrates on tiles, or on synthetic inputs for a model without an image input."""
     layout = CacheLayout(tmp_path / "cache")
     layout.calibration_sample.parent.mkdir(parents=True)
     low = np.random.default_rng(4).integers(0, 256, size=(9, 8, 8, 3), dtype=np.uint8)
@@ -188,11 +188,11 @@ def test_a_build_for_tensorrt_calibrates_writes_and_compiles(orin, model_file, t
     table = CalibrationTable.decode(table_path(spec, layout).read_bytes(), "table")
     assert (table.samples, table.key.sample == "32 drawn from seed 2") == ((9, False) if kind == "vit" else (32, True))
     assert prepared_path(spec, layout, orin).is_file()
-    # Nothing is left of the model that told of its tensors.
+    # The temporary model that outputs all tensors is removed.
     assert sorted(path.name for path in layout.calibration.iterdir()) == [f"{kind}.json", f"{kind}.json.record.json"]
 
 
-def test_the_diagnostic_prepares_without_tiles(orin, model_file, tmp_path):
+def test_a_diagnostic_compilation_calibrates_without_tiles(orin, model_file, tmp_path):
     provisioner = CacheProvisioner(
         None, None, orin, lambda spec, folder: prepare_without_tiles(spec, orin, precision_tools, folder)
     )

@@ -1,4 +1,4 @@
-"""The ViT on PyTorch in fp16, and the two kinds of model that it does not take."""
+"""The ViT on PyTorch in fp16, and the two kinds of models that PyTorch does not support."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_fixed_batch_and_weights_beside_the_graph(model_file, gated, pictures)
 
 
 def test_vit_s_14_in_full_size(model_file, gated, pictures):
-    """Once a session, and one picture: a CPU without fp16 arithmetic takes seconds for each."""
+    """Runs once with one image, because a CPU without fp16 arithmetic takes seconds for each image."""
     assert gated("vit", model_file("vit"), {"image": pictures(1, 224)}).cosine_min > 0.9999
 
 
@@ -52,7 +52,9 @@ def test_vit_s_14_in_full_size(model_file, gated, pictures):
         ("lightglue", r"ArgMax \(node /log_assignment/ArgMax\); TopK \(node /log_assignment/TopK\)"),
     ],
 )
-def test_what_cannot_be_converted_is_refused_by_its_operators(model_file, request_for, tmp_path, kind, operators):
+def test_a_model_that_cannot_be_converted_is_refused_with_its_operators(
+    model_file, request_for, tmp_path, kind, operators
+):
     path = model_file(kind)
     with pytest.raises(EngineBuildError, match=rf"{kind}_17\.onnx cannot be converted to PyTorch: .*{operators}"):
         TorchRuntime().compile(request_for(kind, path, precision="fp16"), tmp_path / "engine")

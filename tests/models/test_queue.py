@@ -1,4 +1,4 @@
-"""Throughput mode computes what one batch at a time computes, to the last bit, whatever the threads."""
+"""Throughput mode gives the same bits as one batch at a time, with any number of threads."""
 
 from __future__ import annotations
 

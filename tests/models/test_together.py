@@ -1,4 +1,4 @@
-"""Several models compiled at a time: the same engines, nothing left behind, and none of something that was edited."""
+"""Several models compiled at a time give the same engines and leave no files. Edited models are compiled again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Corpus:
 
 @pytest.fixture
 def files(model_file, tmp_path):
-    """Two files of a test's own."""
+    """Copies of two model files for one test."""
     paths = [tmp_path / "0.onnx", tmp_path / "1.onnx"]
     for path in paths:
         shutil.copyfile(model_file("tiny_vit"), path)
@@ -68,13 +68,13 @@ def files(model_file, tmp_path):
 
 @pytest.fixture(params=["openvino", "onnxruntime", "pytorch_fp16"])
 def runtime(request):
-    """Each that compiles several at a time."""
+    """Each runtime that can compile several models at a time."""
     if request.param == "pytorch_fp16":
         pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[cpu,torch]'")
     return {"openvino": OpenVinoRuntime, "onnxruntime": OnnxRuntime, "pytorch_fp16": TorchRuntime}[request.param]()
 
 
-def test_engines_begun_aside_are_those_of_one_at_a_time(tmp_path, files, runtime):
+def test_engines_compiled_in_advance_are_the_same_as_one_at_a_time(tmp_path, files, runtime):
     corpus = Corpus(tmp_path, files, runtime)
     for step in corpus.steps:
         step.start()
@@ -89,7 +89,7 @@ def test_engines_begun_aside_are_those_of_one_at_a_time(tmp_path, files, runtime
     assert [name for name in corpus.left() if not name.endswith((".engine", ".sha256", ".json"))] == []
 
 
-def test_weights_beside_the_graph_come_along_for_an_engine_begun_aside(tmp_path, model_file):
+def test_an_engine_compiled_in_advance_can_have_external_weights(tmp_path, model_file):
     paths = [tmp_path / "a" / "m.onnx", tmp_path / "b" / "m.onnx"]
     for path in paths:
         path.parent.mkdir()
@@ -111,8 +111,8 @@ def test_weights_beside_the_graph_come_along_for_an_engine_begun_aside(tmp_path,
 @pytest.mark.parametrize(
     ("cpus", "memory_mb", "begun"), [(1, 9999, 0), (2, 9999, 1), (4, 9999, 2), (4, 767, 1), (4, 511, 0), (4, 0, 0)]
 )
-def test_no_more_are_begun_than_cores_and_memory_have_room_for(tmp_path, files, cpus, memory_mb, begun):
-    """The engine whose turn it is takes one place."""
+def test_cores_and_memory_limit_the_compilations_in_advance(tmp_path, files, cpus, memory_mb, begun):
+    """The engine that the build waits for also counts."""
     corpus = Corpus(tmp_path, files, cpus=cpus, memory_mb=memory_mb)
     for step in corpus.steps * 2:
         if step.start is not None:
@@ -126,7 +126,7 @@ def test_no_more_are_begun_than_cores_and_memory_have_room_for(tmp_path, files, 
     assert corpus.left() == []
 
 
-def test_what_was_edited_meanwhile_is_compiled_again(tmp_path, files, model_file):
+def test_a_model_edited_in_the_meantime_is_compiled_again(tmp_path, files, model_file):
     corpus = Corpus(tmp_path, files)
     corpus.steps[0].start()
     (process,) = corpus.processes()
@@ -138,7 +138,7 @@ def test_what_was_edited_meanwhile_is_compiled_again(tmp_path, files, model_file
     assert hash_file(corpus.steps[0].outputs[0]) == hash_file(other)
 
 
-def test_one_that_fails_or_is_killed_is_an_error_at_its_own_turn(tmp_path, files, runtime):
+def test_a_failed_or_killed_compilation_is_an_error_of_its_own_step(tmp_path, files, runtime):
     corpus = Corpus(tmp_path, files, runtime)
     for step in corpus.steps:
         step.start()
@@ -148,11 +148,11 @@ def test_one_that_fails_or_is_killed_is_an_error_at_its_own_turn(tmp_path, files
     corpus.tracer.run(corpus.steps[1])
     assert corpus.tracer.judge(corpus.steps[1]).current
     assert all(name.startswith("m1__") for name in corpus.left())
-    # And again, alone.
+    # A second run compiles it alone.
     corpus.tracer.run(corpus.steps[0])
     assert corpus.tracer.judge(corpus.steps[0]).current
 
 
-def test_tensorrt_is_never_begun_aside():
-    """Two builds on one GPU would falsify each other's timings."""
+def test_tensorrt_never_compiles_in_advance():
+    """Two builds on one GPU would distort each other's timings."""
     assert not isinstance(TensorRtRuntime(TENSORRT_RTX), ConcurrentRuntime)

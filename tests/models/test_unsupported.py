@@ -1,4 +1,4 @@
-"""What a runtime has no implementation for is named, with its nodes, when it is asked to compile it."""
+"""If a runtime does not implement an operator, the error of the compilation names the operator and its nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from preflight.ports import CompileRequest
 
 @pytest.fixture
 def unary(tmp_path):
-    """unary(kind): two nodes of one operator, in a graph that is sound ONNX."""
+    """unary(kind): a valid ONNX graph with two nodes of one operator."""
 
     def make(kind, domain="", **attributes):
         nodes = [

@@ -1,4 +1,4 @@
-"""A small mission, really built once; each test works on a copy of its whole folder, which also moves it."""
+"""A small mission that is built once by the real program. Each test works on a copy of its folder, in another place."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BACKBONE = {
 
 @dataclass(frozen=True)
 class Done:
-    """A process that ended."""
+    """A finished process: its exit status and its output."""
 
     status: int
     out: str
@@ -55,12 +55,12 @@ class Done:
 
     @property
     def sentences(self):
-        """What was said, without the line breaks of the terminal."""
+        """All output as one line, without the line breaks of the terminal."""
         return " ".join(self.said.split())
 
     @property
     def events(self):
-        """Each line of standard output as the JSON object it must be."""
+        """Parse each line of standard output, which must be a JSON object."""
         found = [json.loads(line) for line in self.out.splitlines()]
         assert all(isinstance(line, dict) for line in found)
         return found
@@ -70,7 +70,7 @@ class Done:
 
     @property
     def ran(self):
-        """The steps that ran."""
+        """The names of the steps that ran."""
         return [line["step"] for line in self.event("step_runs")]
 
 
@@ -102,7 +102,7 @@ class Place:
 
     @property
     def generation(self):
-        """The folder `current` points at."""
+        """The folder that `current` points to."""
         return self.current.resolve(strict=True)
 
     @property
@@ -119,7 +119,7 @@ class Place:
         return (self.folder / "tiles").resolve() / "postgres" / "data"
 
     def edit(self, change):
-        """Change the mission, given as the value its YAML holds."""
+        """Edit the mission file: `change` modifies the parsed YAML in place."""
         value = yaml.safe_load(self.mission.read_text())
         change(value)
         self.mission.write_text(yaml.safe_dump(value, sort_keys=False))
@@ -139,28 +139,28 @@ class Place:
         return done
 
     def takeoff(self):
-        """The stand-alone verifier's exit status, in a process of its own."""
+        """Run the stand-alone verifier in its own process."""
         return run([*self.python, "-I", "-m", "takeoff", str(self.current), "--trust", str(self.folder / "trust")])
 
     def start(self, *arguments):
-        """A doit process that runs on; its output goes nowhere."""
+        """Start a doit process and do not wait for it. Its output is discarded."""
         return subprocess.Popen(
             self.command(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def tiles(self):
-        """The tile store, to be closed by its user."""
+        """Open the tile store. The caller must close it."""
         return wiring.tile_access(self.folder / "tiles", "embedded")
 
     def servers(self):
-        """The processes of this place's own database server."""
+        """Return the process ids of this place's database server."""
         found = []
         for process in Path("/proc").iterdir():
             try:
                 if process.name.isdigit() and (process / "cwd").readlink().is_relative_to(self.database):
                     found.append(int(process.name))
             except OSError:
-                continue  # it ended meanwhile, or it is a zombie
+                continue  # the process has ended, or is a zombie
         return found
 
 
@@ -181,7 +181,7 @@ def run(command, **options):
 
 
 def fill(place, tiles, area, zooms):
-    """Write mission and camera of a new place, and put tiles into its store."""
+    """Write the mission file and the camera file of a new place, and import tiles into its store."""
     (place.folder / "camera.json").write_text('{"fx": 1000.0, "fy": 1000.0, "cx": 640.0, "cy": 360.0}\n')
     value = {
         "version": 1,
@@ -192,7 +192,7 @@ def fill(place, tiles, area, zooms):
         "sector_class": "stable_rear",
         "calibration": "camera.json",
         "trust": "trust",
-        # In the landscape; a place without tiles may be anywhere.
+        # A point inside the landscape. A place without tiles has no origin, because its area may be anywhere.
         "takeoff_origin": {"lat": 45.99, "lon": -29.99, "alt": 120.0} if tiles else None,
         "flight_id": "0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10",
         "components": {
@@ -225,7 +225,7 @@ def fill(place, tiles, area, zooms):
 
 
 def box_around(tiles):
-    """A box over exactly these tiles: their outer borders, drawn in by 1e-7 degrees."""
+    """Return a box over exactly these tiles: their outer borders, moved inwards by 1e-7 degrees."""
     bounds = [tile_bounds(tile.zoom, tile.x, tile.y) for tile in tiles]
     return {
         "lat_min": min(bound.lat_min for bound in bounds) + 1e-7,
@@ -237,7 +237,7 @@ def box_around(tiles):
 
 @contextmanager
 def open_folder():
-    """A folder that the embedded server's own user can enter too, when the tests run as root (pytest's are 0700)."""
+    """Make a folder that the embedded server's user can also enter if the tests run as root. Pytest's folders are 0700."""
     folder = Path(tempfile.mkdtemp(prefix="preflight-pipeline-"))
     folder.chmod(0o755)
     try:
@@ -247,7 +247,7 @@ def open_folder():
 
 
 def duplicate(place, folder, *, own_tiles=True):
-    """A copy of a place with its modes, owners and hard links; or one that reads the same tile store, which is quicker."""
+    """Copy a place with its modes, owners and hard links. Without `own_tiles`, share the tile store, which is quicker."""
     if own_tiles:
         subprocess.run(["cp", "-a", place.folder, folder], check=True)
         return Place(folder)
@@ -284,7 +284,7 @@ def place_over(room):
 
 @pytest.fixture(scope="session")
 def unbuilt(place_over, landscape_tiles):
-    """The small mission with its tiles imported and nothing built. Not to be changed."""
+    """The small mission with imported tiles and nothing built. Tests must not change it."""
     return place_over("unbuilt", landscape_tiles)
 
 
@@ -296,7 +296,7 @@ def copy_whole(room):
 
 @pytest.fixture(scope="session")
 def first(copy_whole, unbuilt):
-    """The small mission built by `doit provision`, and what that said. Not to be changed."""
+    """The small mission built by `doit provision`, and the finished process. Tests must not change it."""
     place = copy_whole(unbuilt, "built")
     done = place.provision_json()
     assert done.status == 0, done.said
@@ -310,7 +310,7 @@ def numbers():
 
 @pytest.fixture
 def copy_of(room, numbers):
-    """copy_of(place): a copy of its own for one test."""
+    """copy_of(place): make a copy of a place for one test, and remove it after the test."""
     made = []
 
     def copy(place, **options):
@@ -325,19 +325,19 @@ def copy_of(room, numbers):
 
 @pytest.fixture
 def built(first, copy_of):
-    """A copy of the built mission that reads the same tile store. For tests that leave tiles and rows alone."""
+    """A copy of the built mission that shares the tile store. For tests that change no tiles and no rows."""
     return copy_of(first[0], own_tiles=False)
 
 
 @pytest.fixture
 def whole(first, copy_of):
-    """A copy of the built mission with its tile store."""
+    """A copy of the built mission with its own tile store."""
     return copy_of(first[0])
 
 
 @pytest.fixture
 def fresh(unbuilt, copy_of):
-    """A copy of the mission that is not built yet, with its tile store."""
+    """A copy of the mission that is not built yet, with its own tile store."""
     return copy_of(unbuilt)
 
 
@@ -365,7 +365,7 @@ def releases(room):
 
 @pytest.fixture(scope="session")
 def place_in():
-    """place_in(folder, area, zooms): a new place with a mission and no tiles."""
+    """place_in(folder, area, zooms): make a new place with a mission and without tiles."""
 
     def make(folder, area, zooms):
         place = Place(folder)
@@ -378,7 +378,7 @@ def place_in():
 
 @pytest.fixture(scope="session")
 def oam():
-    """The folder of real tiles."""
+    """The folder with the real tiles. Skips the test if it does not exist."""
     if not (SHARED / "oam").is_dir():
         pytest.skip("there are no real tiles in ../shared/data/oam")
     return SHARED
@@ -386,5 +386,5 @@ def oam():
 
 @pytest.fixture(scope="session")
 def python_outside():
-    """run(command) for tests that need another program than doit."""
+    """run(command): run any program, as `Place.doit` runs doit."""
     return run

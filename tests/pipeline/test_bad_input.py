@@ -1,4 +1,4 @@
-"""Each fault: one clear sentence, status 1, no traceback, and `current` as it was."""
+"""Each fault of the input gives one clear message, status 1 and no traceback, and leaves `current` unchanged."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def refusing(place, python_outside):
 
 @pytest.fixture
 def refuses(built, python_outside):
-    """refuses(parts...): provision is refused, says all the parts, and leaves the cache as it was."""
+    """refuses(parts...): provision fails, its message contains all the parts, and the cache is unchanged."""
     return refusing(built, python_outside)
 
 
 @pytest.fixture
 def whole_refuses(whole, python_outside):
-    """The same for a copy with a tile store of its own."""
+    """The same for a copy with its own tile store."""
     return refusing(whole, python_outside)
 
 
@@ -61,7 +61,7 @@ def test_no_tiles_in_the_area(built, refuses):
 
 def test_more_missing_than_allowed(built, refuses):
     def widen(mission):
-        # One more row of tiles in the north: 8 at zoom 18, and at zoom 17 the 4 that hold them.
+        # One more row of tiles in the north: 8 at zoom 18, and the 4 at zoom 17 that contain them.
         mission["area"]["bbox"]["lat_max"] += 0.0005
         mission["area"]["allow_missing"] = 0.1
 
@@ -100,12 +100,12 @@ def test_every_fault_of_a_mission_is_shown_at_once(built, refuses):
     refuses("calibration", "no-such-camera.json", "backbones[0].onnx_path", "gone.onnx")
 
 
-def test_a_mission_that_is_no_yaml(built, refuses):
+def test_a_mission_that_is_not_yaml(built, refuses):
     built.mission.write_text("version: 1\ncache_root: [\n")
     refuses("line ", str(built.mission))
 
 
-def test_a_mission_that_is_not_there(built, refuses):
+def test_a_mission_that_does_not_exist(built, refuses):
     built.mission.unlink()
     refuses(str(built.mission), "does not exist")
 
@@ -122,8 +122,8 @@ def test_every_task_refuses_a_broken_mission(room, python_outside, unbuilt, task
     assert "Traceback" not in done.said
 
 
-def test_a_verification_asks_nothing_that_only_building_needs(built):
-    """The models, the calibration and the tiles stayed elsewhere, and the mission was edited since."""
+def test_verify_needs_nothing_that_only_building_needs(built):
+    """The models, the calibration and the tiles are not on this machine, and the mission was edited after the build."""
     built.edit(lambda mission: mission["components"].update(c10_provisioning={}))
     built.edit(lambda mission: mission.update(calibration="not/there.json", zoom_levels=[]))
     assert built.doit("provision").status == 1
@@ -150,7 +150,7 @@ def test_list_works_beside_a_broken_mission(room, python_outside, unbuilt, conte
     assert "Traceback" not in status.said
 
 
-def test_a_tile_whose_bytes_are_not_those_recorded(whole, whole_refuses):
+def test_a_tile_with_another_hash_than_the_recorded_one(whole, whole_refuses):
     _embed_again(whole)
     path = next(iter(sorted((whole.folder / "tiles" / "objects").rglob("*.jpg"))))
     content = bytearray(path.read_bytes())
@@ -161,7 +161,7 @@ def test_a_tile_whose_bytes_are_not_those_recorded(whole, whole_refuses):
     whole_refuses("tile 1", path.name, "small-landscape", "doit import")
 
 
-def test_a_tile_file_that_is_gone(whole, whole_refuses):
+def test_a_missing_tile_file(whole, whole_refuses):
     _embed_again(whole)
     path = next(iter(sorted((whole.folder / "tiles" / "objects").rglob("*.jpg"))))
     path.unlink()
@@ -218,7 +218,7 @@ def test_truncated_images_are_not_imported(whole, landscape_tiles, tmp_path):
     ],
     ids=["nothing", "two", "absent", "date", "demo", "option"],
 )
-def test_imports_that_cannot_be(fresh, arguments):
+def test_invalid_arguments_of_import(fresh, arguments):
     done = fresh.doit(*arguments)
     assert done.status == 1
     assert "doit import failed: " in done.err
@@ -278,7 +278,7 @@ def test_a_cache_root_that_may_not_be_written(built, refuses):
     (built.cache / ".c10.lock").chmod(0o444)
     prefix = []
     if os.geteuid() == 0:
-        # Root writes everywhere; without this capability the modes hold for it, too.
+        # Root may write everywhere. Without this capability, file modes restrict root as well.
         if shutil.which("setpriv") is None:
             pytest.skip("as root, this needs setpriv")
         prefix = ["setpriv", "--bounding-set", "-dac_override"]
@@ -288,7 +288,7 @@ def test_a_cache_root_that_may_not_be_written(built, refuses):
         built.cache.chmod(0o755)
 
 
-def test_a_database_that_is_not_there(built, refuses):
+def test_a_database_that_does_not_answer(built, refuses):
     url = "postgresql://pilot:hush-hush@127.0.0.1:1/tiles"
     built.edit(lambda mission: mission["tile_store"].update(database=url))
     done = refuses("127.0.0.1", "port 1", "tile_store.database")
@@ -296,7 +296,7 @@ def test_a_database_that_is_not_there(built, refuses):
     verified = built.doit("verify", "mode=operator")
     assert verified.status != 0
     assert "Traceback" not in verified.said
-    # The airborne mode needs none.
+    # The airborne mode needs no database.
     assert built.doit("verify").status == 0
 
 
@@ -325,7 +325,7 @@ def test_a_variable_with_a_wrong_value(built, task, variable):
     assert built.current.readlink() == link
 
 
-def test_a_margin_that_is_not_reached_signs_nothing(built, refuses):
+def test_nothing_is_signed_if_the_margin_is_not_reached(built, refuses):
     built.edit(lambda mission: config(mission)["selftest"].update(margin_over_thumbnail=1.0))
     refuses("margin_over_thumbnail", "nothing is signed", "manifest failed")
 
@@ -338,13 +338,13 @@ def test_a_key_that_may_not_sign(built, refuses):
     refuses("allowed_operator_fingerprints")
 
 
-def test_a_key_that_is_gone(built, refuses):
+def test_a_missing_signing_key(built, refuses):
     shutil.rmtree(built.folder / "keys")
     refuses("dev.pem")
 
 
-def test_a_trust_directory_that_does_not_hold_the_key(built, refuses):
-    """The shipped verifier refuses what would be published, before it is."""
+def test_a_trust_directory_without_the_signing_key(built, refuses):
+    """The shipped verifier refuses the new generation before it is published."""
     for path in (built.folder / "trust").iterdir():
         if path.name != "allow_dev":
             path.unlink()
@@ -365,7 +365,7 @@ def test_no_task_can_be_ignored(built, task):
     assert "Traceback" not in done.said
 
 
-def test_a_database_in_which_tasks_are_ignored_keeps_nothing_from_being_built(built):
+def test_everything_is_built_even_if_the_doit_database_marks_tasks_as_ignored(built):
     connection = sqlite3.connect(built.work / "doit.db")
     with connection:
         for task in ("_lock", "publish", "provision", "verify"):

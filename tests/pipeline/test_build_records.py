@@ -1,8 +1,9 @@
-"""Caches of an earlier version stay up to date: its build records, kept as a vector, equal those of today.
+"""Caches of an earlier version stay up to date. Its build records, kept as a test vector, must equal those of today.
 
-`tests/vectors/records/small_mission.json` holds the records of the small mission as commit 545933d wrote them, before the
-modules moved into rooms. A renamed component, a changed value or a raised step version rebuilds every cache in the field. Where
-that is wanted, write the file again: `python tests/pipeline/test_build_records.py WORK >tests/vectors/records/small_mission.json`
+`tests/vectors/records/small_mission.json` contains the records of the small mission as commit 545933d wrote them, before the
+modules moved into packages. A renamed component, a changed value or a raised step version rebuilds every cache in the field.
+If a change is intended, write the file again:
+`python tests/pipeline/test_build_records.py WORK >tests/vectors/records/small_mission.json`
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parents[1] / "vectors" / "records" / "small_mission.json"
-# What decides bytes: the libraries that encode, compile and index, and the instruction set.
+# The libraries that encode, compile and index. Together with the instruction set they determine the bytes.
 LIBRARIES = ("faiss-cpu", "numpy", "onnx", "onnxruntime", "openvino", "pillow")
 ENGINE = re.compile(r"weight_free_vpr__[a-z0-9-]+_openvino[0-9.]+_fp32\.engine")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-# Different in each cache: a new key, a new store, the time of the import.
+# Components that differ in each cache: they depend on a new key, a new store, or the time of the import.
 OWN = {"signer", "tile_store", "coverage", "artifact provenance.json", "envelope", "manifest"}
 OWN_FILES = {"coverage.json", "manifest.dsse.json", "manifest.json", "provenance.json", "published.json", "tiles.times"}
-# Of this machine and its libraries.
+# Components that depend on this machine and its libraries.
 MACHINE = {"host", "runtime_version", "reference", "runtime", "faiss", "simd", "builder", "model weight_free_vpr"}
 
 
 def made_with(found):
-    """The libraries, and the host as the engine's action key has it."""
+    """Return the versions of the libraries, and the host as the engine's action key describes it."""
     host = found["engines/ENGINE.record.json"]["components"]["host"]
     return {name: metadata.version(name) for name in LIBRARIES} | {"host": host}
 
 
 def named(text):
-    """A text with the engine's file name as it is on no machine."""
+    """Replace the engine's file name, which depends on the machine, by a fixed one."""
     return ENGINE.sub("ENGINE", text)
 
 
 def records(work):
-    """Each build record below work/, by its path: the step, its version, its components, its outputs."""
+    """Return each build record below work/ by its path: the step, its version, its components, its outputs."""
     found = {}
     for path in sorted(work.rglob("*.record.json")):
         value = json.loads(path.read_bytes())
@@ -53,7 +54,7 @@ def records(work):
 
 
 def of_any_machine(record):
-    """What a record says wherever and whenever the mission is built: no digest, no version of a library, no time."""
+    """Return the parts of a record that depend on no machine and no time: no digests, library versions or times."""
     kept = {
         key: text for key, text in record["components"].items() if key not in OWN | MACHINE and not DIGEST.search(text)
     }
@@ -72,7 +73,7 @@ def test_the_action_keys_have_the_components_they_had(built):
     }
 
 
-def test_the_bytes_are_those_that_were_built_then(built):
+def test_the_outputs_have_the_bytes_they_had(built):
     golden, today = json.loads(GOLDEN.read_text()), records(built.work)
     if (recorded := golden["made_with"]) != (here := made_with(today)):
         pytest.skip(f"recorded with {recorded}, here are {here}: their bytes differ")

@@ -1,4 +1,4 @@
-"""The commands beside provision: plan, why, reproduce, gc, rollback, and waiting for the lock."""
+"""The commands other than provision: plan, why, reproduce, gc and rollback, and waiting for the lock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def section(mission):
 
 
 def snapshot(folder):
-    """Every file and link below a folder: name, bytes, inode, time of change."""
+    """Return every file and link below a folder with its content, inode, mtime and ctime."""
     found = {}
     for path in sorted(folder.rglob("*")):
         stat = path.lstat()
@@ -52,7 +52,7 @@ def fly_elsewhere(place, flight=OTHER_FLIGHT):
 
 
 def flip(path):
-    """One bit, in a copy put in its place: generations share inodes."""
+    """Flip one bit in a copy and replace the file by it. Generations share inodes, so an edit in place would hit several."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x01
     other = path.with_name("altered")
@@ -86,7 +86,7 @@ def test_plan_before_anything_is_built(fresh):
     assert fresh.servers() == []
 
 
-def test_plan_where_no_tile_was_imported_makes_no_tile_store(room, numbers, place_in):
+def test_plan_before_any_import_creates_no_tile_store(room, numbers, place_in):
     place = place_in(
         room / f"empty-{next(numbers)}",
         {"bbox": {"lat_min": 1, "lon_min": 1, "lat_max": 1.001, "lon_max": 1.001}},
@@ -110,7 +110,7 @@ def test_plan_of_a_demo_counts_the_tiles_it_will_import_first(room, numbers, pla
     text = place.doit("plan").sentences
     assert "600 tiles of the demo first" in text
     assert "0 of 600 there descriptors 600 in all, 600 to embed" in text
-    # Each tile has three windows beside itself, but for those at the borders of the map.
+    # Each tile has three windows besides its own, except at the borders of the map.
     place.edit(lambda mission: section(mission)["descriptors"].update(overlap=0.5))
     plan, _ = plan_of(place)
     assert (plan["units"], plan["units_to_embed"], plan["at_most"]) == (2400, 2400, True)
@@ -118,8 +118,8 @@ def test_plan_of_a_demo_counts_the_tiles_it_will_import_first(room, numbers, pla
     assert sorted(path.name for path in place.folder.iterdir()) == ["camera.json", "mission.yaml"]
 
 
-def test_plan_of_nothing_takes_no_lock_and_changes_nothing(built):
-    assert built.provision_json().ran == []  # the copy's digests are known from here on
+def test_plan_takes_no_lock_and_changes_nothing_if_all_is_up_to_date(built):
+    assert built.provision_json().ran == []  # from now on, the copy's digests are cached
     before = snapshot(built.cache)
     with (built.cache / ".c10.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -142,7 +142,7 @@ def test_plan_after_a_change_changes_nothing_and_is_right(built):
         **dict.fromkeys(["tiles", "engine:weight_free_vpr", "descriptors"], "up to date"),
         "index": "will run",
         "selftest": "may be skipped",
-        "manifest": "will run",  # corpus.json names the parameters
+        "manifest": "will run",  # because corpus.json contains the parameters
         "publish": "may be skipped",
     }
     (reasons,) = [stage["reasons"] for stage in plan["stages"] if stage["name"] == "index"]
@@ -172,7 +172,7 @@ def test_plan_of_another_engine_counts_every_tile(built):
         ("descriptors/*/18-*.seg", "descriptors", TILES),
     ],
 )
-def test_plan_where_a_file_of_work_was_cut_short(built, pattern, stage, to_embed):
+def test_plan_after_a_file_in_work_was_truncated(built, pattern, stage, to_embed):
     (file, *_) = sorted(built.work.glob(pattern))
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-1])
@@ -189,7 +189,7 @@ def test_plan_counts_the_one_tile_that_changed(whole, landscape_tiles, tmp_path)
     tile, other = landscape_tiles[:2]
     folder = tmp_path / str(tile.zoom) / str(tile.x)
     folder.mkdir(parents=True)
-    (folder / f"{tile.y}.jpg").write_bytes(other.content + b"\0")  # other bytes, a picture all the same
+    (folder / f"{tile.y}.jpg").write_bytes(other.content + b"\0")  # other bytes, but still a valid image
     store = whole.tiles()
     try:
         now = wiring.wall_clock
@@ -197,7 +197,7 @@ def test_plan_counts_the_one_tile_that_changed(whole, landscape_tiles, tmp_path)
     finally:
         store.close()
     plan, statuses = plan_of(whole)
-    # The folder is another origin of its source, which the cache says whatever becomes of the tile.
+    # The folder is a new origin of this source. The cache records it whether or not the tile changes.
     assert {name for name in STAGES if statuses[name] == "will run"} == {"tiles", "manifest"}
     assert {statuses[name] for name in STAGES} == {"will run", "may be skipped"}
     assert (plan["tiles_present"], plan["units_to_embed"]) == (TILES, 1)
@@ -243,7 +243,7 @@ def test_why_another_flight(built):
     (told,) = built.doit("why", "manifest", "log=json").events
     (step,) = [step for step in told["steps"] if step["step"] == "manifest"]
     assert step["changes"] == [{"component": "flight_id", "old": old, "new": OTHER_FLIGHT}]
-    # The next task is as it was, so far.
+    # The next task has not changed yet.
     assert why(built, "publish") == [
         "judged as things are; manifest will run before and may change it",
         "publish: up to date",
@@ -278,7 +278,7 @@ def test_why_of_each_step_that_plan_names(built):
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["engine:other"], [], ["index", "manifest"], ["provision"]])
-def test_why_of_no_task_is_refused(built, arguments):
+def test_why_refuses_an_unknown_task(built, arguments):
     done = built.doit("why", *arguments)
     assert done.status == 1
     assert "doit why failed: " in done.err
@@ -289,7 +289,7 @@ def test_why_of_no_task_is_refused(built, arguments):
 
 
 def untouched(place):
-    """Everything but the lock's text and the time of staging/, where the fresh build lay."""
+    """A snapshot without the lock file and the time of staging/, where the fresh build was made."""
     return {
         name: seen for name, seen in snapshot(place.folder).items() if name not in {"cache/.c10.lock", "cache/staging"}
     }
@@ -309,7 +309,7 @@ def test_reproduce(built):
     assert not any((built.cache / "staging").iterdir())
 
 
-def test_reproduce_with_one_thread_on_one_core_after_it_was_built_with_more(built):
+def test_reproduce_on_one_core_gives_the_bytes_of_a_build_on_several(built):
     taskset = shutil.which("taskset")
     if taskset is None:
         pytest.skip("there is no taskset to hold a process to one core")
@@ -379,7 +379,7 @@ def test_gc_removes_the_old_engine_and_keeps_what_is_current(built):
 
 
 def test_gc_keeps_what_a_killed_run_embedded(built):
-    """Segments are committed before the record that names them."""
+    """Segments are written before the record that names them."""
     shutil.copytree(built.work / "descriptors", built.folder / "kept")
     for path in (built.work / "descriptors").glob("descriptors.json*"):
         path.unlink()
@@ -403,7 +403,7 @@ def test_gc_down_to_a_size_takes_the_oldest_first(built):
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_gc_says_that_a_size_cannot_be_reached(built, dry):
+def test_gc_reports_that_a_size_cannot_be_reached(built, dry):
     (built.work / "engines" / "a.engine").write_bytes(bytes(500_000))
     size = sum(path.lstat().st_size for path in built.cache.rglob("*") if path.is_file()) - 500_000
     (told,) = built.doit("gc", "--max-size=1000", "log=json", *dry).event("collected")
@@ -420,14 +420,14 @@ def test_import_refuses_a_date_in_the_future(fresh):
 
 
 @pytest.mark.parametrize("size", ["lots", "-1", "1.5GB", "1TB "])
-def test_gc_refuses_a_size_that_is_none(built, size):
+def test_gc_refuses_an_invalid_size(built, size):
     done = built.doit("gc", f"--max-size={size}")
     assert done.status == 1
     assert "--max-size" in done.err
     assert "Traceback" not in done.said
 
 
-def test_gc_waits_for_nobody(built):
+def test_gc_does_not_wait_for_the_lock(built):
     with (built.cache / ".c10.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = built.doit("gc")
@@ -443,7 +443,7 @@ def test_rollback_and_forward_again(built, python_outside):
     floor = built.folder / "floor.json"
 
     def verified():
-        """As an aircraft sees it that keeps a rollback floor."""
+        """Verify as an aircraft does that keeps a rollback floor."""
         trust = str(built.folder / "trust")
         done = python_outside(
             [sys.executable, "-I", "-m", "takeoff", str(built.current), "--trust", trust, "--floor", str(floor)]
@@ -480,7 +480,7 @@ def test_rollback_and_forward_again(built, python_outside):
     assert built.provision_json().ran == []
 
 
-def test_rollback_twice_comes_back(built):
+def test_two_rollbacks_restore_the_first_generation(built):
     hashes = [built.report["manifest_hash"]]
     fly_elsewhere(built)
     hashes.append(built.report["manifest_hash"])
@@ -491,7 +491,7 @@ def test_rollback_twice_comes_back(built):
 
 
 def test_rollback_within_the_second_of_a_build_is_valid_at_once(built):
-    """issued_at runs ahead of a clock that stands still; the validity does not."""
+    """If the clock does not advance, issued_at is later than the clock, but the start of the validity is not."""
     now = wiring.wall_clock().replace(microsecond=0)
     mission = load_mission(built.mission, {})
     surroundings = replace(wiring.Surroundings.real(), clock=lambda: now, environment={})
@@ -512,19 +512,19 @@ def test_rollback_within_the_second_of_a_build_is_valid_at_once(built):
     assert built.takeoff().status == 0
 
 
-def test_rollback_brings_back_what_has_expired(built):
+def test_rollback_restores_an_expired_generation(built):
     fly_elsewhere(built)
     mission = load_mission(built.mission, {})
     later = wiring.wall_clock() + timedelta(days=400)
-    # The tiles age with it: only the rollback is asked for at that time.
+    # The tiles are too old at that time as well. So only the rollback runs with this clock.
     surroundings = replace(wiring.Surroundings.real(), clock=lambda: later, environment={})
     assembly = wiring.assemble(mission, surroundings, wiring.Options())
     session = assembly.session()
     try:
         session.hold()
         with pytest.raises(ManifestCoverageError, match="not_yet_valid"):
-            # The staged cache is judged by the verifier's own wall clock, for which that time has not come: what was
-            # expired was not what stopped it.
+            # The verifier reads the wall clock, for which this time is in the future. So it refuses the staged cache
+            # as not yet valid. The expiry itself did not stop the rollback.
             roll_back(assembly)
     finally:
         session.close()
@@ -556,7 +556,7 @@ def test_rollback_refuses_a_damaged_previous_generation(built):
 # wait, and space
 
 
-def test_wait_goes_on_when_the_holder_ends(built):
+def test_wait_continues_when_the_holder_ends(built):
     file = (built.cache / ".c10.lock").open()
     fcntl.flock(file, fcntl.LOCK_EX)
     free = threading.Timer(1.0, file.close)
@@ -569,7 +569,7 @@ def test_wait_goes_on_when_the_holder_ends(built):
     assert built.report["outcome"] == "idempotent_no_op"
 
 
-def test_wait_ends(built):
+def test_wait_times_out(built):
     with (built.cache / ".c10.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = built.provision("wait=1")

@@ -1,4 +1,4 @@
-"""What is wrong with a tile set is said before the first hour of work, all at once."""
+"""A build reports all problems of a tile set at once, before it starts the long work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bring(place, tiles, source, change=lambda content: content, *, update=False)
 
 
 def spoil(place, numbers):
-    """Tiles of the store by the order of their files: one is gone, the others have another last byte."""
+    """Damage tiles, numbered in the order of their files: remove the first one, change the last byte of the others."""
     files = sorted((place.folder / "tiles" / "objects").rglob("*.jpg"))
     for number in numbers:
         content = files[number].read_bytes()
@@ -63,13 +63,13 @@ def test_corrupt_tiles_are_all_named_before_anything_is_embedded(fresh, landscap
     reasons = [feature["properties"]["reason"] for feature in json.loads(lacking.read_text())["features"]]
     assert reasons == ["corrupt"] * 3
 
-    # What the message tells an operator to do.
+    # The command that the message recommends.
     bring(fresh, landscape_tiles, "small-landscape", update=True)
     assert fresh.provision().status == 0
 
 
-def test_a_tile_that_was_sealed_is_not_read_again(whole):
-    """It was embedded; whether its file is still whole is asked by `doit verify deep=1`, not by each build."""
+def test_a_sealed_tile_is_not_read_again(whole):
+    """Its descriptor exists. `doit verify deep=1` checks whether the file is still intact; a build does not."""
     spoil(whole, [3, 30])
     whole.edit(lambda mission: mission["area"].update(allow_missing=0.5))
     done = whole.provision_json()
@@ -78,21 +78,21 @@ def test_a_tile_that_was_sealed_is_not_read_again(whole):
 
 
 def elsewhere(place, change, tiles):
-    """Rows changed by another program. change: what follows SET."""
+    """Change rows as another program would. change: the text after SET."""
     access = place.tiles()
     try:
         for tile in tiles:
             at = f"zoom = {tile.zoom} AND x = {tile.x} AND y = {tile.y}"
             changed = access.metadata()._connection.execute(
-                f"UPDATE preflight.tiles SET {change} WHERE {at}"  # noqa: S608 - made of constants of this file
+                f"UPDATE preflight.tiles SET {change} WHERE {at}"  # noqa: S608 - contains only constants of this file
             )
             assert changed.rowcount == 1
     finally:
         access.close()
 
 
-def test_rows_that_name_no_file_are_mended_by_an_update(whole, landscape_tiles):
-    """What the message tells an operator to do; their bytes are known, so that nothing is computed again."""
+def test_an_update_repairs_rows_that_name_no_file(whole, landscape_tiles):
+    """The message recommends this command. The tiles have the same bytes as before, so nothing is computed again."""
     elsewhere(whole, "path = 'gone/' || x || '.jpg'", landscape_tiles[5:7])
     done = whole.provision_json()
     assert done.status == 1
@@ -111,7 +111,7 @@ def test_rows_that_name_no_file_are_mended_by_an_update(whole, landscape_tiles):
     assert whole.provision_json().ran == []
 
 
-def test_a_tile_whose_file_was_moved_is_sealed_where_it_lies_and_not_computed_again(whole, landscape_tiles):
+def test_a_tile_with_a_moved_file_is_sealed_with_its_new_path_and_not_computed_again(whole, landscape_tiles):
     tile = landscape_tiles[5]
     digest = hashlib.sha256(tile.content).hexdigest()
     (whole.folder / "tiles" / "objects" / digest[:2] / f"{digest}.jpg").rename(whole.folder / "tiles" / "moved.jpg")
@@ -123,7 +123,7 @@ def test_a_tile_whose_file_was_moved_is_sealed_where_it_lies_and_not_computed_ag
     assert b"moved.jpg" in (whole.current / "tiles.inventory").read_bytes()
 
 
-def test_a_row_that_names_no_file_is_found_also_where_all_is_sealed_anew(whole, landscape_tiles):
+def test_a_row_that_names_no_file_is_found_when_all_tiles_are_sealed_again(whole, landscape_tiles):
     elsewhere(whole, "path = 'gone.jpg'", [landscape_tiles[5]])
     whole.edit(lambda mission: mission["area"].update(allow_missing=0.5))
     done = whole.provision_json()
@@ -132,7 +132,7 @@ def test_a_row_that_names_no_file_is_found_also_where_all_is_sealed_anew(whole, 
     assert "1 of 80 tiles are corrupt" in failed["failure_reason"]
 
 
-def test_tiles_dated_in_the_future_are_refused_until_an_update_dates_them(whole, landscape_tiles, tmp_path):
+def test_tiles_dated_in_the_future_are_refused_until_an_update_corrects_the_date(whole, landscape_tiles, tmp_path):
     tile = landscape_tiles[5]
     elsewhere(whole, "captured_at = now() + interval '26 hours'", landscape_tiles[5:7])
     elsewhere(whole, "captured_at = now() + interval '22 hours'", landscape_tiles[7:9])
@@ -153,7 +153,7 @@ def test_tiles_dated_in_the_future_are_refused_until_an_update_dates_them(whole,
     assert whole.report["descriptors_generated"] == 0
 
 
-def test_tiles_sealed_while_the_clock_ran_ahead_are_refused_once_it_is_right(whole, landscape_tiles):
+def test_tiles_sealed_while_the_clock_was_ahead_are_refused_when_it_is_corrected(whole, landscape_tiles):
     elsewhere(whole, "captured_at = now() + interval '299 days'", landscape_tiles)
     mission = load_mission(whole.mission, {})
 
@@ -169,7 +169,7 @@ def test_tiles_sealed_while_the_clock_ran_ahead_are_refused_once_it_is_right(who
     seal(lambda: wiring.wall_clock() + timedelta(days=300))
     with pytest.raises(CoverageError, match="80 of 80 tiles are dated in the future"):
         seal(wiring.wall_clock)
-    # Sealing what changed alone would not look at the others.
+    # Sealing only the changed tiles would not check the others.
     elsewhere(whole, "captured_at = now()", landscape_tiles[3:4])
     with pytest.raises(CoverageError, match="79 of 80 tiles are dated in the future"):
         seal(wiring.wall_clock)
@@ -191,8 +191,8 @@ def test_a_changed_tile_is_read_before_it_is_sealed(whole, landscape_tiles):
     )
 
 
-def test_a_changed_tile_is_read_also_where_another_tile_had_its_bytes(whole, landscape_tiles):
-    """Sealed as that other tile's, they were not read again; the file may have been spoilt since."""
+def test_a_changed_tile_is_read_even_if_another_tile_had_its_bytes(whole, landscape_tiles):
+    """The bytes were checked when the other tile was sealed. But the file may have been damaged since."""
     one, other = landscape_tiles[9], landscape_tiles[12]
     bring(whole, [one], "small-landscape", lambda _: other.content, update=True)
     digest = hashlib.sha256(other.content).hexdigest()
@@ -207,11 +207,11 @@ def test_a_changed_tile_is_read_also_where_another_tile_had_its_bytes(whole, lan
 
 
 def test_sources_that_overlap_are_counted_on_both_sides(whole, landscape_tiles):
-    """Also when only what changed is sealed anew."""
+    """This includes a build that seals only the changed tiles."""
     bring(whole, landscape_tiles[:5], "older", lambda content: content + b"\0")
     done = whole.provision()
     assert done.status == 0, done.said
-    # Sources that are not listed come by name.
+    # Sources that the mission does not list are sorted by name.
     assert "80 of 80, 5 also held by older" not in done.sentences
     assert "80 of 80, 5 also held by small-landscape" in done.sentences
     provenance = json.loads((whole.current / "provenance.json").read_bytes())
@@ -225,7 +225,7 @@ def test_sources_that_overlap_are_counted_on_both_sides(whole, landscape_tiles):
     assert [source["name"] for source in provenance["sources"]] == ["small-landscape"]
 
 
-def test_tiles_that_show_little_are_counted_and_warned_of(whole, landscape_tiles):
+def test_tiles_with_little_texture_are_counted_and_cause_a_warning(whole, landscape_tiles):
     from io import BytesIO
 
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Using an engine again: decided by hash and record alone. No model is opened for it, and no runtime imported."""
+"""A build decides by hashes and records alone whether to reuse an engine. It opens no model and imports no runtime."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "torch", "tensorrt"}
 MODEL = "weight_free_vpr"
-# Runs doit in a fresh interpreter and writes, however it ends: how often each file under a folder was opened, by its path
-# below that folder; the modules that were imported; and the programs of Python it started.
+# Runs doit in a fresh interpreter. At exit it always writes three facts: how often each file below a folder was opened, which
+# modules were imported, and which Python programs were started.
 PROGRAM = """
 import atexit, collections, json, os, sys
 result, folder, *arguments = sys.argv[1:]
@@ -36,7 +36,7 @@ raise SystemExit(DoitMain().run(arguments))
 
 @pytest.fixture
 def watched(tmp_path, python_outside):
-    """watched(place, task, folder): run the task; what it said, and what it opened, imported and started."""
+    """watched(place, task, folder): run a task. Returns the process, and what it opened, imported and started."""
 
     def run(place, task, folder):
         result = tmp_path / "watched.json"
@@ -59,7 +59,7 @@ def watched(tmp_path, python_outside):
 
 
 def test_the_second_provision_opens_no_model_and_imports_no_runtime(built, watched):
-    # A copy: every file has another inode, so what is not known by its signature is read once, and hashed.
+    # In the copy every file has another inode. So each file without a cached digest is read and hashed once.
     done, opened, imported, started = watched(built, "provision", built.work)
     assert done.ran == []
     models = [name for name in opened if name.endswith(".onnx")]
@@ -72,7 +72,7 @@ def test_the_second_provision_opens_no_model_and_imports_no_runtime(built, watch
     assert (imported, started) == (set(), [])
 
 
-def test_a_model_written_anew_is_hashed_and_no_more(built, watched):
+def test_a_rewritten_model_is_hashed_but_not_loaded(built, watched):
     assert built.provision().status == 0
     (path,) = (built.work / "onnx").glob("*.onnx")
     path.write_bytes(path.read_bytes())
@@ -91,8 +91,8 @@ def test_embedding_opens_the_engine_and_not_the_model(built, watched):
     assert imported == {"openvino"}
 
 
-def test_building_opens_it(built, watched):
-    """What the others do not find, this one does."""
+def test_building_an_engine_opens_the_model(built, watched):
+    """This shows that the checks of the other tests can fail."""
     (engine,) = (built.work / "engines").glob(f"{MODEL}*.engine")
     engine.unlink()
     done, opened, imported, started = watched(built, "engine", built.work)

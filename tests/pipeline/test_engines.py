@@ -1,4 +1,4 @@
-"""`doit engines`: what there is, why not, and whether it could be built."""
+"""`doit engines` shows which engines exist, why others cannot be reused, and whether this host can build them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from preflight.trace.digests import hash_file
 
 
 def snapshot(folder):
-    """Every file below a folder: name, bytes, inode, time of change."""
+    """Return every file below a folder with its hash, inode and mtime."""
     return {
         str(path.relative_to(folder)): (hash_file(path), path.stat().st_ino, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
@@ -25,7 +25,7 @@ def snapshot(folder):
 
 
 def small_model(path, kind="Relu", domain=""):
-    """A matrix and one operator."""
+    """Write a model of one matrix and one operator."""
     weight = numpy_helper.from_array(np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32), "w")
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
@@ -49,7 +49,7 @@ def add_backbone(place, name, path):
 
 @pytest.fixture
 def engines(tmp_path):
-    """engines(place, *options): the exit, and what is said of each backbone; nothing is left in the folder for temporaries."""
+    """engines(place, *options): the exit status, and the state of each backbone. Checks that no temporary file is left."""
     room = tmp_path / "tmp"
     room.mkdir()
 
@@ -63,7 +63,7 @@ def engines(tmp_path):
 
 
 def test_a_built_engine_is_reused_and_nothing_is_touched(built, engines):
-    assert built.provision_json().ran == []  # the copy's digests are known from here on
+    assert built.provision_json().ran == []  # from now on, the copy's digests are cached
     before = snapshot(built.cache)
     with (built.cache / ".c10.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -78,7 +78,7 @@ def test_a_built_engine_is_reused_and_nothing_is_touched(built, engines):
     assert built.servers() == []
 
 
-def test_what_is_missing_is_told_and_tried_beside_the_cache(built, engines, tmp_path):
+def test_a_missing_engine_is_reported_and_built_outside_the_cache(built, engines, tmp_path):
     assert built.provision_json().ran == []
     before = snapshot(built.cache)
     small_model(tmp_path / "small.onnx")
@@ -111,7 +111,7 @@ def test_one_that_cannot_be_built_is_an_error_and_the_others_are_tried(fresh, en
     assert "com.example" in found["strange"]["problem"]
     assert found["weight_free_vpr"]["problem"] is None
     assert found["weight_free_vpr"]["tried"]
-    assert found["weight_free_vpr"]["parity"] is None  # no tile was sealed yet
+    assert found["weight_free_vpr"]["parity"] is None  # no tiles are sealed yet
     (refused,) = done.event("refused")
     assert refused["error"] == "EngineBuildError"
     assert "strange: " in str(refused)
@@ -123,7 +123,7 @@ def test_one_that_cannot_be_built_is_an_error_and_the_others_are_tried(fresh, en
     assert "doit engines failed: strange:" in plain.err
 
 
-def test_a_runtime_that_is_not_here_is_an_error(fresh, engines):
+def test_a_runtime_that_is_not_installed_is_an_error(fresh, engines):
     fresh.edit(lambda mission: mission["components"]["c10_provisioning"].update(runtime="tensorrt"))
     done, found = engines(fresh)
     assert done.status == 1
@@ -132,12 +132,12 @@ def test_a_runtime_that_is_not_here_is_an_error(fresh, engines):
     assert engines(fresh, "argument")[0].status == 1
 
 
-def test_an_engine_that_cannot_be_built_keeps_the_others(fresh, tmp_path):
-    """In doit too, whose run ends at the first task that fails. An engine asked for by name is built alone."""
+def test_an_engine_that_cannot_be_built_does_not_prevent_the_others(fresh, tmp_path):
+    """Doit itself stops at the first failed task. An engine that is requested by name is built alone."""
     for name, domain in (("a_strange", "com.example"), ("sound", "")):
         small_model(tmp_path / f"{name}.onnx", "Relu", domain)
         add_backbone(fresh, name, tmp_path / f"{name}.onnx")
-    # The first of all.
+    # The failing backbone comes first.
     fresh.edit(
         lambda mission: mission["components"]["c10_provisioning"]["backbones"].sort(key=lambda b: b["model_name"])
     )
@@ -161,7 +161,7 @@ def test_an_engine_that_cannot_be_built_keeps_the_others(fresh, tmp_path):
 
 
 def compiling(place):
-    """The processes that compile an engine of this place."""
+    """Return the processes that compile an engine of this place."""
     found = []
     for process in Path("/proc").iterdir():
         try:
@@ -169,7 +169,7 @@ def compiling(place):
             if "preflight.engine.compile_process" in said and str(place.folder) in said:
                 found.append(int(process.name))
         except OSError:
-            continue  # it ended meanwhile
+            continue  # the process has ended
     return found
 
 

@@ -1,4 +1,4 @@
-"""`doit import` of every kind of source, on the command line as an operator would."""
+"""`doit import` of every kind of source, on the command line as an operator runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATED = "--captured-at=2026-05-01"
 
 
 def jpeg(number):
-    """A picture of its own."""
+    """Return an image that differs for each number."""
     out = BytesIO()
     colour = number % 256, number // 256 % 256, 77
     Image.new("RGB", (256, 256), colour).save(out, "JPEG")
@@ -26,7 +26,7 @@ def jpeg(number):
 
 
 def mbtiles(path, tiles):
-    """tiles: (zoom, x, y of XYZ) -> bytes."""
+    """Write an MBTiles file. tiles: the content of each tile by zoom, x and y, counted from the north."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE tiles (zoom_level, tile_column, tile_row, tile_data)")
         connection.executemany(
@@ -39,7 +39,7 @@ def mbtiles(path, tiles):
 
 @pytest.fixture(scope="module")
 def bare(room, place_in):
-    """A mission with an empty tile store that has been started once. Not to be changed."""
+    """A mission with an empty tile store that was started once. Tests must not change it."""
     place = place_in(room / "bare-imports", AREA, [18])
     access = place.tiles()
     try:
@@ -56,7 +56,7 @@ def place(bare, copy_of):
 
 @pytest.fixture
 def look(place):
-    """look(): how many rows a zoom has, and the provenance of the sources."""
+    """look(): the number of rows at each zoom, and the provenance of the sources."""
 
     def run():
         access = place.tiles()
@@ -74,7 +74,7 @@ def look(place):
 
 
 def refused(done):
-    """The one sentence of a refusal."""
+    """Return the message of a failed import."""
     assert done.status == 1
     assert "Traceback" not in done.said
     [line] = [line for line in done.err.splitlines() if line.startswith("doit import failed: ")]
@@ -95,7 +95,7 @@ def containers(oam):
         ("pix4d_alpha_nodata.tif", {18: 2, 19: 11}, ["--zoom=18-19"]),
     ],
 )
-def test_real_containers_are_imported_twice_as_once(place, look, containers, name, zooms, options):
+def test_a_second_import_of_a_real_container_changes_nothing(place, look, containers, name, zooms, options):
     file = containers / name
     first = place.doit("import", str(file), DATED, "--terms=for tests", *options)
     assert first.status == 0, first.said
@@ -119,7 +119,7 @@ def test_real_containers_are_imported_twice_as_once(place, look, containers, nam
         ("invalid-tile-format.mbtiles", "tile 0/0/0 of invalid-tile-format does not decode"),
     ],
 )
-def test_broken_containers_are_refused_in_a_sentence(place, look, containers, name, reason):
+def test_broken_containers_are_refused_with_one_message(place, look, containers, name, reason):
     assert reason in refused(place.doit("import", str(containers / name), DATED))
     assert "can be imported" in refused(place.doit("import", str(containers / name), DATED, "--skip-bad")) or (
         name == "invalid.mbtiles"
@@ -127,7 +127,7 @@ def test_broken_containers_are_refused_in_a_sentence(place, look, containers, na
     assert look() == ({}, [])
 
 
-def test_bytes_are_kept_as_they_are(place, containers):
+def test_tiles_keep_their_bytes(place, containers):
     file = containers / "geography-class-jpg.mbtiles"
     assert place.doit("import", str(file), DATED).status == 0
     with closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as connection:
@@ -135,7 +135,7 @@ def test_bytes_are_kept_as_they_are(place, containers):
     assert {path.read_bytes() for path in (place.folder / "tiles" / "objects").rglob("*.jpg")} == given
 
 
-def test_a_tms_folder_is_the_xyz_folder_turned(place, look, tmp_path):
+def test_a_tms_folder_gives_the_same_tiles_as_its_xyz_folder(place, look, tmp_path):
     for y in range(3):
         target = tmp_path / "set" / "5" / "7" / f"{31 - y}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def test_a_spoilt_file_is_repaired_and_the_report_says_so(place, tmp_path):
     assert "0 added, 3 unchanged, 0 replaced, 0 repaired" in place.doit("import", file, DATED).out
 
 
-def test_sources_that_are_none_are_refused_in_a_sentence(place, tmp_path):
+def test_files_that_are_no_source_are_refused_with_one_message(place, tmp_path):
     cases = {
         "empty.mbtiles": b"",
         "text.pmtiles": b"this is no archive of any kind",
@@ -227,7 +227,7 @@ def test_sources_that_are_none_are_refused_in_a_sentence(place, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--zoom=5-4", "--zoom=a", "--zoom=25", "--scheme=wmts"])
-def test_options_that_cannot_be(bare, option):
+def test_invalid_options(bare, option):
     assert option in refused(bare.doit("import", "demo-folder", option))
 
 

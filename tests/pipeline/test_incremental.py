@@ -1,4 +1,4 @@
-"""What runs again after each change, counted: the table of what an incremental build may cost, row by row."""
+"""Counts what runs again after each change. Each test is a row of the table of costs of an incremental build."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DESCRIPTOR = "weight_free_vpr"
 
 @dataclass(frozen=True)
 class Built:
-    """What a run did. ran: its steps; counts: the run_log's; hashed: files read for a digest; warned: misses and moves."""
+    """What a run did. ran: its steps; counts: from the run log; hashed: files read for a digest; warned: misses and moves."""
 
     report: BuildReport
     ran: list[str]
@@ -64,7 +64,7 @@ class Built:
 
     @property
     def work(self):
-        """Engines compiled, tiles embedded, indexes built."""
+        """The numbers of engines compiled, tiles embedded and indexes built."""
         return tuple(self.counts.get(name, 0) for name in ("engines_built", "descriptors_generated", "indexes_built"))
 
 
@@ -75,7 +75,7 @@ def host():
 
 @pytest.fixture
 def build(host, caplog):
-    """build(place): one provision through the API, in this process."""
+    """build(place): run one provision through the API, in this process."""
 
     def provision(place, clock=wiring.wall_clock, **options):
         caplog.clear()
@@ -106,7 +106,7 @@ def contents(folder):
 
 
 def flip(path):
-    """One bit of the middle byte, in place; the time of the change is taken back."""
+    """Flip one bit of the middle byte in place, and restore the modification time."""
     before = path.stat()
     path.chmod(0o644)
     content = bytearray(path.read_bytes())
@@ -126,7 +126,7 @@ def nothing(place):
 
 def touch_all(place):
     for path in place.folder.rglob("*"):
-        if path.is_file():  # the tile store is another place's, behind a link
+        if path.is_file():  # the tile store is a link into another place
             path.touch()
 
 
@@ -157,9 +157,9 @@ def without(pattern):
     ],
     ids=["nothing", "touched", "comment", "doit.db", "digests.db", "history", "rates"],
 )
-def test_what_does_not_matter_is_read_once_and_rebuilds_nothing(built, build, change, hashes):
+def test_a_change_without_effect_is_hashed_once_and_rebuilds_nothing(built, build, change, hashes):
     link = built.current.readlink()
-    moved = build(built)  # the copy lies in another place than the original was built in
+    moved = build(built)  # the copy is in another folder than the original
     assert moved.no_op
     assert moved.hashed > 0
     settled = build(built)
@@ -183,7 +183,7 @@ def test_the_cache_root_alone_moved(built, build):
 
 
 def test_the_repository_cloned_elsewhere(built, python_outside, tmp_path):
-    """The program's own place and file times play no part."""
+    """The folder of the program and the times of its files have no effect."""
     clone = tmp_path / "clone"
     for name in ("lib", "recipes", "cache_templates"):
         shutil.copytree(
@@ -220,16 +220,16 @@ def test_one_tiles_pixels(whole, build, landscape_tiles, tmp_path, monkeypatch):
     monkeypatch.setattr(digests, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
     done = build(whole)
     assert done.ran == ["tiles", "descriptors", "index", "selftest", "provenance", *SIGNED]
-    # Both as they were copied here; the new times from the file, the new lines of the aggregate as they were written.
+    # Each is read once in the copy. The new times are hashed from the file again, the new lines while they are written.
     assert [hashed.count(name) for name in ("tiles.times", "tiles.lines")] == [2, 1]
     assert done.work == (0, 1, 1)
-    # One tile tells what loading the engine costs, not what a tile does: the plan keeps the rate of the eighty.
+    # With one tile, the time is mostly that of loading the engine. So the plan keeps the rate of the eighty tiles.
     assert json.loads((whole.work / "rates.json").read_bytes())["descriptors"]["units"] == TILES
     assert build(whole).no_op
 
 
 def columns(landscape_tiles, first, last):
-    """A box over these columns of zoom 18, a little within their outer borders."""
+    """Return a box over these columns of zoom 18, slightly inside their outer borders."""
     fine = [tile for tile in landscape_tiles if tile.zoom == 18]
     west = min(tile.x for tile in fine)
     bounds = [tile_bounds(18, tile.x, tile.y) for tile in fine if first <= tile.x - west <= last]
@@ -242,12 +242,12 @@ def columns(landscape_tiles, first, last):
 
 
 def sealed(place):
-    """Tiles in the sealed set."""
+    """Return the number of tiles in the sealed set."""
     return place.manifest["predicate"]["identity"]["corpus"]["tile_count"]
 
 
 def test_the_area_shifted_by_one_column(built, build, landscape_tiles):
-    """Embedded in a space of its own (another batch size), so that the shifted area's new tiles are new."""
+    """Another batch size gives another descriptor space. So no descriptor of the shifted area's new tiles exists yet."""
 
     def narrow(mission):
         mission["area"] = {"bbox": columns(landscape_tiles, 0, 3)}
@@ -255,13 +255,13 @@ def test_the_area_shifted_by_one_column(built, build, landscape_tiles):
 
     built.edit(narrow)
     done = build(built)
-    # Four columns of zoom 18, eight high, and two of zoom 17 below them.
+    # Four columns of eight tiles at zoom 18, and two columns of four tiles at zoom 17.
     assert (done.work, sealed(built)) == ((1, 4 * 8 + 2 * 4, 1), 40)
 
     built.edit(lambda mission: mission.update(area={"bbox": columns(landscape_tiles, 1, 4)}))
     shifted = build(built)
     assert sealed(built) == 4 * 8 + 3 * 4
-    # The new column of zoom 18, and the one of zoom 17 that it begins.
+    # The new column at zoom 18, and the column at zoom 17 that contains it.
     assert shifted.work == (0, 8 + 4, 1)
     assert shifted.ran == ["tiles", "descriptors", "index", "selftest", "provenance", *SIGNED]
 
@@ -273,7 +273,7 @@ def test_the_area_shifted_by_one_column(built, build, landscape_tiles):
 
 
 def write_tiny(path, seed):
-    """Eight numbers through one matrix."""
+    """Write a model that computes eight numbers with one matrix."""
     weights = np.random.default_rng(seed).normal(size=(8, 8)).astype(np.float32)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
@@ -288,7 +288,7 @@ def write_tiny(path, seed):
 
 @pytest.fixture(scope="module")
 def pair_built(first, room):
-    """The built mission with an auxiliary backbone beside the descriptor's, and what adding it ran. Not to be changed."""
+    """The built mission with an additional auxiliary backbone, and what adding it ran. Tests must not change it."""
     place = type(first[0])(room / "pair")
     place.folder.mkdir()
     parts = [path for path in first[0].folder.iterdir() if path.name != "tiles"]
@@ -381,7 +381,7 @@ def test_ef_search_is_rewritten_in_the_index_and_nothing_is_built(built, build):
     retuned = hash_file(built.work / "index" / "descriptors.faiss")
     (built.work / "index" / "descriptors.faiss").unlink()
     again = build(built)
-    # Built from nothing it has the same bytes, so what follows is cut off.
+    # A new index has the same bytes, so no later step runs.
     assert (again.ran, again.work) == (["index"], (0, 0, 1))
     assert hash_file(built.work / "index" / "descriptors.faiss") == retuned
 
@@ -428,7 +428,7 @@ def test_another_faiss(built, build, monkeypatch):
 
 
 def test_another_openvino(built, build, monkeypatch):
-    """A new engine embeds all anew; its vectors are equal, so the index is not built again."""
+    """The new engine embeds all tiles again. Its vectors are equal, so the index is not built again."""
     choice = wiring.runtime_choice("openvino")
     monkeypatch.setattr(wiring.factories, "runtime_choice", lambda *_: replace(choice, version="2099.1"))
     done = build(built)
@@ -453,7 +453,7 @@ def test_another_openvino(built, build, monkeypatch):
             [f"engine:{DESCRIPTOR}", "descriptors", "selftest", *SIGNED],
             (1, TILES, 0),
         ),
-        # What follows is signed: the manifest names the action keys.
+        # The manifest is signed again, because it contains the action keys.
         (descriptors, "DESCRIPTORS_VERSION", ["descriptors", *SIGNED], (0, 0, 0)),
         (index, "INDEX_VERSION", ["index", *SIGNED], (0, 0, 1)),
         (selftest, "SELFTEST_VERSION", ["selftest", *SIGNED], (0, 0, 0)),
@@ -465,7 +465,7 @@ def test_another_openvino(built, build, monkeypatch):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_another_stage_version(built, build, monkeypatch, module, name, ran, work):
-    """The stage runs, and what depends on it where other bytes come out."""
+    """The stage runs. The stages that depend on it run only if its output changed."""
     monkeypatch.setattr(module, name, 99)
     done = build(built)
     assert (done.ran, done.work) == (ran, work)
@@ -498,7 +498,7 @@ def test_another_stage_version(built, build, monkeypatch, module, name, ran, wor
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_target_edited_behind_the_builds_back(built, build, pattern, ran):
+def test_a_target_that_was_edited_by_hand(built, build, pattern, ran):
     assert build(built).no_op
     (path,) = built.work.glob(pattern)
     before, generation = hash_file(path), built.generation
@@ -516,13 +516,13 @@ def test_a_target_edited_behind_the_builds_back(built, build, pattern, ran):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"predicate": 1}', b"\xff\xfe"])
-def test_a_manifest_in_work_that_is_no_manifest(built, build, content):
+def test_an_invalid_manifest_in_work(built, build, content):
     (built.work / "manifest" / "manifest.json").write_bytes(content)
     assert build(built).ran == SIGNED
     assert built.takeoff().status == 0
 
 
-def test_a_byte_of_current_gone_bad(built, build):
+def test_a_damaged_byte_in_current(built, build):
     flip(built.generation / "descriptors.faiss")
     mission = load_mission(built.mission, {})
     places = read_place(built.mission, {})
@@ -535,10 +535,10 @@ def test_a_byte_of_current_gone_bad(built, build):
     assert build(built).no_op
 
 
-def test_past_half_of_its_validity_it_is_signed_anew(whole, build):
-    """The shipped verifier reads the real time before each publication, so the clock handed in is set back, not forward."""
+def test_a_cache_past_half_of_its_validity_is_signed_again(whole, build):
+    """The shipped verifier uses the real time before each publication. So this test sets the build's clock back."""
     now = wiring.wall_clock()
-    # The tiles are older than that: dated after the clock, they would be refused.
+    # The tiles must be older than this clock. Tiles with a later date would be refused.
     access = whole.tiles()
     access.metadata()._connection.execute("UPDATE preflight.tiles SET captured_at = captured_at - interval '30 days'")
     access.close()
@@ -555,12 +555,12 @@ def test_past_half_of_its_validity_it_is_signed_anew(whole, build):
     assert build(whole, clock=lambda: now + timedelta(days=14)).no_op
 
 
-def test_a_tile_grown_too_old_later(built, build):
+def test_a_tile_that_became_too_old_after_the_build(built, build):
     link = built.current.readlink()
     now = wiring.wall_clock()
     with pytest.raises(CoverageError, match="365"):
         build(built, clock=lambda: now + timedelta(days=366))
     assert built.current.readlink() == link
     assert json.loads((built.work / "build_report.json").read_bytes())["outcome"] == "failure"
-    # Nothing that was built is lost by it.
+    # The refused run removes nothing that was built.
     assert build(built).no_op

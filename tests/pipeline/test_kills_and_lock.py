@@ -1,4 +1,4 @@
-"""A run that dies, a run that is asked to stop, and two runs at once."""
+"""A run that is killed, a run that receives a stop signal, and two runs at the same time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT_S = 120
 
 
 def wait_for(process, appears):
-    """Wait until a file appears while the process runs."""
+    """Wait until a file appears. Fails if the process ends before."""
     deadline = time.monotonic() + LIMIT_S
     while not appears():
         assert process.poll() is None, "the run ended before it could be stopped"
@@ -36,11 +36,11 @@ def lock_is_free(place):
 
 
 def finished(place):
-    """The steps whose records are written."""
+    """Return the steps that have written their records."""
     return {json.loads(path.read_bytes())["step"] for path in place.work.rglob("*.record.json")}
 
 
-# What shows how far a run has come: the engine is built, the vectors are embedded, staging has begun.
+# The files that show how far a run is: the engine is built, the vectors are embedded, staging has started.
 MOMENTS = {
     "engine": lambda place: any(place.work.glob("engines/*.engine.record.json")),
     "descriptors": lambda place: any(place.work.glob("descriptors/**/*.record.json")),
@@ -49,7 +49,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_is_taken_up_where_it_was(fresh, moment):
+def test_a_build_resumes_after_a_killed_run(fresh, moment):
     process = fresh.start("provision")
     wait_for(process, lambda: MOMENTS[moment](fresh))
     process.kill()
@@ -69,7 +69,7 @@ def test_a_killed_run_is_taken_up_where_it_was(fresh, moment):
     assert fresh.provision_json().ran == []
 
 
-def test_a_killed_rebuild_leaves_the_good_cache(built):
+def test_a_killed_rebuild_leaves_a_valid_cache(built):
     link = built.current.readlink()
 
     def change(mission):
@@ -80,7 +80,7 @@ def test_a_killed_rebuild_leaves_the_good_cache(built):
     wait_for(process, lambda: any((built.cache / "staging").glob("*")))
     process.kill()
     process.wait()
-    # Either the old one or, when the kill came late, the new one.
+    # This is the old generation, or the new one if the kill came late.
     assert built.current.readlink() == link or built.current.readlink().name.startswith("000002")
     assert built.takeoff().status == 0
     assert built.provision().status == 0
@@ -89,7 +89,7 @@ def test_a_killed_rebuild_leaves_the_good_cache(built):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_asked_to_stop_stops_its_server_and_keeps_what_is_done(fresh, number):
+def test_a_stop_signal_stops_the_server_and_keeps_finished_work(fresh, number):
     process = fresh.start("provision")
     wait_for(process, lambda: any(fresh.work.glob("engines/*.engine.record.json")))
     process.send_signal(number)
@@ -107,7 +107,7 @@ def test_a_second_build_is_refused_and_told_who_holds_the_lock(fresh):
     process = fresh.start("provision")
     try:
         wait_for(process, lambda: (fresh.cache / ".c10.lock").is_file() and "pid" in _text(fresh))
-        process.send_signal(signal.SIGSTOP)  # so that it surely holds the lock while the second one tries
+        process.send_signal(signal.SIGSTOP)  # it must hold the lock while the second run tries
         second = fresh.provision()
         in_json = fresh.provision_json()
     finally:
@@ -120,7 +120,7 @@ def test_a_second_build_is_refused_and_told_who_holds_the_lock(fresh):
     (line,) = [line for line in in_json.events if line["level"] == "ERROR"]
     assert line["error"] == "BuildLockHeldError"
     assert process.wait(LIMIT_S) == 0
-    # The refused ones have not written a report over that of the one that ran.
+    # The refused runs must not overwrite the report of the first run.
     assert fresh.report["outcome"] == "success"
 
 

@@ -1,4 +1,4 @@
-"""From nothing to a verified cache, and then only what changed."""
+"""The whole build from an empty cache root to a verified cache, and then incremental builds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_no_inode_is_shared_between_work_and_the_generations(first):
     assert {path.stat().st_mode & 0o777 for path in files} == {0o444}
 
 
-def test_the_second_run_opens_nothing(built):
+def test_the_second_run_has_nothing_to_do(built):
     link = built.current.readlink()
     _assert_no_op(built, built.provision_json())
     again = built.provision()
@@ -76,7 +76,7 @@ def _comment(place):
 
 
 def _recopied(place):
-    """The same bytes in a new inode."""
+    """Replace a file by a copy with the same bytes and a new inode."""
     for name in ("camera.json", "cache/work/index/descriptors.faiss"):
         path = place.folder / name
         other = path.with_name("other")
@@ -89,12 +89,12 @@ def _recopied(place):
     [_touch_all, _delete("doit.db"), _delete("digests.db"), _comment, _recopied],
     ids=["touched", "doit.db", "digests.db", "comment", "recopied"],
 )
-def test_what_does_not_matter_rebuilds_nothing(whole, change):
+def test_a_change_without_effect_rebuilds_nothing(whole, change):
     change(whole)
     _assert_no_op(whole, whole.provision_json())
 
 
-def test_a_moved_tree_rebuilds_nothing_and_its_manifests_row_follows(whole):
+def test_a_moved_tree_rebuilds_nothing_and_updates_the_row_of_its_manifest(whole):
     before = whole.folder
     after = before.with_name(before.name + "-moved")
     before.rename(after)
@@ -111,7 +111,7 @@ def test_a_moved_tree_rebuilds_nothing_and_its_manifests_row_follows(whole):
         after.rename(before)
 
 
-def test_another_flight_signs_and_publishes_and_does_nothing_else(built):
+def test_another_flight_only_signs_and_publishes(built):
     built.edit(lambda mission: mission.update(flight_id="2f3d1c9e-5d3b-4c57-8e86-0a5d1f6f0001"))
     done = built.provision_json()
     assert done.status == 0, done.said
@@ -125,7 +125,7 @@ def test_another_flight_signs_and_publishes_and_does_nothing_else(built):
 
 
 def _shared(place, name):
-    """Whether a file of the current generation is a link to that of the one before."""
+    """Return whether a file is a hard link that the current and the previous generation share."""
     return (place.current / name).stat().st_ino == (place.cache / "previous" / name).stat().st_ino
 
 
@@ -146,7 +146,7 @@ def test_one_replaced_tile_is_one_inference(whole, landscape_tiles, tmp_path):
     assert "1 replaced" in imported.sentences
     done = whole.provision_json()
     assert done.status == 0, done.said
-    # The sample keeps its tiles, so the gate is not asked again.
+    # The sample has the same tiles, so the parity gate does not run again.
     assert done.ran == ["tiles", "descriptors", "index", "selftest", "provenance", "manifest", "publish"]
     report = whole.report
     assert (report["engines_built"], report["engines_reused"], report["descriptors_generated"]) == (0, 1, 1)
@@ -161,7 +161,7 @@ def test_tiles_of_another_place_change_nothing(whole, tmp_path):
     assert whole.doit("import", str(tmp_path / "elsewhere"), "--source=elsewhere").status == 0
     done = whole.provision_json()
     assert done.status == 0
-    # The rows are read again; what they seal is equal, so nothing follows.
+    # The rows are read again. The sealed set is equal, so no later step runs.
     assert done.ran == ["tiles"]
     assert whole.manifest["predicate"]["generation"] == 1
 
@@ -178,7 +178,7 @@ def test_another_index_embeds_nothing(built):
     assert built.takeoff().status == 0
 
 
-def test_new_calibration_signs_anew(built):
+def test_a_new_camera_calibration_signs_again(built):
     (built.folder / "camera.json").write_text('{"fx": 900.0}\n')
     done = built.provision_json()
     assert done.ran == ["manifest", "publish"]
@@ -192,11 +192,11 @@ def test_repair_reads_everything_again_and_builds_nothing(built):
 def test_recalibrate_draws_the_sample_again(built):
     done = built.provision_json("recalibrate=1")
     assert done.status == 0, done.said
-    # The same tiles give the same sample: the gate's record holds.
+    # The same tiles give the same sample, so the gate's record is still valid.
     assert done.ran == ["sample"]
 
 
-def test_old_generations_go(built):
+def test_old_generations_are_removed(built):
     for number in range(4):
         built.edit(
             lambda mission, number=number: mission.update(flight_id=f"2f3d1c9e-5d3b-4c57-8e86-00000000000{number}")
@@ -212,7 +212,7 @@ def test_two_builds_of_one_mission_give_the_same_bytes(first, fresh):
     assert fresh.provision_json().status == 0
     names = sorted(path.relative_to(place.generation) for path in place.generation.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(fresh.generation) for path in fresh.generation.rglob("*") if path.is_file())
-    # These hold the time of signing, and so do their hashes.
+    # These files contain the time of signing or a hash that depends on it.
     signed = {"manifest.json", "manifest.json.sha256", "manifest.dsse.json", "SHA256SUMS"}
     same = [name for name in names if str(name) not in signed]
     assert len(same) >= 12

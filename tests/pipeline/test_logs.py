@@ -1,4 +1,4 @@
-"""log=json: one JSON object a line, with SPEC.md's levels and events."""
+"""With log=json, each line is one JSON object with the levels and events of SPEC.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def levels(done, event):
     return {line["level"] for line in done.event(event)}
 
 
-def test_a_build_says_what_the_specification_asks(first):
+def test_a_build_logs_the_events_of_the_specification(first):
     place, done = first
     assert done.err == ""
     for line in done.events:
@@ -28,7 +28,7 @@ def test_a_build_says_what_the_specification_asks(first):
     assert not [line for line in done.events if line["level"] == "ERROR"]
 
 
-def test_progress_of_the_descriptors_is_told_in_tenths(first):
+def test_progress_of_the_descriptors_is_logged_at_each_tenth(first):
     _, done = first
     found = done.event("descriptor_progress")
     assert {line["level"] for line in found} == {"DEBUG"}
@@ -86,7 +86,7 @@ def test_a_refused_cache(built):
     assert "corpus.json.sha256" in line["message"]
 
 
-def test_people_are_spared_json_and_debug(built):
+def test_the_text_log_has_no_json_and_no_debug_events(built):
     built.edit(lambda mission: mission.update(flight_id=None))
     done = built.provision()
     assert done.status == 0

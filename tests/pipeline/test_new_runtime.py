@@ -1,4 +1,4 @@
-"""A whole build on a runtime that preflight does not know: it is handed the table, and nothing else."""
+"""A whole build with a new runtime. The build gets only a table with one more row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from preflight.mission.loading import load_mission
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """The runtimes of preflight and one more, whose library an installer has recorded."""
+    """The runtimes of preflight and one more, with an installer's record of its library."""
     record = tmp_path / "toy_library-3.1.dist-info"
     record.mkdir()
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-library\nVersion: 3.1\n")

@@ -1,4 +1,4 @@
-"""A mission whose backbone runs in int8: calibrated once on the area's tiles, quantised, gated, kept."""
+"""A mission with a backbone in int8: calibrated once on the area's tiles, quantised, checked by the gate, and kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from preflight.records import BuildReport
 MODEL = "weight_free_vpr"
 ENGINE = f"engine:{MODEL}"
 CALIBRATED = [f"calibration:{MODEL}", f"precision:{MODEL}"]
-# Convolutions of one channel, into or out of it, which OpenVINO computes otherwise than ONNX defines them.
+# Convolutions with one input or output channel. OpenVINO computes them differently from the ONNX definition.
 NOT_IN_OPENVINO = {"conv_2": "fp32", "conv_17": "fp32", "conv_27": "fp32", "conv_37": "fp32"}
 
 
@@ -37,7 +37,7 @@ def section(mission):
 
 
 def change(place, runtime, **changes):
-    """Another runtime, and other words about the one backbone."""
+    """Set the runtime, and change keys of the only backbone."""
 
     def edit(mission):
         section(mission)["runtime"] = runtime
@@ -55,7 +55,7 @@ def prepared(place, runtime="onnxruntime"):
 
 
 def replace_a_tile(place, tiles, folder):
-    """Other pixels for one tile; the last of the calibration sample, which is drawn in the order of hashes."""
+    """Replace the pixels of the tile that is last in the calibration sample. The sample is drawn in the order of hashes."""
     tile = max(tiles, key=lambda tile: hashlib.sha256(tile.content).digest())
     other = next(iter(landscape.generate(99, columns=2, rows=2)))
     path = folder / str(tile.zoom) / str(tile.x) / f"{tile.y}.jpg"
@@ -71,7 +71,7 @@ def replace_a_tile(place, tiles, folder):
 
 @pytest.fixture(scope="module")
 def open_session():
-    """open_session(place): a session of its mission in this process."""
+    """open_session(place): open a session of its mission in this process."""
     host = wiring.Surroundings.real().host
 
     def make(place, **options):
@@ -83,7 +83,7 @@ def open_session():
 
 @pytest.fixture(scope="module")
 def build(open_session):
-    """build(place): one provision, and the steps that ran in it."""
+    """build(place): run one provision; returns its report and the steps that ran."""
 
     def provision(place, **options):
         session = open_session(place, **options)
@@ -101,7 +101,7 @@ def build(open_session):
 
 @pytest.fixture(scope="module")
 def quantised(first, room, build):
-    """The small mission in int8 on ONNX Runtime, and what building it did. Not to be changed."""
+    """The small mission in int8 on ONNX Runtime, and what building it did. Tests must not change it."""
     if platform.machine() == "x86_64" and "vnni" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("without VNNI, x86-64 saturates sums of int8 products: the gate may refuse what this builds")
     folder = room / "quantised"
@@ -113,7 +113,7 @@ def quantised(first, room, build):
 
 @pytest.fixture
 def int8(quantised, copy_of):
-    """A copy of it that reads the same tile store."""
+    """A copy of the int8 mission that shares the tile store."""
     return copy_of(quantised[0], own_tiles=False)
 
 
@@ -129,11 +129,11 @@ def test_int8_is_provisioned_and_verifies(quantised, build):
     assert 0.99 <= float(gate["cosine_min"]) < 1
     sample = np.load(place.work / "samples" / "calibration.npy")
     found = CalibrationTable.decode(table(place).read_bytes(), "table")
-    assert found.samples == len(sample) == 48  # of 80 tiles, those the gate does not look at
+    assert found.samples == len(sample) == 48  # those of the 80 tiles that the gate does not use
     assert not {tile.tobytes() for tile in sample} & {
         tile.tobytes() for tile in np.load(place.work / "samples" / "parity.npy")
     }
-    # What was measured is in the engine's action key, and that in the manifest.
+    # The engine's action key contains the measured ranges, and the manifest contains the action key.
     record = json.loads(next(place.work.glob("engines/*_int8.engine.record.json")).read_bytes())
     assert engine.name in {name.removeprefix("engines/") for name in map(str, _subjects(place))}
     assert record["components"]["prepared onnx"]
@@ -158,7 +158,7 @@ def test_why_names_the_precision(first, copy_of, open_session):
     assert told[CALIBRATED[0]] == ("never built here",)
 
 
-def test_a_changed_tile_calibrates_nothing_and_recalibrate_does(quantised, copy_of, build, landscape_tiles, tmp_path):
+def test_recalibrate_measures_again_but_a_changed_tile_does_not(quantised, copy_of, build, landscape_tiles, tmp_path):
     place = copy_of(quantised[0])
     before = table(place).read_bytes()
     replace_a_tile(place, landscape_tiles, tmp_path)
@@ -172,7 +172,7 @@ def test_a_changed_tile_calibrates_nothing_and_recalibrate_does(quantised, copy_
     assert build(place).report.outcome == "idempotent_no_op"
 
 
-def test_another_precision_and_back_measures_nothing_again(int8, build):
+def test_changing_the_precision_and_back_measures_nothing_again(int8, build):
     change(int8, "onnxruntime", precision="fp32")
     assert not set(CALIBRATED) & set(build(int8).ran)
     change(int8, "onnxruntime", precision="int8")
@@ -198,18 +198,18 @@ def test_a_damaged_table_stops_the_build_and_says_what_to_do(int8, build, damage
     assert int8.takeoff().status == 0
     done = build(int8, recalibrate=True)
     assert CALIBRATED[0] in done.ran
-    assert ENGINE not in done.ran  # the same tiles, the same ranges
+    assert ENGINE not in done.ran  # the same tiles give the same ranges
     assert table(int8).read_bytes() == good
 
 
-def test_a_table_of_another_model_is_refused_and_one_of_this_model_is_taken(int8, build):
+def test_a_table_of_another_model_is_refused_and_one_of_this_model_is_used(int8, build):
     good = table(int8).read_bytes()
     own = CalibrationTable.decode(good, "table")
     key = type(own.key)(**{**{name: getattr(own.key, name) for name in own.key.__slots__}, "model": "0" * 64})
     table(int8).write_bytes(CalibrationTable(key, own.samples, own.ranges).encode())
     with pytest.raises(CalibrationCacheError, match=r"made for another model 0{64}, not [0-9a-f]{64}.*recalibrate=1"):
         build(int8)
-    # As it comes from another machine, where a last digit was another.
+    # A table from another machine, on which the last digits differed.
     wider = {name: (least, most * (1 + 2**-20)) for name, (least, most) in own.ranges.items()}
     carried = CalibrationTable(own.key, own.samples, wider).encode()
     table(int8).write_bytes(carried)
@@ -217,8 +217,8 @@ def test_a_table_of_another_model_is_refused_and_one_of_this_model_is_taken(int8
     assert table(int8).read_bytes() == carried
 
 
-def test_openvino_is_refused_where_it_computes_otherwise_and_taken_where_it_does_not(int8, build):
-    """OpenVINO reads the file without a word, and says something else than ONNX Runtime does."""
+def test_openvino_passes_the_gate_only_without_the_layers_that_it_computes_differently(int8, build):
+    """OpenVINO loads the file without an error, but its results differ from those of ONNX Runtime."""
     change(int8, "openvino", precision="int8")
     with pytest.raises(ParityError, match=r"openvino.*_int8\.engine, output descriptor: cosine 0\.[0-8]"):
         build(int8)
@@ -231,14 +231,14 @@ def test_openvino_is_refused_where_it_computes_otherwise_and_taken_where_it_does
     assert int8.takeoff().status == 0
 
 
-def test_an_override_that_names_no_layer_is_refused(int8, build):
+def test_an_override_that_matches_no_layer_is_refused(int8, build):
     change(int8, "onnxruntime", precision="int8", precision_overrides={"/blocks.*": "fp32"})
     with pytest.raises(BackboneError, match=r"no node '/blocks\.\*'.*weight_free_vpr.*begin with"):
         build(int8)
 
 
-def test_a_check_of_the_engines_takes_the_table_that_is_there(int8):
-    """As a build would: it measures nothing again, and a table that a build refuses is one it refuses."""
+def test_a_check_of_the_engines_uses_the_existing_table(int8):
+    """It behaves like a build: it does not measure again, and it refuses a damaged table."""
     int8.edit(lambda mission: section(mission).update(workspace_mb=512))
 
     def check():

@@ -1,4 +1,4 @@
-"""Where the tiles come from, from `doit import` into the signed cache."""
+"""The provenance of the tiles, from `doit import` to the signed cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TERMS = "© OpenStreetMap contributors"
 
 @pytest.fixture
 def some_of_it(landscape_tiles, tmp_path):
-    """A folder with a few of the tiles that are in the store already."""
+    """A folder with a few of the tiles that the store already has."""
     for tile in landscape_tiles[:3]:
         file = tmp_path / "some" / str(tile.zoom) / str(tile.x) / f"{tile.y}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +27,8 @@ def provenance_of(place):
     return json.loads((place.current / "provenance.json").read_bytes())
 
 
-def test_terms_fly_with_the_cache_and_are_signed_anew_when_they_change(whole, landscape_tiles, some_of_it):
-    # Tiles that another program brought: their source has no record.
+def test_terms_are_in_the_cache_and_are_signed_again_when_they_change(whole, landscape_tiles, some_of_it):
+    # Another program wrote these tiles. So there is no record of their source.
     coverage = json.loads((whole.work / "tiles" / "coverage.json").read_bytes())
     assert coverage.pop("sources") == {SOURCE: len(landscape_tiles)}
     first = provenance_of(whole)
@@ -69,10 +69,10 @@ def test_terms_fly_with_the_cache_and_are_signed_anew_when_they_change(whole, la
 
     imported("--terms=CC0")
     assert signed_again() == {**told, "terms": "CC0"}
-    # What a cache is made of has not changed.
+    # The identity of the cache has not changed.
     assert whole.manifest["predicate"]["manifest_hash"] == hash_before
 
-    # An import that says nothing new is nothing new.
+    # An import without new information changes nothing.
     imported()
     assert whole.provision_json().ran == []
     why = whole.doit("why", "manifest")

@@ -1,4 +1,4 @@
-"""The Python API that C12 calls, over the same work as `doit provision`."""
+"""The Python API that C12 calls. It does the same work as `doit provision`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from takeoff.verify import ManifestVerifier
 
 @pytest.fixture
 def job_of():
-    """job_of(place): the job its mission asks for."""
+    """job_of(place): the job of its mission."""
     return lambda place: load_mission(place.mission, {}).job
 
 
@@ -39,7 +39,7 @@ def surroundings():
 
 @pytest.fixture
 def provisioner_of(job_of, surroundings):
-    """provisioner_of(place): the Python API over the same configuration and tile store as its mission."""
+    """provisioner_of(place): a provisioner with the configuration and the tile store of the mission."""
     opened = []
 
     def make(place, progress=None, **section):
@@ -69,7 +69,7 @@ def replace_section(config, **changes):
 
 @pytest.fixture
 def request_of(job_of):
-    """request_of(place): what its mission asks, as a BuildRequest."""
+    """request_of(place): the BuildRequest that corresponds to the mission."""
 
     def make(place):
         job = job_of(place)
@@ -87,7 +87,7 @@ def request_of(job_of):
     return make
 
 
-def test_a_build_then_nothing_to_do_in_either_face(fresh, provisioner_of, request_of):
+def test_after_a_build_by_the_api_neither_api_nor_doit_has_anything_to_do(fresh, provisioner_of, request_of):
     told = []
     provisioner = provisioner_of(fresh, progress=lambda done, total: told.append((done, total)))
     assert isinstance(provisioner, CacheProvisioner)
@@ -111,13 +111,13 @@ def test_a_build_then_nothing_to_do_in_either_face(fresh, provisioner_of, reques
     assert fresh.report["outcome"] == "idempotent_no_op"
 
 
-def test_what_doit_built_is_nothing_to_do_for_the_api(built, provisioner_of, request_of):
+def test_after_a_build_by_doit_the_api_has_nothing_to_do(built, provisioner_of, request_of):
     report = provisioner_of(built).build_cache_artifacts(request_of(built))
     assert report.outcome == "idempotent_no_op"
     assert report.engines_reused == 1
 
 
-def test_missing_tiles_are_a_report_of_failure(built, provisioner_of, request_of):
+def test_missing_tiles_give_a_report_with_outcome_failure(built, provisioner_of, request_of):
     link = built.current.readlink()
     box = BoundingBox(lat_min=0.34, lon_min=32.58, lat_max=0.35, lon_max=32.59)
     report = provisioner_of(built).build_cache_artifacts(replace(request_of(built), bbox=box, takeoff_origin=None))
@@ -142,7 +142,7 @@ def test_other_failures_are_raised_after_the_report_was_written(whole, provision
     assert path.name in whole.report["failure_reason"]
 
 
-def test_a_held_lock_is_raised_and_compiling_needs_none(built, provisioner_of, request_of, tmp_path):
+def test_a_held_lock_raises_an_error_but_compiling_needs_no_lock(built, provisioner_of, request_of, tmp_path):
     provisioner = provisioner_of(built)
     before = built.report
     with (built.cache / ".c10.lock").open() as file:
@@ -155,7 +155,7 @@ def test_a_held_lock_is_raised_and_compiling_needs_none(built, provisioner_of, r
     assert entry.path.parent == tmp_path
     assert entry.sha256 == hash_file(entry.path)
     assert not entry.reused
-    # The diagnostic builds what the line builds.
+    # The diagnostic compilation gives the bytes of the build.
     (engine,) = (built.generation / "engines").glob("*.engine")
     assert hash_file(engine) == entry.sha256
     assert engine.name == entry.path.name
@@ -163,7 +163,7 @@ def test_a_held_lock_is_raised_and_compiling_needs_none(built, provisioner_of, r
 
 
 def _on_disk(place):
-    """The backbone of a place that was built, with the file its ONNX lies in."""
+    """Return the backbone of a built place, with the path of its ONNX file."""
     (spec,) = wiring.build_backbone_specs(load_mission(place.mission, {}).job)
     assert spec.onnx_path.is_file()
     return spec
@@ -178,7 +178,7 @@ def test_onnx_runtime_builds_and_publishes_too(fresh, provisioner_of, request_of
 
 
 def test_another_runtime_is_another_engine(built):
-    """Swapping it is one line of the mission; the old engine is not taken for the new one."""
+    """The runtime is one line of the mission. The old engine is not used as the new one."""
 
     def change(mission):
         mission["components"]["c10_provisioning"]["runtime"] = "onnxruntime"
@@ -210,14 +210,14 @@ def test_the_six_factories(built, job_of, surroundings):
         assert isinstance(batcher, DescriptorBatcher)
 
 
-def test_an_engine_is_named_for_the_host_it_is_handed(built, job_of):
+def test_an_engine_is_named_after_the_host_that_the_caller_gives(built, job_of):
     job = job_of(built)
     (spec,) = wiring.build_backbone_specs(job)
     compiler = wiring.build_engine_compiler(job.config, HostCapabilities(arch="aarch64", isa="neon"))
     assert "cpu-neon" in str(compiler.name(spec))
 
 
-def test_a_runtime_that_is_not_there_is_refused(built, job_of, surroundings):
+def test_a_runtime_that_is_not_installed_is_refused(built, job_of, surroundings):
     config = replace_section(job_of(built).config, runtime="tensorrt")
     with pytest.raises(EngineBuildError):
         wiring.build_engine_compiler(config, surroundings.host)
@@ -271,7 +271,7 @@ def test_the_operator_mode_needs_a_tile_store(built, job_of):
 
 
 def test_a_replayed_clock_signs_with_its_own_time(built, job_of, surroundings, request_of):
-    """Nothing asks the wall clock behind the clock handed over; two builds in one second are valid and in order."""
+    """Only the given clock is used, not the wall clock. Two builds within one second are valid and in order."""
     job = job_of(built)
     moment = wiring.wall_clock().replace(microsecond=0)
     tiles = built.tiles()
@@ -294,7 +294,7 @@ def test_a_replayed_clock_signs_with_its_own_time(built, job_of, surroundings, r
     assert json.loads((built.cache / ".c10.lock").read_text())["since"] == moment.isoformat()
 
 
-def test_the_loggers_of_the_host_program_are_left_alone(built, provisioner_of, request_of):
+def test_the_loggers_of_the_host_program_are_not_changed(built, provisioner_of, request_of):
     before = logging.getLogger("preflight").handlers[:], logging.getLogger().handlers[:]
     provisioner_of(built).build_cache_artifacts(request_of(built))
     assert (logging.getLogger("preflight").handlers[:], logging.getLogger().handlers[:]) == before

@@ -1,4 +1,4 @@
-"""`doit ... | head`: the reader of standard output goes away before the run is over."""
+"""`doit ... | head`: the reader of standard output ends before the run does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHER_FLIGHT = "2f3d1c9e-5d3b-4c57-8e86-0a5d1f6f0001"
 
 @pytest.fixture
 def unread():
-    """unread(place, *arguments): a run whose reader went away after some lines; the lines, status and errors."""
+    """unread(place, *arguments): run with a reader that ends after some lines. Returns the lines, status and errors."""
 
     def start(place, *arguments, lines=0):
         reader, writer = os.pipe()
@@ -35,13 +35,13 @@ def unread():
 
 
 @pytest.mark.parametrize(("form", "lines"), [("log=text", 0), ("log=text", 1), ("log=json", 0), ("log=json", 1)])
-def test_a_provision_ends_quietly_is_no_success_and_can_go_on(built, unread, form, lines):
+def test_a_provision_without_a_reader_fails_quietly_and_can_be_resumed(built, unread, form, lines):
     old = built.generation
     built.edit(lambda mission: mission.update(flight_id=OTHER_FLIGHT))
     read, status, errors = unread(built, "provision", form, lines=lines)
     assert (len(read), status, errors) == (lines, 141, "")
     assert built.servers() == []
-    # With lines read it may have been told of its end only after it had published.
+    # If some lines were read, the run may notice the missing reader only after it has published.
     assert lines or built.generation == old
     assert not list((built.cache / "staging").glob("*"))
     again = built.provision_json()
@@ -53,14 +53,14 @@ def test_a_provision_ends_quietly_is_no_success_and_can_go_on(built, unread, for
 @pytest.mark.parametrize(
     "arguments", [["list"], ["verify"], ["status"], ["plan"], ["why", "index"], ["why", "nothing", "log=json"]]
 )
-def test_a_command_ends_quietly_too(built, unread, arguments):
+def test_a_command_without_a_reader_ends_quietly(built, unread, arguments):
     assert unread(built, *arguments) == ([], 141, "")
     assert built.servers() == []
 
 
 @pytest.fixture
 def redirected(python_outside):
-    """redirected(place, to, *arguments): a run whose standard output the shell redirects; its status and errors."""
+    """redirected(place, to, *arguments): run with standard output redirected by the shell. Returns status and errors."""
 
     def start(place, to, *arguments):
         done = python_outside(["sh", "-c", f'exec "$0" "$@" {to}', *place.command(*arguments)])
@@ -77,12 +77,12 @@ CLOSED = "doit: standard output is closed; send it to a file, or to /dev/null\n"
 
 @pytest.mark.parametrize("form", ["log=text", "log=json"])
 @pytest.mark.parametrize(("to", "said"), [(">/dev/full", NO_SPACE), (">&-", CLOSED)])
-def test_a_verdict_that_nobody_can_read_is_no_pass(built, redirected, form, to, said):
+def test_verify_fails_if_it_cannot_write_its_verdict(built, redirected, form, to, said):
     assert redirected(built, to, "verify", form) == (16, said)
 
 
 @pytest.mark.parametrize(("to", "said"), [(">/dev/full", NO_SPACE), (">&-", CLOSED)])
-def test_a_provision_that_cannot_say_what_it_does_is_no_success_and_can_go_on(built, redirected, to, said):
+def test_a_provision_that_cannot_write_its_output_fails_and_can_be_resumed(built, redirected, to, said):
     built.edit(lambda mission: mission.update(flight_id=OTHER_FLIGHT))
     assert redirected(built, to, "provision") == (16, said)
     assert built.servers() == []

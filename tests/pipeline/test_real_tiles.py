@@ -1,4 +1,4 @@
-"""The line over real aerial tiles."""
+"""The whole build with real aerial tiles."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ COUNT = 147
 
 
 def yesterday():
-    """A date of capture that does not grow too old for the mission."""
+    """Return a date of capture that never becomes too old for the mission."""
     return str((datetime.now(timezone.utc) - timedelta(days=1)).date())
 
 
 @pytest.fixture(scope="module")
 def over_real_tiles(oam, room, place_in):
-    """The mission over the polygon of the real tiles, imported by `doit import` and built."""
+    """A mission over the polygon of the real tiles, imported by `doit import` and built."""
     place = place_in(room / "oam", {"polygon": str(oam / "oam-area.geojson")}, ZOOMS)
     imported = place.doit("import", str(oam / "oam"), "--source=oam", f"--captured-at={yesterday()}")
     assert imported.status == 0, imported.said
@@ -44,7 +44,7 @@ def test_all_real_tiles_are_embedded_and_verified(over_real_tiles):
     assert place.doit("verify", "mode=operator").status == 0
 
 
-def test_one_replaced_real_tile_is_one_inference(real, oam, tmp_path):
+def test_one_replaced_real_tile_costs_one_inference(real, oam, tmp_path):
     path = sorted((oam / "oam" / "20").rglob("*.png"))[0]
     folder = tmp_path / "20" / path.parent.name
     folder.mkdir(parents=True)
@@ -55,7 +55,7 @@ def test_one_replaced_real_tile_is_one_inference(real, oam, tmp_path):
     buffer = BytesIO()
     changed.save(buffer, "PNG")
     (folder / path.name).write_bytes(buffer.getvalue())
-    # As an operator would write it: options behind the folder.
+    # Operators often write options after the folder.
     imported = real.doit("import", str(tmp_path), "--source", "oam", "--captured-at", yesterday(), "--update")
     assert imported.status == 0, imported.said
     assert "1 replaced" in imported.out
@@ -76,7 +76,7 @@ def test_a_wider_box_with_all_that_is_missing_allowed(real):
     assert corpus["allow_missing"] == "1.0"
     assert 0 < corpus["tile_count"] <= COUNT
     assert corpus["missing"] > corpus["tile_count"]
-    # Each tile of the box was embedded for the polygon.
+    # Each tile of the box already has a descriptor from the polygon.
     assert real.report["descriptors_generated"] == 0
     assert real.doit("verify").status == 0
     assert real.doit("verify", "mode=operator").status == 0

@@ -1,4 +1,4 @@
-"""The reporter over a cache as it is built and published."""
+"""The reporter on a cache that was built and published."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from takeoff_report import arm, flight_log
 
 
 def report(place, config):
-    """Run `takeoff_report verify` as the systemd unit does; status, the verdict, and stderr's events."""
+    """Run `takeoff_report verify` as the systemd unit does. Returns the status, the verdict, and the events on stderr."""
     command = [sys.executable, "-I", "-m", "takeoff_report", "verify", "--config", str(config), "--"]
     verifier = [str(place.current), "--trust", str(place.folder / "trust"), "--floor", str(place.folder / "floor")]
     done = subprocess.run([*command, *verifier], capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout), [json.loads(line[3:]) for line in done.stderr.splitlines()]
 
 
-def test_the_verdicts_of_a_pass_and_of_a_warm_reboot_with_another_byte(built, tmp_path):
+def test_the_verdicts_of_a_valid_cache_and_of_one_damaged_before_a_warm_reboot(built, tmp_path):
     log, config = tmp_path / "log.jsonl", tmp_path / "report.json"
     config.write_text(json.dumps({"flight_log": {"path": str(log)}}))
     status, verdict, _ = report(built, config)

@@ -1,4 +1,4 @@
-"""README's second example: a mission from a template, along a QGroundControl plan, over tiles imported from a folder."""
+"""README's second example: a mission from a template along a QGroundControl plan, with tiles imported from a folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOME_ALT = 118.5
 
 @pytest.fixture(scope="module")
 def flight(landscape_tiles):
-    """A plan over the middle of the landscape, as QGroundControl 4 writes it; home and the survey's corners as (lat, lon)."""
+    """A plan over the middle of the landscape, in the format of QGroundControl 4. Home and corners are (lat, lon)."""
     deep = [tile_bounds(tile.zoom, tile.x, tile.y) for tile in landscape_tiles if tile.zoom == 18]
     south, north = min(box.lat_min for box in deep), max(box.lat_max for box in deep)
     west, east = min(box.lon_min for box in deep), max(box.lon_max for box in deep)
@@ -77,7 +77,7 @@ def flight(landscape_tiles):
 
 @pytest.fixture
 def place(room, place_in, python_outside, flight):
-    """What the operator has after `doit new route` and an edit of one line; nothing is imported."""
+    """A place after `doit new route` and an edit of one line. Nothing is imported."""
     place = place_in(room / "route", {}, [17])
     place.mission.unlink()
     done = python_outside([sys.executable, "-m", "doit", "new", "route"], cwd=place.folder)
@@ -93,7 +93,7 @@ def place(room, place_in, python_outside, flight):
 
 @pytest.fixture
 def offer(landscape_tiles, tmp_path):
-    """offer(keep): a folder of ZOOM/X/Y.jpg with the tiles that `keep` wants."""
+    """offer(keep): a folder of ZOOM/X/Y.jpg with the tiles for which `keep` returns true."""
 
     def write(keep):
         for tile in landscape_tiles:
@@ -113,13 +113,13 @@ def test_a_route_mission_from_template_to_verified_cache(place, offer, flight, t
     lacking = list(wanted)[3::7]
     lacking_file = tmp_path / "lacking.geojson"
 
-    # Before anything is imported every tile is missing, and no tile store is made by asking.
+    # Before any import every tile is missing. The question creates no tile store.
     done = place.doit("plan", f"--missing={lacking_file}")
     assert done.status == 0, done.said
     assert f"{len(wanted)} missing, 0 stale and 0 corrupt of {len(wanted)} tiles are in {lacking_file}" in done.out
     assert not (place.folder / "tiles").exists()
 
-    # Some of the tiles are not in the folder: refused with what to do, and told tile by tile.
+    # Some tiles are not in the folder. The build fails with advice, and the GeoJSON names each missing tile.
     done = place.doit("import", str(offer(lambda tile: tile not in lacking)), "--source=survey")
     assert done.status == 0, done.said
     done = place.provision()
@@ -136,7 +136,7 @@ def test_a_route_mission_from_template_to_verified_cache(place, offer, flight, t
     for tile, feature in zip(told, features, strict=True):
         assert list(cover(area_from_geojson(json.dumps(feature)), [tile[0]])) == [tile]
 
-    # The missing tiles are fetched, and the rest of the line is as for any mission.
+    # The missing tiles are imported. The rest is the same as for any mission.
     done = place.doit("import", str(offer(lambda tile: tile in lacking)), "--source=survey")
     assert done.status == 0, done.said
     done = place.provision()
@@ -147,7 +147,7 @@ def test_a_route_mission_from_template_to_verified_cache(place, offer, flight, t
     assert [float(origin[key]) for key in ("lat", "lon", "alt")] == [*home, HOME_ALT]
     assert place.takeoff().status == 0
     assert place.doit("verify", "mode=operator").status == 0
-    # The template's windows, four along a tile's side, wherever all tiles under them are of the corridor.
+    # The template's windows, four along the side of a tile, wherever the corridor contains all tiles below a window.
     tiles = set(wanted)
     under = [(i > 0, j > 0) for i in range(4) for j in range(4)]
     windows = sum(
@@ -161,7 +161,7 @@ def test_a_route_mission_from_template_to_verified_cache(place, offer, flight, t
     assert json.loads(lacking_file.read_text())["features"] == []
 
 
-def test_new_and_missing_refuse_what_would_cost_a_file(python_outside, tmp_path):
+def test_new_and_missing_never_overwrite_another_file(python_outside, tmp_path):
     def doit(*arguments):
         return python_outside([sys.executable, "-m", "doit", *arguments], cwd=tmp_path)
 

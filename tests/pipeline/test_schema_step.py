@@ -1,6 +1,6 @@
-"""A cache root goes from one manifest schema to the next and back: two releases of preflight, as real processes.
+"""Moves a cache root from one manifest schema to the next and back, with two releases of preflight as real processes.
 
-They differ in the schema version alone, which is in the verifier that both publish with.
+The releases differ only in the schema version, which is part of the verifier with which they publish.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def of_another_flight(mission):
 
 @pytest.fixture
 def two_generations(built, releases):
-    """two_generations(schema): the built mission, whose current and previous generation a release of that schema published."""
+    """two_generations(schema): the built mission, whose two generations were published by a release with this schema."""
 
     def make(schema):
         place = replace(built, python=releases[schema])
@@ -51,7 +51,7 @@ def statuses(place):
 
 
 @pytest.mark.parametrize(("old", "new"), STEPS, ids=["up", "down"])
-def test_what_looks_says_it_and_harms_nothing(two_generations, releases, tmp_path, old, new):
+def test_commands_that_only_read_report_the_schema_and_change_nothing(two_generations, releases, tmp_path, old, new):
     place = two_generations(old)
     was = place.generation
     place = replace(place, python=releases[new])
@@ -67,7 +67,7 @@ def test_what_looks_says_it_and_harms_nothing(two_generations, releases, tmp_pat
     }
     asked = place.doit("why", "manifest")
     assert (asked.status, f"the manifest signed last {why}" in asked.sentences) == (0, True)
-    # The verifier stays strict. Asked for by its path, the cache is not marked as damaged.
+    # The verifier is strict. A cache that is given by its path is not marked as damaged.
     refused = place.doit("verify", f"cache={place.current}")
     assert (refused.status, place.takeoff().status) == (26, 26)
     assert f"is of schema version {old}; this verifier reads {new}" in refused.sentences
@@ -90,7 +90,7 @@ def test_what_looks_says_it_and_harms_nothing(two_generations, releases, tmp_pat
 @pytest.mark.parametrize(
     ("old", "new", "repair"), [(*STEPS[0], ()), (*STEPS[1], ("repair=1",))], ids=["up", "down-repair"]
 )
-def test_provision_publishes_anew_and_says_why(two_generations, releases, old, new, repair):
+def test_provision_publishes_again_and_says_why(two_generations, releases, old, new, repair):
     place = two_generations(old)
     was, numbered, issued = place.generation, number(place), issued_at(place)
     place = replace(place, python=releases[new])
@@ -99,7 +99,7 @@ def test_provision_publishes_anew_and_says_why(two_generations, releases, old, n
     (said,) = done.event("schema_changed")
     assert (said["level"], said["old"], said["new"]) == ("WARN", old, new)
     assert f"An aircraft accepts it only with a takeoff that reads {new}" in said["message"]
-    # Nothing else is built again.
+    # No other step runs.
     assert done.ran == ["manifest", "publish"]
     assert place.manifest["predicate"]["schema_version"] == new
     assert (number(place), (place.cache / "previous").resolve()) == (numbered + 1, was)
@@ -108,7 +108,7 @@ def test_provision_publishes_anew_and_says_why(two_generations, releases, old, n
     assert replace(place, python=releases[old]).takeoff().status == 26
     assert statuses(place) == [("previous", old, False), ("current", None, True)]
     assert place.provision_json(*repair).ran == []
-    # The way back across the step is refused, and the advice is one that helps.
+    # A rollback to the other schema is refused, with advice that helps.
     back = place.doit("rollback")
     assert back.status == 1
     assert "set the mission back" in back.sentences
@@ -122,7 +122,7 @@ def test_provision_publishes_anew_and_says_why(two_generations, releases, old, n
 
 
 def rewritten(generation, key, schema, issued):
-    """Make a generation one that a release of another schema published at another time."""
+    """Rewrite a generation as if a release with another schema had published it at another time."""
     path = generation / "manifest.json"
     value = json.loads(path.read_bytes())
     value["predicate"].update(schema_version=schema, issued_at=issued)
@@ -145,7 +145,7 @@ def rewritten(generation, key, schema, issued):
 
 
 def test_back_to_this_schema_from_one_issued_ahead_of_the_clock(two_generations, releases):
-    """As after a trial of the next release on a workstation whose clock was wrong: no floor on an aircraft may be undercut."""
+    """This happens after a trial of the next release with a wrong clock. issued_at must not fall below an aircraft's floor."""
     place = two_generations("1.1")
     ahead = int(datetime.now(timezone.utc).timestamp()) + 5_000
     key = load_signing_key(place.folder / "keys" / "dev.pem", None, None)

@@ -1,4 +1,4 @@
-"""keygen, trust, offline signing and bundle, as an operator types them: real processes, the real openssl."""
+"""keygen, trust, offline signing and bundle as an operator runs them, with real processes and the real openssl."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def section(mission):
 
 
 def status_of(place):
-    """What doit status tells of a statement that waits."""
+    """Return what `doit status` reports about a statement that waits for its signature."""
     (told,) = place.doit("status", "log=json").events
     return told["awaited"]
 
 
 def snapshot(folder):
-    """Every file below a folder: name, bytes, inode, time of change."""
+    """Return every file below a folder with its content, inode and ctime."""
     return {
         path: (path.read_bytes(), path.stat().st_ino, path.stat().st_ctime_ns)
         for path in folder.rglob("*")
@@ -52,7 +52,7 @@ def openssl(*arguments):
 
 @pytest.fixture
 def keyed(built):
-    """A built mission that is to be signed by an operator's key elsewhere; the key was made by `doit keygen`."""
+    """A built mission that an operator must sign on another machine, with a key made by `doit keygen`."""
     secret = built.folder / "secret"
     secret.write_text(SECRET + "\n")
     secret.chmod(0o600)
@@ -103,13 +103,13 @@ def test_keys_are_made_trusted_listed_and_revoked(built):
     refused = built.doit("trust", "add", public, f"--trust={trust}")
     assert refused.status == 1
     assert "is revoked" in refused.sentences
-    # The mission's own directory has its development key and allow_dev.
+    # The mission's trust directory contains its development key and allow_dev.
     (own,) = built.doit("trust", "list", "log=json").event("trust_listed")
     assert own["allow_dev"]
     assert own["trust"] == str(built.folder / "trust")
 
 
-def test_a_key_cannot_be_made_where_nobody_gives_a_passphrase(built):
+def test_a_key_cannot_be_made_without_a_passphrase(built):
     done = built.doit("keygen", str(built.folder / "k.pem"), stdin=subprocess.DEVNULL)
     assert done.status == 1
     assert "--passphrase-file" in done.sentences
@@ -160,7 +160,7 @@ def test_signed_elsewhere_and_brought_back(keyed):
     assert "waits for its signature" in place.report["failure_reason"]
     assert place.generation == old
     waiting = (place.work / "signing" / "statement.json").read_bytes()
-    # Asked again, the same bytes wait: somebody may be signing them.
+    # A second run must leave the same bytes, because somebody may be signing them.
     assert place.provision_json().status == 1
     assert (place.work / "signing" / "statement.json").read_bytes() == waiting
 
@@ -187,7 +187,7 @@ def test_signed_elsewhere_and_brought_back(keyed):
     assert told["flight_id"] in exported.out
     assert out.read_bytes().endswith(waiting)
 
-    # Ours and openssl's signature are the same 64 bytes: pure Ed25519 is deterministic.
+    # Our signature and that of openssl are the same 64 bytes, because pure Ed25519 is deterministic.
     signed = place.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(out))
     assert signed.status == 0, signed.said
     assert told["manifest_hash"] in signed.out
@@ -220,13 +220,13 @@ def test_signed_elsewhere_and_brought_back(keyed):
     reproduced = place.doit("reproduce", "log=json")
     assert reproduced.status == 0, reproduced.said
 
-    # Back to what was there before, also by a signature made elsewhere; and forward again.
+    # Roll back to the previous generation and forward again, also with signatures made elsewhere.
     signed_here = place.generation
     awaited = place.doit("rollback")
     assert awaited.status == 1
     assert "waits for its signature" in awaited.sentences
     assert place.generation == signed_here
-    # The previous generation was signed by the development key: the directory still allows it.
+    # The development key signed the previous generation. The trust directory still allows it.
     assert place.doit("sign", f"--export={out}").status == 0
     openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-passin", f"file:{secret}", "-in", out, "-out", other)
     back = place.doit("sign", f"--import={other}", "log=json")
@@ -235,7 +235,7 @@ def test_signed_elsewhere_and_brought_back(keyed):
     assert place.generation.name.startswith("000003-")
     assert place.takeoff().status == 0
 
-    # A provision finds a signature that an import laid down before it was stopped.
+    # A provision uses a signature that a stopped import has stored.
     place.edit(lambda mission: mission.update(flight_id=None))
     assert place.provision().status == 1
     assert place.doit("sign", f"--export={out}").status == 0
@@ -274,7 +274,7 @@ def test_signatures_that_do_not_fit_are_refused(keyed):
         assert why in refused.sentences
         assert "Traceback" not in refused.said
     assert place.generation == old
-    # What is no manifest is not signed, and a signature of another key is not replaced.
+    # A file that is no manifest is not signed. A signature by another key is not replaced.
     text = place.folder / "text"
     text.write_bytes(b"DSSEv1 28 application/vnd.in-toto+json 2 {}")
     for path, why in (
@@ -285,7 +285,7 @@ def test_signatures_that_do_not_fit_are_refused(keyed):
         refused = place.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(path))
         assert refused.status == 1
         assert why in refused.sentences
-    # The mission moves on between export and import.
+    # The mission changes between export and import.
     signature.unlink()
     assert place.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(out)).status == 0
     place.edit(lambda mission: mission.update(flight_id=None))
@@ -295,7 +295,7 @@ def test_signatures_that_do_not_fit_are_refused(keyed):
     assert place.generation == old
 
 
-def test_what_was_exported_too_long_ago_is_refused(keyed):
+def test_an_export_that_is_too_old_is_refused(keyed):
     place, *_ = keyed
     assert place.provision().status == 1
 
@@ -360,7 +360,7 @@ def test_a_passphrase_is_asked_for_on_a_terminal_unseen_and_before_anything_is_b
 
 
 def on_terminal(command, answers):
-    """Run a program on a terminal of its own and type the answers; what the terminal showed, and the exit status."""
+    """Run a program on a new terminal and type the answers. Returns what the terminal showed, and the exit status."""
     leader, follower = os.openpty()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFLIGHT_")}
     process = subprocess.Popen(
@@ -371,18 +371,18 @@ def on_terminal(command, answers):
     try:
         while block := os.read(leader, 4096):
             shown += block
-            # A prompt ends without a line feed. What is typed before it would be thrown away with the echo's change.
+            # A prompt ends without a line feed. Input typed before the prompt is lost when the program turns off the echo.
             if left and shown.endswith(b": "):
                 os.write(leader, left.pop(0).encode() + b"\n")
     except OSError as error:
-        if error.errno != errno.EIO:  # the last process has closed the terminal
+        if error.errno != errno.EIO:  # EIO: the last process has closed the terminal
             raise
     finally:
         os.close(leader)
     return shown.decode(), process.wait(timeout=60)
 
 
-def test_a_mission_that_signs_here_has_nothing_to_export(built):
+def test_a_mission_that_signs_on_this_machine_has_nothing_to_export(built):
     done = built.doit("sign", f"--export={built.folder / 'x'}")
     assert done.status == 1
     assert "set signing: offline" in done.sentences
@@ -391,7 +391,7 @@ def test_a_mission_that_signs_here_has_nothing_to_export(built):
 # bundle
 
 
-def test_the_cache_is_taken_to_a_card_and_verifies_with_the_verifier_alone(built, python_outside):
+def test_a_cache_copied_to_a_card_passes_the_stand_alone_verifier(built, python_outside):
     card = built.folder / "card"
     done = built.doit("bundle", str(card), "log=json")
     assert done.status == 0, done.said

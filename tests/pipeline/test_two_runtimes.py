@@ -1,4 +1,4 @@
-"""A corpus on two runtimes: the mission's, and the one a backbone names for itself."""
+"""A corpus with two runtimes: that of the mission, and another one that a backbone chooses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_tiny(path):
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
-def test_a_backbone_names_its_own_runtime(built):
+def test_a_backbone_can_choose_its_own_runtime(built):
     write_tiny(built.folder / "tiny.onnx")
     tiny = {
         "model_name": "tiny",
@@ -30,7 +30,7 @@ def test_a_backbone_names_its_own_runtime(built):
     built.edit(lambda mission: mission["components"]["c10_provisioning"]["backbones"].append(tiny))
     done = built.provision_json()
     assert done.status == 0, done.said
-    # The descriptor's engine is what it was.
+    # The descriptor's engine does not change.
     assert done.ran == ["model:tiny", "engine:tiny", "parity:tiny", "corpus", "manifest", "publish"]
     predicate = built.manifest["predicate"]
     runtimes = {model["model_name"]: (model["runtime"], model["engine"]) for model in predicate["identity"]["models"]}
@@ -42,7 +42,7 @@ def test_a_backbone_names_its_own_runtime(built):
     assert built.provision_json().ran == []
 
 
-def test_the_runtime_a_backbone_names_must_build_its_precision(built):
+def test_the_runtime_of_a_backbone_must_support_its_precision(built):
     def change(mission):
         backbone = mission["components"]["c10_provisioning"]["backbones"][0]
         backbone.update(runtime="onnxruntime", precision="bf16")

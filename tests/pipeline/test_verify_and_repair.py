@@ -1,4 +1,4 @@
-"""Damage is found and named, the next provision repairs it, and the verifier passes again."""
+"""`doit verify` finds and names damage, the next provision repairs it, and the verifier passes again."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FILES = [
 
 
 def named(place, name):
-    """ENGINE stands for the engine's long name."""
+    """Replace ENGINE by the path of the engine."""
     (engine,) = [path for path in (place.generation / "engines").iterdir() if path.suffix == ".engine"]
     return name.replace("ENGINE", f"engines/{engine.name}")
 
 
 def replaced_by_altered_copy(path):
-    """As a bad copy leaves it: another inode, one bit of the middle byte flipped."""
+    """Replace a file by a damaged copy: another inode, and one bit of the middle byte flipped."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x01
     other = path.with_name("altered")
@@ -51,7 +51,7 @@ def edited_in_place(path):
 
 
 def refuse_then_repair(place, name):
-    """`doit verify` refuses and names the file, provision repairs, verify passes; what the repair ran."""
+    """Check that verify refuses and names the file, provision repairs it, and verify passes. Returns the repairing run."""
     generation = place.current.readlink()
     refused = place.doit("verify")
     assert refused.status >= 16
@@ -68,7 +68,7 @@ def refuse_then_repair(place, name):
     return repaired
 
 
-def test_every_file_of_a_generation_is_tried(first):
+def test_the_list_of_files_to_damage_is_complete(first):
     place, _ = first
     files = {path.relative_to(place.generation).as_posix() for path in place.generation.rglob("*") if path.is_file()}
     assert files == {named(place, name) for name in FILES}
@@ -79,12 +79,12 @@ def test_one_flipped_bit_is_refused_named_and_repaired(built, name):
     name = named(built, name)
     replaced_by_altered_copy(built.generation / name)
     repaired = refuse_then_repair(built, name)
-    # What lies in work/ is whole: nothing is compiled or embedded again.
+    # The files in work/ are intact. So nothing is compiled or embedded again.
     assert repaired.ran == ["manifest", "publish"]
     assert built.report["engines_built"] == built.report["descriptors_generated"] == 0
 
 
-def test_a_byte_that_makes_another_schema_version_is_repaired_too(built):
+def test_a_damaged_schema_version_is_repaired(built):
     path = built.generation / "manifest.json"
     content = path.read_bytes()
     assert b'"schema_version":"1.1"' in content
@@ -93,7 +93,7 @@ def test_a_byte_that_makes_another_schema_version_is_repaired_too(built):
     refuse_then_repair(built, "manifest.json")
 
 
-def test_a_verdict_stands_where_the_refusal_cannot_be_marked(built):
+def test_verify_gives_its_verdict_even_if_it_cannot_mark_the_cache(built):
     replaced_by_altered_copy(built.generation / "corpus.json")
     (built.work / "refused.json").mkdir()
     refused = built.doit("verify")
@@ -122,7 +122,7 @@ def test_provision_does_not_call_a_cache_current_that_verify_refuses_for_its_key
     assert built.current.readlink() == link
 
 
-def test_a_cache_root_copied_without_its_links_is_named_before_anything_is_built(built):
+def test_a_cache_root_copied_without_links_is_refused_before_anything_is_built(built):
     target = built.generation
     built.current.unlink()
     shutil.copytree(target, built.current)
@@ -134,7 +134,7 @@ def test_a_cache_root_copied_without_its_links_is_named_before_anything_is_built
     assert built.takeoff().status == 0
 
 
-def test_an_edit_in_place_of_a_file_two_generations_share(built):
+def test_an_edit_in_place_of_a_file_that_two_generations_share(built):
     built.edit(lambda mission: mission.update(flight_id=None))
     assert built.provision().status == 0
     name = "descriptors.faiss"
@@ -143,8 +143,8 @@ def test_an_edit_in_place_of_a_file_two_generations_share(built):
     refuse_then_repair(built, name)
 
 
-def test_a_silent_edit_is_found_by_the_next_provision_alone(built):
-    """No verification in between: the stat signature gives it away."""
+def test_provision_finds_an_edit_without_a_verification(built):
+    """The stat signature of the file shows the edit."""
     edited_in_place(built.generation / "tiles.inventory")
     done = built.provision_json()
     assert done.ran == ["manifest", "publish"]
@@ -197,11 +197,11 @@ def test_a_damaged_descriptor_segment_is_embedded_again(built):
     done = built.provision_json()
     assert done.status == 0, done.said
     assert 0 < built.report["descriptors_generated"] < 80
-    # The same vectors come out, so nothing behind them runs.
+    # The vectors are the same, so no later step runs.
     assert done.ran == ["descriptors"]
 
 
-def test_a_deleted_work_folder_costs_a_rebuild_and_nothing_else(built):
+def test_a_deleted_work_folder_costs_only_a_rebuild(built):
     shutil.rmtree(built.work)
     done = built.provision_json()
     assert done.status == 0, done.said
@@ -241,9 +241,9 @@ def test_the_operator_mode_passes_and_then_reports_drift(whole, landscape_tiles,
     drifted = whole.doit("verify", "mode=operator")
     assert drifted.status == 44
     assert f"[tile_drift] {tile.zoom}/{tile.x}/{tile.y} small-landscape: drifted: SHA-256" in drifted.out
-    assert drifted.out.count("[tile_drift]") == 2  # the aggregate, and the one tile
+    assert drifted.out.count("[tile_drift]") == 2  # one for the aggregate, one for the tile
     assert "Traceback" not in drifted.said
-    # The aircraft cannot see the store: it trusts what was signed.
+    # The aircraft has no tile store. It trusts what was signed.
     assert whole.doit("verify", "mode=airborne").status == 0
     assert whole.provision().status == 0
     assert whole.doit("verify", "mode=operator").status == 0
@@ -271,7 +271,7 @@ def test_the_deep_check_hashes_the_tile_files(whole):
     }
 
 
-def test_status_shows_what_is_published(built):
+def test_status_shows_the_published_generations(built):
     built.edit(lambda mission: mission.update(flight_id="2f3d1c9e-5d3b-4c57-8e86-0a5d1f6f0001"))
     assert built.provision().status == 0
     done = built.doit("status")
@@ -289,7 +289,7 @@ def test_status_shows_what_is_published(built):
     assert newest["valid_until"].endswith("+00:00")
 
 
-def test_status_before_anything_was_built_makes_nothing(fresh):
+def test_status_before_the_first_build_creates_nothing(fresh):
     done = fresh.doit("status")
     assert done.status == 0
     assert "doit provision" in done.out

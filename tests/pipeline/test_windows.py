@@ -1,4 +1,4 @@
-"""Overlapping windows, built for real: what is embedded, what is built again, what a flight finds in the cache."""
+"""Real builds with overlapping windows: what is embedded, what is rebuilt, and what a flight finds in the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from preflight.tile_import.source import OfferedTile
 from preflight.tileset.inventory import Inventory, tile_id
 from preflight.tileset.windows import Windows
 
-# 4 x 4 tiles of one zoom and 2 x 2 of the one before it: inner tiles, and windows over each border.
+# 4 x 4 tiles at one zoom and 2 x 2 tiles at the zoom below it. This gives inner tiles, and windows over each border.
 COLUMNS, ROWS, TILES = 4, 4, 16 + 4
 HALF, QUARTER = 7 * 7 + 3 * 3, 13 * 13 + 5 * 5
 
@@ -35,13 +35,13 @@ def landscape_tiles():
 
 @pytest.fixture(scope="module")
 def unbuilt(place_over, landscape_tiles):
-    """In place of the mission that the other files share: windows are many for each tile."""
+    """Replaces the mission that the other test files share by a smaller one, because each tile has many windows."""
     return place_over("unbuilt-windows", landscape_tiles)
 
 
 @pytest.fixture(scope="module")
 def first(unbuilt, copy_whole):
-    """The same, built without overlap."""
+    """The same mission, built without overlap."""
     place = copy_whole(unbuilt, "built-windows")
     done = place.provision_json()
     assert done.status == 0, done.said
@@ -55,7 +55,7 @@ def host():
 
 @pytest.fixture
 def build(host, caplog):
-    """build(place): the report of a provision through the API, in this process, and the steps that ran."""
+    """build(place): run a provision through the API in this process. Returns its report and the steps that ran."""
 
     def provision(place):
         caplog.clear()
@@ -104,7 +104,7 @@ def test_every_window_is_embedded_once_and_from_the_right_pixels(built, build, l
     monkeypatch.setattr(unit_images, "read_tile", counted)
     overlap(built, 0.5)
     report, ran = build(built)
-    # The tiles themselves were embedded before, without overlap.
+    # The windows that are whole tiles were embedded before, without overlap.
     assert (report.outcome, report.descriptors_generated) == ("success", HALF - TILES)
     assert ran == ["windows", "descriptors", "index", "selftest", "corpus", "manifest", "publish"]
     assert len(decoded) == TILES
@@ -135,7 +135,7 @@ def test_every_window_is_embedded_once_and_from_the_right_pixels(built, build, l
 
 
 def embed(place, image):
-    """The descriptor of a picture, by the engine of the build."""
+    """Return the descriptor of an image, computed with the engine of the build."""
     surroundings = wiring.Surroundings.real()
     assembly = wiring.assemble(load_mission(place.mission, {}), surroundings, wiring.Options())
     spec = assembly.job.descriptor
@@ -160,9 +160,9 @@ def test_one_changed_tile_embeds_exactly_the_windows_that_touch_it(whole, build,
     assert "index" in ran
 
 
-def test_a_plan_counts_what_a_build_embeds_where_tiles_and_overlap_changed(whole, build, landscape_tiles):
+def test_a_plan_counts_the_windows_to_embed_after_tiles_and_overlap_changed(whole, build, landscape_tiles):
     overlap(whole, 0.5)
-    # Two neighbours show the same: what lies wholly on one of them is embedded once.
+    # Two neighbours get the same image. A window that covers exactly one of them is embedded once.
     zoomed = sorted((tile for tile in landscape_tiles if tile.zoom == 18), key=lambda tile: (tile.y, tile.x))
     for tile in zoomed[3:5]:
         replace_tile(whole, tile, landscape_tiles[0].content + b"0")
@@ -171,7 +171,7 @@ def test_a_plan_counts_what_a_build_embeds_where_tiles_and_overlap_changed(whole
     assert build(whole)[0].descriptors_generated == HALF - TILES + 1
 
 
-def test_a_plan_counts_what_a_stopped_build_had_sealed_and_not_embedded(whole, build, landscape_tiles):
+def test_a_plan_counts_what_a_stopped_build_sealed_but_did_not_embed(whole, build, landscape_tiles):
     replace_tile(whole, landscape_tiles[3], landscape_tiles[0].content + b"0")
     surroundings = wiring.Surroundings(wiring.wall_clock, {}, wiring.Surroundings.real().host)
     session = wiring.assemble(load_mission(whole.mission, {}), surroundings, wiring.Options()).session()
@@ -186,11 +186,11 @@ def test_a_plan_counts_what_a_stopped_build_had_sealed_and_not_embedded(whole, b
     assert build(whole)[0].descriptors_generated == 2
 
 
-def test_overlap_taken_back_embeds_nothing(built, build):
+def test_a_smaller_overlap_embeds_nothing(built, build):
     overlap(built, 0.5)
     build(built)
     overlap(built, 0.75)
-    # Every window of 0.5 is one of 0.75 too.
+    # Every window of overlap 0.5 is also a window of overlap 0.75.
     assert build(built)[0].descriptors_generated == QUARTER - HALF
     overlap(built, 0.0)
     report, ran = build(built)
@@ -200,7 +200,7 @@ def test_overlap_taken_back_embeds_nothing(built, build):
 
 
 def test_the_bytes_do_not_depend_on_history(built, fresh, build):
-    """Grown from tiles over half to three quarters, or built at once: the same files."""
+    """Raising the overlap in two steps gives the same files as building with 0.75 at once."""
     overlap(built, 0.5)
     build(built)
     overlap(built, 0.75)
@@ -212,7 +212,7 @@ def test_the_bytes_do_not_depend_on_history(built, fresh, build):
         assert hashlib.sha256(one).digest() == hashlib.sha256(other).digest(), name
 
 
-def test_overlap_finds_more(built, build):
+def test_overlap_improves_the_retrieval(built, build):
     before = json.loads((built.current / "selftest.json").read_bytes())
     overlap(built, 0.75)
     build(built)
@@ -222,7 +222,7 @@ def test_overlap_finds_more(built, build):
     assert after["heading_known"]["index"]["recall"]["1"] >= before["heading_known"]["index"]["recall"]["1"]
 
 
-def test_a_window_has_the_position_of_its_middle(built, build):
+def test_a_window_has_the_position_of_its_centre(built, build):
     overlap(built, 0.5)
     build(built)
     rows = Windows.open(built.current / "windows.inventory").rows
@@ -232,7 +232,7 @@ def test_a_window_has_the_position_of_its_middle(built, build):
         assert (float(row["lat"]), float(row["lon"])) == pytest.approx(centre, abs=1e-9)
 
 
-def test_an_overlap_that_is_none_is_refused_before_anything_is_written(built):
+def test_an_invalid_overlap_is_refused_before_anything_is_written(built):
     overlap(built, 0.6)
     done = built.provision()
     assert done.status == 1

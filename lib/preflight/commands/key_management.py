@@ -106,7 +106,7 @@ def _revoke(directory: Path, name: str, now: datetime) -> Said:
         f"{fingerprint} is now revoked in {directory}. Copy the directory to every aircraft: until then they accept what the "
         "key signed"
         if new
-        else f"{fingerprint} was revoked in {directory} before"
+        else f"{fingerprint} is revoked in {directory} already"
     )
     return Said("key_revoked", text, {"fingerprint": fingerprint, "new": new, "trust": str(directory)})
 

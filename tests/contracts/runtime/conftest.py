@@ -1,4 +1,4 @@
-"""Small ONNX models with seeded weights, and the runtimes every test here runs on."""
+"""Small ONNX models with seeded weights, and the runtimes on which each test runs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def runtime(request: pytest.FixtureRequest) -> InferenceRuntime:
 
 @pytest.fixture(params=[*_HERE, "tensorrt_rtx"])
 def compiler(request: pytest.FixtureRequest) -> InferenceRuntime:
-    """A runtime that compiles here; TensorRT's family runs nothing without a GPU."""
+    """A runtime that can compile on this machine. The TensorRT runtimes cannot run an engine without a GPU."""
     if request.param != "tensorrt_rtx":
         return _runtime(request.param)
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
@@ -96,7 +96,7 @@ def external_data_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def request_for(request: pytest.FixtureRequest) -> Callable[..., CompileRequest]:
-    """At the first precision of the test's runtime: fp32, or its only one."""
+    """request_for(...): a request at the first precision of the runtime, which is fp32 or its only one."""
     under_test = next((name for name in ("runtime", "compiler") if name in request.fixturenames), None)
     precision = "fp32"
     if under_test is not None:

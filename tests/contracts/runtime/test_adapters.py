@@ -1,4 +1,4 @@
-"""Every row of the table of runtimes, and the adapter that it names: what a row promises, the adapter keeps."""
+"""Each row of the table of runtimes, and its adapter: the adapter must have the properties that the row states."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).resolve().parents[3]
 CPU = HostCapabilities("x86_64", "avx2")
 GPU = HostCapabilities("x86_64", "avx2", "86", None, "NVIDIA RTX A2000", "580.95.05")
-# Row, device of the mission, extra.
+# Each entry is a row, a device of the mission, and an extra.
 SETTINGS = [
     *((row, None, row.extra) for row in RUNTIMES),
     *((row, "cuda", row.cuda.extra) for row in RUNTIMES if row.cuda is not None),
@@ -47,7 +47,7 @@ def nothing_installed(monkeypatch):
 
 @pytest.fixture
 def all_installed(monkeypatch):
-    """The installer's records name every package; no library is there for it."""
+    """The installer's records name every package, but no library is installed."""
     monkeypatch.setattr(metadata, "version", lambda _: "7.1.2")
 
 
@@ -73,7 +73,7 @@ def test_the_extra_is_one_of_the_package(row, device, extra):
 
 
 @every_setting
-def test_what_is_chosen_is_what_the_row_says(all_installed, row, device, extra):
+def test_the_choice_has_the_properties_of_the_row(all_installed, row, device, extra):
     choice = runtime_choice(row.name, GPU, {}, None, device)
     runtime = choice.make()
     assert (choice.name, runtime.name, choice.version) == (row.name, row.name, "7.1.2")
@@ -85,7 +85,7 @@ def test_what_is_chosen_is_what_the_row_says(all_installed, row, device, extra):
 
 
 @every_setting
-def test_without_a_gpu_one_is_chosen_only_where_none_is_needed(all_installed, row, device, extra):
+def test_without_a_gpu_only_runtimes_that_need_none_can_be_chosen(all_installed, row, device, extra):
     if row.on_gpu(CPU, device):
         with pytest.raises(EngineBuildError, match="no GPU was found"):
             runtime_choice(row.name, CPU, {}, None, device)
@@ -95,7 +95,7 @@ def test_without_a_gpu_one_is_chosen_only_where_none_is_needed(all_installed, ro
 
 
 @pytest.mark.parametrize("row", [row for row in RUNTIMES if row.gate is not None], ids=lambda row: row.name)
-def test_the_gate_forbids_the_runtime_and_no_other(all_installed, row):
+def test_the_gate_forbids_only_its_runtime(all_installed, row):
     for other in RUNTIMES:
         environment = {row.gate: "0"}
         if other.gate == row.gate:
@@ -107,8 +107,8 @@ def test_the_gate_forbids_the_runtime_and_no_other(all_installed, row):
 
 
 @every_setting
-def test_the_manual_has_it(row, device, extra):
-    """One line of the table in docs/operations.md: name, extra and precisions."""
+def test_the_manual_lists_the_runtime(row, device, extra):
+    """The table in docs/operations.md has a line with its name, extra and precisions."""
     begin = f"| `{row.name}` with `device: {device}`" if device else f"| `{row.name}` "
     manual = (ROOT / "docs" / "operations.md").read_text().splitlines()
     (line,) = (line for line in manual if line.startswith(begin) and (device or "`device: " not in line))
@@ -117,14 +117,14 @@ def test_the_manual_has_it(row, device, extra):
     assert set(re.findall("fp32|fp16|bf16|int8", precisions)) == set(row.precisions_on(device))
 
 
-def test_the_default_is_one_of_them_and_runs_anywhere():
+def test_the_default_runtime_is_in_the_table_and_runs_anywhere():
     row = RUNTIMES.named(DEFAULT_RUNTIME)
     assert (row.place, row.gate) == ("cpu", None)
     assert "fp32" in row.precisions
 
 
-def test_the_names_of_runtimes_stand_nowhere_else():
-    """A module that knows a runtime by its name would have to be told of the next one."""
+def test_no_other_module_contains_the_name_of_a_runtime():
+    """Such a module would have to be changed for each new runtime."""
     names = "|".join(re.escape(row.name) for row in RUNTIMES)
     literal = re.compile(rf"""["'](?:{names})["']""")
     lib = ROOT / "lib" / "preflight"
@@ -136,7 +136,7 @@ def test_the_names_of_runtimes_stand_nowhere_else():
         for line in path.read_text().splitlines()
         if literal.search(line)
     ]
-    # The reference of the parity gate is ONNX Runtime, whatever runs the engines.
+    # The reference of the parity gate is always ONNX Runtime.
     assert found == [
         'wiring/libraries.py: return installed_version("onnxruntime", _INSTALL, *PACKAGES)',
     ]

@@ -1,4 +1,4 @@
-"""What every `InferenceRuntime` does, run on each of them."""
+"""The contract of `InferenceRuntime`, tested on each implementation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from preflight.engine.runtimes import RUNTIMES
 from preflight.errors import EngineBuildError
 from preflight.ports import InferenceRuntime, OutOfDeviceMemory, QueueingEngine
 
-# How near a precision comes on a small model of random weights.
+# The accuracy of each precision on a small model with random weights.
 _NEAR = {"fp32": 1e-5, "fp16": 1e-3}
 
 _COMPILE_AGAIN = """
@@ -175,7 +175,7 @@ def test_any_batch_size_runs_and_gives_float32(runtime, tiny_onnx, engine_path, 
     np.testing.assert_allclose(np.linalg.norm(found["descriptor"], axis=1), 1, atol=_near(runtime))
 
 
-def test_results_belong_to_the_caller(runtime, tiny_onnx, engine_path, request_for, images):
+def test_later_runs_do_not_change_earlier_results(runtime, tiny_onnx, engine_path, request_for, images):
     with runtime.load(engine_path, request_for(tiny_onnx)) as engine:
         first = engine.run({"image": images})["descriptor"]
         kept = first.copy()
@@ -212,7 +212,9 @@ def test_compiling_again_gives_the_same_bytes(runtime, tiny_onnx, engine_path, r
     assert _sha256(tmp_path / "third") == _sha256(engine_path)
 
 
-def test_a_graph_with_a_fixed_batch_takes_any(runtime, fixed_batch_onnx, tiny_onnx, request_for, images, tmp_path):
+def test_a_graph_with_a_fixed_batch_accepts_any_batch(
+    runtime, fixed_batch_onnx, tiny_onnx, request_for, images, tmp_path
+):
     path = tmp_path / "fixed.engine"
     runtime.compile(request_for(fixed_batch_onnx), path)
     with runtime.load(path, request_for(fixed_batch_onnx)) as engine:
@@ -221,7 +223,7 @@ def test_a_graph_with_a_fixed_batch_takes_any(runtime, fixed_batch_onnx, tiny_on
         np.testing.assert_allclose(found, reference.run({"image": images})["descriptor"], atol=_near(runtime))
 
 
-def test_use_reaches_no_network_and_leaves_nothing_at_home(runtime, tiny_onnx, tmp_path):
+def test_a_runtime_uses_no_network_and_writes_no_file_in_the_home_folder(runtime, tiny_onnx, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     said = _run_python(_USE_ONCE, runtime, tiny_onnx, tmp_path / "engine", home=home)
@@ -229,12 +231,12 @@ def test_use_reaches_no_network_and_leaves_nothing_at_home(runtime, tiny_onnx, t
     assert list(home.rglob("*")) == []
 
 
-def test_running_out_of_memory_is_a_signal_and_the_engine_goes_on(runtime, tiny_onnx, engine_path):
+def test_out_of_memory_raises_an_error_and_the_engine_stays_usable(runtime, tiny_onnx, engine_path):
     assert _run_python(_RUN_OUT, runtime, tiny_onnx, engine_path) == "OUT OF MEMORY (4, 24)\n"
     assert not issubclass(OutOfDeviceMemory, EngineBuildError)
 
 
-def test_several_batches_under_way_give_the_bits_of_one(tiny_onnx, request_for, images, tmp_path):
+def test_several_batches_in_progress_give_the_bits_of_one(tiny_onnx, request_for, images, tmp_path):
     runtime, path = OpenVinoRuntime(threads=2), tmp_path / "engine"
     runtime.compile(request_for(tiny_onnx), path)
     batches = [images + number for number in range(7)]
@@ -256,7 +258,7 @@ def test_several_batches_under_way_give_the_bits_of_one(tiny_onnx, request_for, 
             engine.collect()
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
-        # And one at a time again; what is forgotten, and what is under way at the end, does no harm.
+        # One batch at a time still works. Results that nobody collects and batches in progress at the end do no harm.
         np.testing.assert_array_equal(engine.run({"image": batches[3]})["descriptor"], expected[3])
         engine.submit({"image": images})
         engine.discard()
@@ -275,7 +277,7 @@ def test_a_graph_with_a_fixed_batch_has_no_queue(fixed_batch_onnx, request_for, 
 
 
 @pytest.mark.parametrize("runtime", ["openvino"], indirect=True)
-def test_a_queue_that_runs_out_of_memory_says_so_and_the_engine_goes_on(runtime, tiny_onnx, engine_path):
+def test_a_queue_out_of_memory_raises_an_error_and_the_engine_stays_usable(runtime, tiny_onnx, engine_path):
     assert _run_python(_RUN_OUT_OF_A_QUEUE, runtime, tiny_onnx, engine_path) == "OUT OF MEMORY True\n"
 
 
@@ -292,7 +294,7 @@ def test_a_damaged_engine_is_refused(runtime, tiny_onnx, engine_path, request_fo
 
 
 @pytest.mark.parametrize("content", [b"", b"no model" * 20])
-def test_what_is_no_model_is_refused(compiler, request_for, tmp_path, content):
+def test_a_file_that_is_no_model_is_refused(compiler, request_for, tmp_path, content):
     path = tmp_path / "broken.onnx"
     path.write_bytes(content)
     with pytest.raises(EngineBuildError, match=r"broken\.onnx"):
@@ -327,14 +329,16 @@ def test_a_target_that_cannot_be_written_is_an_error(compiler, tiny_onnx, reques
     ],
     ids=["name", "type", "channels", "rank", "none"],
 )
-def test_wrong_inputs_are_refused_and_the_engine_goes_on(runtime, tiny_onnx, engine_path, request_for, images, wrong):
+def test_wrong_inputs_are_refused_and_the_engine_stays_usable(
+    runtime, tiny_onnx, engine_path, request_for, images, wrong
+):
     with runtime.load(engine_path, request_for(tiny_onnx)) as engine:
         with pytest.raises(EngineBuildError):
             engine.run(wrong)
         assert engine.run({"image": images})["descriptor"].shape == (8, 24)
 
 
-def test_a_closed_engine_refuses_and_closes_again(runtime, tiny_onnx, engine_path, request_for, images):
+def test_a_closed_engine_refuses_to_run_and_can_be_closed_again(runtime, tiny_onnx, engine_path, request_for, images):
     engine = runtime.load(engine_path, request_for(tiny_onnx))
     engine.close()
     engine.close()
@@ -342,7 +346,7 @@ def test_a_closed_engine_refuses_and_closes_again(runtime, tiny_onnx, engine_pat
         engine.run({"image": images})
 
 
-def test_openvino_runs_at_the_precision_asked_or_refuses(tiny_onnx, request_for, images, tmp_path):
+def test_openvino_runs_at_the_requested_precision_or_refuses(tiny_onnx, request_for, images, tmp_path):
     runtime, path = OpenVinoRuntime(), tmp_path / "engine"
     with OnnxRuntime().reference(tiny_onnx) as reference:
         expected = reference.run({"image": images})["descriptor"]
@@ -365,7 +369,7 @@ def test_openvino_runs_at_the_precision_asked_or_refuses(tiny_onnx, request_for,
             assert 1e-5 < outcomes[precision] < 0.05
 
 
-def test_openvino_imports_a_blob_of_one_precision_at_the_one_asked(tiny_onnx, request_for, images, tmp_path):
+def test_openvino_imports_a_blob_at_the_requested_precision(tiny_onnx, request_for, images, tmp_path):
     runtime, path = OpenVinoRuntime(), tmp_path / "engine"
     runtime.compile(request_for(tiny_onnx), path)
     with runtime.load(path, request_for(tiny_onnx)) as engine:

@@ -1,4 +1,4 @@
-"""A runtime that preflight does not know: one row and one adapter package, and nothing else has to be told of it."""
+"""A new runtime needs only one row and one adapter package. No other module has to change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AT = "components.c10_provisioning"
 
 @pytest.fixture
 def toy(monkeypatch):
-    """The adapter package, which can be imported as any other."""
+    """Make the adapter package of the toy runtime importable."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "toy_runtime"))
     return import_module("toy_adapter")
 
@@ -35,7 +35,7 @@ def table(toy):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """The installer's record of the toy's library."""
+    """The installer's record of the toy runtime's library."""
     record = tmp_path / "toy_library-3.1.dist-info"
     record.mkdir()
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-library\nVersion: 3.1\n")
@@ -44,7 +44,7 @@ def installed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def load(tmp_path, tiny_onnx):
-    """load(table, backbone, **config): a mission file on the toy, read with a table of runtimes."""
+    """load(table, backbone, **config): read a mission file that uses the toy runtime, with a table of runtimes."""
     (tmp_path / "camera.json").write_text("{}")
     backbone = {
         "model_name": "tiny",
@@ -80,7 +80,7 @@ def load(tmp_path, tiny_onnx):
 
 @pytest.fixture
 def refused(load):
-    """refused(table, ...): what the mission is refused for."""
+    """refused(table, ...): the problems for which the mission is refused."""
 
     def run(*arguments, **config):
         with pytest.raises(MissionError) as refusal:
@@ -93,7 +93,7 @@ def refused(load):
 # The mission
 
 
-def test_a_mission_may_name_it_where_the_table_has_it(load, refused, table):
+def test_a_mission_may_name_it_if_the_table_contains_it(load, refused, table):
     assert load(table).config.runtime == "toy_runtime"
     assert load(table, {"runtime": "toy_runtime"}, runtime="openvino").descriptor.runtime == "toy_runtime"
     (problem,) = refused(RUNTIMES)
@@ -102,7 +102,7 @@ def test_a_mission_may_name_it_where_the_table_has_it(load, refused, table):
     assert problem.endswith("tensorrt, pytorch_fp16 or toy_runtime")
 
 
-def test_its_precisions_are_held_to(load, refused, table):
+def test_a_mission_may_use_only_its_precisions(load, refused, table):
     assert load(table, {"precision": "int8"}).descriptor.precision == "int8"
     (problem,) = refused(table, {"precision": "bf16"})
     assert problem == (
@@ -113,7 +113,7 @@ def test_its_precisions_are_held_to(load, refused, table):
     assert problem.endswith("openvino, onnxruntime, tensorrt or toy_runtime")
 
 
-def test_its_other_properties_are_held_to(load, refused, table):
+def test_its_other_properties_are_applied(load, refused, table):
     (problem,) = refused(table, device="cuda")
     assert problem.startswith(
         f"{AT}.device: is for the runtime onnxruntime alone, not toy_runtime, which runs on the CPU"
@@ -127,7 +127,7 @@ def test_its_other_properties_are_held_to(load, refused, table):
 # The engine
 
 
-def test_its_engines_have_names_of_their_own(table, toy):
+def test_its_engines_have_its_tag_in_their_names(table, toy):
     text = "tiny__cpu-avx2_toy3.1_int8.engine"
     name = EngineName("tiny", toy.ROW, "3.1", "int8", isa="avx2")
     assert str(name) == text
@@ -154,23 +154,23 @@ def test_its_engine_is_compiled_loaded_and_run(load, table, tmp_path, images):
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_backbone_names_it_for_itself(load, table):
+def test_a_backbone_can_choose_it(load, table):
     job = load(table, {"runtime": "toy_runtime"}, runtime="onnxruntime")
     compiler = build_engine_compiler(job.config, CPU, {}, runtimes=table)
     assert [choice.name for choice in compiler.runtimes()] == ["onnxruntime", "toy_runtime"]
     assert compiler.runtime_of(job.descriptor).version == "3.1"
 
 
-# What stops it
+# Errors
 
 
-def test_where_its_library_is_missing_the_extra_is_named(table):
+def test_if_its_library_is_missing_the_error_names_the_extra(table):
     with pytest.raises(EngineBuildError, match=r"^The toy is not installed: run pip install -e '\.\[cpu,toy\]'$"):
         runtime_choice("toy_runtime", CPU, {}, runtimes=table)
 
 
 @pytest.mark.usefixtures("installed")
-def test_its_gate_is_honoured(table):
+def test_its_gate_can_forbid_it(table):
     assert runtime_choice("toy_runtime", CPU, {"BUILD_TOY_RUNTIME": "1"}, runtimes=table).version == "3.1"
     with pytest.raises(EngineBuildError, match="runtime toy_runtime is forbidden here by BUILD_TOY_RUNTIME=0"):
         runtime_choice("toy_runtime", CPU, {"BUILD_TOY_RUNTIME": "0"}, runtimes=table)
@@ -179,7 +179,7 @@ def test_its_gate_is_honoured(table):
 
 
 @pytest.mark.usefixtures("installed")
-def test_one_that_needs_a_gpu_is_not_chosen_without_one(toy):
+def test_a_runtime_that_needs_a_gpu_is_refused_without_one(toy):
     table = RuntimeTable((dataclasses.replace(toy.ROW, place="gpu"),))
     for host in (None, CPU):
         with pytest.raises(EngineBuildError, match=r"builds for this machine's GPU, and no GPU was found.*\[cpu,toy\]"):
@@ -197,9 +197,7 @@ def test_one_that_needs_a_gpu_is_not_chosen_without_one(toy):
         ("broken_adapter", "import no_such_library", "No module named 'no_such_library'"),
     ],
 )
-def test_an_adapter_that_is_not_there_or_not_complete_is_one_sentence(
-    toy, tmp_path, monkeypatch, adapter, content, said
-):
+def test_a_missing_or_incomplete_adapter_gives_one_message(toy, tmp_path, monkeypatch, adapter, content, said):
     if content is not None:
         (tmp_path / f"{adapter}.py").write_text(content)
         monkeypatch.syspath_prepend(str(tmp_path))

@@ -14,7 +14,7 @@ from doit.exceptions import InvalidCommand
 from recipes.backend import DurableSqlite
 
 ROOT = Path(__file__).parents[3]
-# Commits one task, begins another, says so, and waits to be killed.
+# Commits one task, starts another, prints a line, and waits to be killed.
 PROGRAM = """
 import sys
 from doit.dependency import JSONCodec
@@ -76,7 +76,7 @@ def finish(base, task, deps=("a",)):
     base.set(task, "deps:", list(deps))
 
 
-def test_what_is_set_is_there_in_the_next_run(opened):
+def test_values_are_available_in_the_next_run(opened):
     first = opened()
     finish(first, "index", ["x", "y"])
     first.dump()
@@ -88,7 +88,7 @@ def test_what_is_set_is_there_in_the_next_run(opened):
     assert not second.in_("other")
 
 
-def test_reading_never_makes_a_file(opened, name):
+def test_reading_never_creates_a_file(opened, name):
     base = opened()
     assert not base.in_("index")
     assert base.get("index", "deps:") is None
@@ -104,7 +104,7 @@ def test_a_finished_task_is_committed_at_once(opened, name):
     assert opened().in_("index")
 
 
-def test_a_task_that_is_not_finished_is_kept_by_dump_alone(opened):
+def test_an_unfinished_task_is_saved_only_by_dump(opened):
     base = opened()
     base.set("index", "result:", "r")
     assert not opened().in_("index")
@@ -121,7 +121,7 @@ def test_a_finished_task_survives_the_kill_of_its_process(opened, started):
     assert not base.in_("index-unfinished")
 
 
-def test_two_processes_keep_each_others_tasks(opened, started):
+def test_two_processes_do_not_overwrite_each_others_tasks(opened, started):
     for process in (started("one"), started("two")):
         process.communicate("go\n")
         assert process.returncode == 0
@@ -134,7 +134,7 @@ def test_two_processes_keep_each_others_tasks(opened, started):
     }
 
 
-def test_a_removed_task_is_gone_and_the_others_stay(opened):
+def test_removing_a_task_keeps_the_others(opened):
     base = opened()
     finish(base, "one")
     finish(base, "two")
@@ -144,7 +144,7 @@ def test_a_removed_task_is_gone_and_the_others_stay(opened):
     assert (later.in_("one"), later.in_("two")) == (False, True)
 
 
-def test_removing_a_task_known_to_this_run_alone_drops_it(opened):
+def test_removing_a_task_that_only_this_run_knows(opened):
     base = opened()
     base.set("one", "result:", "r")
     base.remove("one")
@@ -163,7 +163,7 @@ def test_all_can_be_removed(opened):
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "cut", "half", "zeros in the page of the table"])
-def test_a_damaged_file_costs_what_it_held_and_no_more(opened, name, damage):
+def test_a_damaged_file_loses_only_its_own_content(opened, name, damage):
     base = opened()
     for number in range(50):
         finish(base, f"task {number}", ["x" * 200])
@@ -185,7 +185,7 @@ def test_a_damaged_file_costs_what_it_held_and_no_more(opened, name, damage):
     assert opened().in_("new")
 
 
-def test_a_damaged_row_is_no_row(opened, name):
+def test_a_damaged_row_is_ignored(opened, name):
     base = opened()
     finish(base, "index")
     base.dump()
@@ -200,8 +200,8 @@ def test_a_damaged_row_is_no_row(opened, name):
     assert opened().get("index", "deps:") == ["a"]
 
 
-def test_memory_is_a_place_too(opened):
-    """Beside a mission that is refused."""
+def test_the_database_can_be_in_memory(opened):
+    """It is in memory if the mission is refused."""
     base = opened(":memory:")
     assert not base.in_("index")
     finish(base, "index")
@@ -211,7 +211,7 @@ def test_memory_is_a_place_too(opened):
 
 
 def test_no_task_is_ever_ignored(opened, name):
-    """doit skips a task that is, with all that needs it, and calls that a success."""
+    """Doit would skip an ignored task and all tasks that need it, and report success."""
     base = opened()
     with pytest.raises(InvalidCommand, match=r"doit ignore cannot be used: .* No task is ignored"):
         base.set("publish", "ignore:", "1")

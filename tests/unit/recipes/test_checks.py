@@ -30,7 +30,7 @@ def given(monkeypatch, tmp_path):
 
 
 class Programs:
-    """Stands for `subprocess`: notes what is started, and lets it pass or fail."""
+    """Replaces `subprocess`: records what is started, and lets it pass or fail."""
 
     PIPE, STDOUT = subprocess.PIPE, subprocess.STDOUT
 
@@ -40,7 +40,7 @@ class Programs:
     def _status(self, arguments):
         return int(bool(self.failing) and self.failing in arguments)
 
-    def Popen(self, arguments, **options):  # noqa: N802 - the name that it has in subprocess
+    def Popen(self, arguments, **options):  # noqa: N802 - the name in subprocess
         self.checks.append(arguments)
         assert options["cwd"] == ROOT
         return SimpleNamespace(communicate=lambda: ("one\ntwo\n", None), returncode=self._status(arguments))
@@ -74,13 +74,13 @@ def test_every_folder_with_tests_belongs_to_one_part():
     assert sorted(QUICK.folders + REST.folders) == sorted(folders)
 
 
-def test_the_checks_run_alone(given, programs):
+def test_doit_check_runs_only_the_checks(given, programs):
     assert act(task_check()) is None
     assert programs.checks == [[sys.executable, *arguments] for arguments in CHECKS.values()]
     assert programs.tests == []
 
 
-def test_quick_runs_the_unit_and_property_tests_alone(given, programs):
+def test_quick_runs_only_the_unit_and_property_tests(given, programs):
     given(quick="1")
     assert act(task_test()) is None
     assert programs.checks == []
@@ -88,14 +88,14 @@ def test_quick_runs_the_unit_and_property_tests_alone(given, programs):
 
 
 @pytest.mark.parametrize("values", [{}, {"quick": "0"}])
-def test_the_whole_runs_the_checks_and_every_folder(given, programs, values):
+def test_doit_test_runs_the_checks_and_every_folder(given, programs, values):
     given(**values)
     assert act(task_test()) is None
     assert len(programs.checks) == len(CHECKS)
     assert programs.folders == [[f"tests/{folder}" for folder in part.folders] for part in (QUICK, REST)]
 
 
-def test_the_verifier_is_held_to_every_line_and_branch(given, programs):
+def test_the_tests_must_cover_every_line_and_branch_of_the_verifier(given, programs):
     given(quick="1")
     act(task_test())
     assert {"--cov=takeoff", "--cov-branch", "--cov-fail-under=100"} <= set(programs.tests[0])
@@ -111,7 +111,7 @@ def test_the_first_part_that_fails_is_named_and_no_other_starts(given, programs,
     assert isinstance(failed, TaskFailed)
     assert failed.get_msg().strip() == f"{named}: read above what is wrong"
     assert len(programs.tests) == ran
-    # The times of what ran are told also then.
+    # The times of the parts that ran are printed as well.
     *_, last = capsys.readouterr().out.splitlines()
     assert last.startswith("== times: check ")
     assert last.count(" s") >= ran + 1
@@ -149,7 +149,7 @@ def test_quick_is_no_variable_of_a_build(tmp_path):
         _ = Context({"quick": "1"}, {}, tmp_path).variables
 
 
-def test_the_tests_get_a_folder_in_memory_that_goes_with_them(given, programs, monkeypatch, tmp_path):
+def test_the_tests_get_a_temporary_folder_in_memory_that_is_removed_afterwards(given, programs, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "MEMORY", tmp_path)
     monkeypatch.setattr(module, "ROOM", 0)
     monkeypatch.delenv("TMPDIR", raising=False)
@@ -172,7 +172,7 @@ def test_the_tests_get_a_folder_in_memory_that_goes_with_them(given, programs, m
         assert "PYTHONDONTWRITEBYTECODE" not in environment
 
 
-def test_a_folder_for_temporary_files_that_is_set_stays(given, programs, monkeypatch, tmp_path):
+def test_a_folder_for_temporary_files_that_is_set_is_used(given, programs, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "MEMORY", tmp_path)
     monkeypatch.setattr(module, "ROOM", 0)
     monkeypatch.setenv("TMPDIR", "/elsewhere")
@@ -189,11 +189,11 @@ def test_a_folder_for_temporary_files_that_is_set_stays(given, programs, monkeyp
         ({"f_flag": os.ST_NOEXEC}, False),
     ],
 )
-def test_memory_is_used_where_it_has_room_and_runs_files(monkeypatch, tmp_path, changes, room):
+def test_memory_is_used_if_it_has_space_and_can_execute_files(monkeypatch, tmp_path, changes, room):
     state = {"f_flag": 0, "f_bavail": 1 << 20, "f_frsize": 4096} | changes
     monkeypatch.setattr(module.os, "statvfs", lambda _: SimpleNamespace(**state))
     assert module._has_room(tmp_path) is room
 
 
-def test_memory_that_is_not_there_is_not_used(tmp_path):
+def test_memory_is_not_used_if_the_folder_does_not_exist(tmp_path):
     assert module._has_room(tmp_path / "absent") is False

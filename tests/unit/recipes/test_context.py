@@ -31,39 +31,39 @@ def touch(*paths):
         path.write_text("")
 
 
-def test_the_variable_goes_before_the_environment_the_file_here_and_the_demo(here):
+def test_the_variable_has_priority_over_environment_local_file_and_demo(here):
     touch(here / "mission.yaml")
     run = Context({"mission": "a.yaml"}, {"PREFLIGHT_MISSION": "b.yaml"}, here)
     assert run.mission_path() == here / "a.yaml"
     assert not run.uses_demo
 
 
-def test_the_environment_goes_before_the_file_here(here):
+def test_the_environment_has_priority_over_the_local_file(here):
     touch(here / "mission.yaml")
     assert Context({}, {"PREFLIGHT_MISSION": "b.yaml"}, here).mission_path() == here / "b.yaml"
 
 
-def test_the_file_here_goes_before_the_demo(here):
+def test_the_local_file_has_priority_over_the_demo(here):
     touch(here / "mission.yaml")
     assert Context({}, {}, here).mission_path() == here / "mission.yaml"
 
 
-def test_without_any_it_is_the_demo(here):
+def test_the_demo_is_the_default(here):
     run = Context({}, {}, here)
     assert run.mission_path() == DEMO
     assert run.uses_demo
     assert run.mission().demo
 
 
-def test_an_absolute_path_stays_as_it_is(here):
+def test_an_absolute_path_is_not_changed(here):
     assert Context({"mission": "/x/m.yaml"}, {}, here).mission_path() == Path("/x/m.yaml")
 
 
-def test_an_empty_environment_variable_counts_as_none(here):
+def test_an_empty_environment_variable_counts_as_unset(here):
     assert Context({}, {"PREFLIGHT_MISSION": ""}, here).mission_path() == DEMO
 
 
-def test_a_broken_link_here_is_no_reason_to_build_the_demo(here):
+def test_the_demo_does_not_replace_a_broken_link(here):
     (here / "mission.yaml").symlink_to("gone.yaml")
     run = Context({}, {}, here)
     assert not run.uses_demo
@@ -74,13 +74,13 @@ def test_a_broken_link_here_is_no_reason_to_build_the_demo(here):
 @pytest.mark.parametrize(
     ("given", "environment"), [({"mission": "none.yaml"}, {}), ({}, {"PREFLIGHT_MISSION": "none.yaml"})]
 )
-def test_a_mission_that_is_not_there_is_never_replaced_by_the_demo(here, given, environment):
+def test_the_demo_does_not_replace_a_missing_mission(here, given, environment):
     run = Context(given, environment, here)
     with pytest.raises(MissionError, match=f"{here / 'none.yaml'} is refused"):
         run.mission()
 
 
-def test_a_mission_with_errors_is_a_value_until_it_is_asked_for(here):
+def test_a_mission_with_errors_raises_only_when_it_is_used(here):
     (here / "mission.yaml").write_text("version: 2")
     run = Context({}, {}, here)
     assert run.stages() == ()
@@ -90,7 +90,7 @@ def test_a_mission_with_errors_is_a_value_until_it_is_asked_for(here):
             ask()
 
 
-def test_an_unknown_variable_is_a_value_until_it_is_asked_for(here):
+def test_an_unknown_variable_raises_only_when_the_variables_are_used(here):
     run = Context({"misson": "x"}, {}, here)
     assert run.stages() == ()
     assert run.doit_database() == ":memory:"
@@ -99,7 +99,7 @@ def test_an_unknown_variable_is_a_value_until_it_is_asked_for(here):
 
 
 def test_the_stages_of_a_mission_are_known_without_writing_anything(here):
-    """The demo, copied to a folder of its own."""
+    """Uses a copy of the demo in its own folder."""
     for path in DEMO.parent.iterdir():
         if path.is_file():
             (here / path.name).write_bytes(path.read_bytes())
@@ -146,7 +146,7 @@ def test_when_a_command_line_builds_nothing(arguments, only):
     assert module._builds_nothing(arguments) is only
 
 
-def test_log_json_is_known_although_another_variable_is_refused(here):
+def test_log_json_is_known_even_if_another_variable_is_refused(here):
     assert Context({"log": "json", "misson": "x"}, {}, here).log_json
     assert not Context({}, {}, here).log_json
 
@@ -161,7 +161,7 @@ def test_an_outcome_is_a_line_for_people_and_a_log_line_for_programs(here, capsy
     assert (line["level"], line["event"], line["added"], line["message"]) == ("INFO", "import_done", 640, "640 tiles")
 
 
-def test_a_failure_no_session_logged_is_logged_as_an_error(here, capsys):
+def test_a_failure_that_no_session_logged_is_logged_as_an_error(here, capsys):
     run = Context({"log": "json"}, {}, here)
     run.start_logging()
     run.log_failure(CommandLineError("unknown variable"))
@@ -169,7 +169,7 @@ def test_a_failure_no_session_logged_is_logged_as_an_error(here, capsys):
     assert (line["level"], line["event"], line["error"]) == ("ERROR", "refused", "CommandLineError")
 
 
-def test_the_demo_is_announced_to_people_alone(here, capsys):
+def test_the_demo_is_announced_only_in_text_output(here, capsys):
     Context({}, {}, here).announce_demo()
     assert capsys.readouterr().out == (
         "No mission file: using cache_templates/demo.yaml (a demonstration, not for flight)\n"
@@ -179,7 +179,7 @@ def test_the_demo_is_announced_to_people_alone(here, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_signal_ends_by_its_own_status_and_the_next_ones_are_ignored():
+def test_a_signal_ends_the_run_with_its_status_and_later_signals_are_ignored():
     before = {number: signal.getsignal(number) for number in STOPPING}
     try:
         stop_on_signals()

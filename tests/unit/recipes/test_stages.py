@@ -1,4 +1,4 @@
-"""dodo.py names every stage of a session, in a session's order."""
+"""dodo.py names every stage of a session, in the order of the session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def creators():
 
 
 def test_every_stage_of_a_session_has_its_task(tmp_path):
-    """A stage without a task would be built by the Python API and left out by doit."""
+    """The Python API would build a stage without a task, but doit would not."""
     mission = load_mission(ROOT / "cache_templates" / "demo.yaml", {})
     session = wiring.assemble(mission, wiring.Surroundings.real(), wiring.Options()).session()
     try:
@@ -34,7 +34,7 @@ def test_dodo_imports_every_stage_and_exports_it():
         assert json.dumps(f"task_{name}") in text, name
 
 
-def test_a_stages_task_has_the_words_that_doit_lists(monkeypatch):
+def test_the_task_of_a_stage_has_the_text_that_doit_list_shows(monkeypatch):
     monkeypatch.setattr(stages, "stage_tasks", lambda name, doc: iter([{"basename": name, "doc": doc}]))
     for name, create in creators().items():
         (task,) = create()
@@ -43,7 +43,7 @@ def test_a_stages_task_has_the_words_that_doit_lists(monkeypatch):
 
 
 def test_each_creator_makes_the_tasks_of_its_own_stage(monkeypatch):
-    """Not those of the last line of the table."""
+    """This fails if all creators use the last row of the table."""
     asked = []
     monkeypatch.setattr(stages, "stage_tasks", lambda name, _: iter(asked.append(name) or []))
     for create in creators().values():

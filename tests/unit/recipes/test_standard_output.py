@@ -1,4 +1,4 @@
-"""A standard output whose reader goes away, that takes nothing, or is closed: with real pipes and devices."""
+"""Standard output without a reader, on a full device, or closed. Uses real pipes and devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BEGIN = f"import sys, threading\nfrom recipes.standard_output import end_with_th
 
 
 def run(program, *, read, begin=BEGIN):
-    """Run a program whose output is read, or whose reader went away before it began; its status, output and errors."""
+    """Run a program with a reader, or with a reader that ended before. Returns its status, output and errors."""
     reader, writer = os.pipe()
     if not read:
         os.close(reader)
@@ -36,7 +36,7 @@ def run(program, *, read, begin=BEGIN):
     return process.returncode, out.decode(), errors
 
 
-def test_what_is_read_is_written_as_ever():
+def test_output_with_a_reader_is_complete():
     assert run("print('one')\nsys.stdout.write('two')", read=True) == (0, "one\ntwo", "")
 
 
@@ -51,18 +51,18 @@ TOLD = [
 
 
 @pytest.mark.parametrize("told", TOLD)
-def test_a_reader_that_has_gone_ends_the_run_without_a_word(told):
+def test_without_a_reader_the_run_ends_without_a_message(told):
     assert run(f"{told}\nsys.exit(0)", read=False) == (141, "", "")
 
 
-def test_a_thread_of_its_own_leaves_it_to_the_main_one():
+def test_another_thread_leaves_the_end_of_the_run_to_the_main_thread():
     program = "thread = threading.Thread(target=print, args=('one',))\nthread.start()\nthread.join()\n"
     assert run(program + "sys.stderr.write('went on')\nprint('two')", read=False) == (141, "", "went on")
     assert run(program + "print('two')", read=True) == (0, "one\ntwo\n", "")
 
 
 @pytest.mark.parametrize("arguments", [["help"], ["help", "task"], ["help", "plan"], ["help", "tiles"], ["--help"]])
-def test_doits_own_help_ends_without_a_word_too(arguments):
+def test_the_help_of_doit_ends_without_a_message(arguments):
     program = f"from doit.doit_cmd import DoitMain\nsys.exit(DoitMain().run({arguments}))"
     assert run(program, read=False, begin="import sys\n") == (141, "", "")
     status, said, errors = run(program, read=True, begin="import sys\n")
@@ -76,7 +76,7 @@ CLOSED = "doit: standard output is closed; send it to a file, or to /dev/null\n"
 
 
 def run_in_shell(redirected, told):
-    """A program with its output redirected by the shell; its status and errors."""
+    """Run a program whose output the shell redirects. Returns its status and errors."""
     done = subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {redirected}', sys.executable, BEGIN + told],
         cwd=ROOT,
@@ -89,15 +89,15 @@ def run_in_shell(redirected, told):
 
 
 @pytest.mark.parametrize("told", TOLD)
-def test_an_output_that_takes_nothing_ends_the_run_with_a_sentence(told):
+def test_a_full_output_device_ends_the_run_with_a_message(told):
     assert run_in_shell(">/dev/full", f"{told}\nsys.exit(0)") == (16, FULL)
 
 
 @pytest.mark.parametrize("told", ["print('one')", "pass"])
-def test_an_output_that_is_closed_ends_the_run_at_once(told):
+def test_a_closed_output_ends_the_run_at_once(told):
     assert run_in_shell(">&-", f"{told}\nsys.exit(0)") == (16, CLOSED)
 
 
 @pytest.mark.parametrize("redirected", [">&- 2>&-", ">/dev/full 2>&-", ">/dev/full 2>/dev/full"])
-def test_also_where_nobody_can_be_told(redirected):
+def test_the_run_also_ends_if_standard_error_cannot_be_written(redirected):
     assert run_in_shell(redirected, "print('one')") == (16, "")

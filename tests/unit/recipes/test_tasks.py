@@ -15,7 +15,7 @@ from recipes.tasks import LOCK, guarded, lock_task, stage_tasks
 
 
 class Run:
-    """A context over stages, or one whose mission is refused."""
+    """A context with stages, or one with a refused mission."""
 
     def __init__(self, stages=(), error=None):
         self._stages, self.error, self.holds_lock = stages, error, True
@@ -76,13 +76,13 @@ def test_a_stage_is_a_task_with_its_files(use):
     assert run.said == ["judge index", "run index"]
 
 
-def test_what_one_step_makes_for_the_next_is_no_dependency_of_the_task(use):
+def test_a_file_that_a_step_makes_for_the_next_is_no_dependency_of_the_task(use):
     use(Stage("tiles", (), (step("seal", ["/a"], ["/b"]), step("sample", ["/a", "/b", "/c"], ["/d"]))))
     (task,) = stage_tasks("tiles", "")
     assert (task["file_dep"], task["targets"]) == (["/a", "/c"], ["/b", "/d"])
 
 
-def test_engines_are_sub_tasks_one_a_backbone(use):
+def test_each_backbone_has_an_engine_sub_task(use):
     run = use(
         Stage("engine:a", ("tiles",), (step("a", [], ["/a"]),)),
         Stage("engine:b", ("tiles",), (step("b", [], ["/b"]),)),
@@ -92,11 +92,11 @@ def test_engines_are_sub_tasks_one_a_backbone(use):
     assert [(task["basename"], task["name"]) for task in made] == [("engine", "a"), ("engine", "b")]
     for task in made:
         task["actions"][0]()
-    # Each runs its own stage, not the last of the loop.
+    # Each task runs its own stage, not the last one of the loop.
     assert run.said == ["run engine:a", "run engine:b"]
 
 
-def test_beside_a_refused_mission_the_task_is_there_and_says_why(use):
+def test_if_the_mission_is_refused_the_task_exists_and_fails_with_the_reason(use):
     run = use(error=MissionError("m.yaml", ("area: is missing",)))
     (task,) = stage_tasks("index", "build the index")
     assert (task["basename"], task["doc"], task["task_dep"]) == ("index", "build the index", [LOCK])
@@ -106,7 +106,7 @@ def test_beside_a_refused_mission_the_task_is_there_and_says_why(use):
     assert run.logged == [run.error]
 
 
-def test_an_operator_error_fails_the_task_with_its_sentence(use):
+def test_an_operator_error_fails_the_task_with_its_message(use):
     run = use()
     error = CommandLineError("unknown variable")
 
@@ -119,7 +119,7 @@ def test_an_operator_error_fails_the_task_with_its_sentence(use):
     assert run.logged == [error]
 
 
-def test_a_fault_of_ours_goes_on(use):
+def test_a_programming_error_is_raised(use):
     use()
 
     def action():
@@ -129,7 +129,7 @@ def test_a_fault_of_ours_goes_on(use):
         guarded(action)()
 
 
-def test_the_lock_is_taken_first_and_everything_given_back_at_the_end(use):
+def test_the_lock_task_begins_the_session_and_its_teardown_closes_it(use):
     run = use()
     task = lock_task()
     assert task["actions"][0]() is None
@@ -138,13 +138,13 @@ def test_the_lock_is_taken_first_and_everything_given_back_at_the_end(use):
     assert run.said == ["logging", "demo", "signals", "begin", "close"]
 
 
-def test_the_end_of_a_run_that_never_opened_a_session_is_quiet(use):
+def test_the_teardown_without_a_session_raises_nothing(use):
     use(error=MissionError("m.yaml", ("x",)))
     lock_task()["teardown"][0]()
 
 
-def test_a_stage_without_its_lock_is_neither_judged_nor_run(use):
-    """As doit's -s has it, which takes what a task depends on from it."""
+def test_a_stage_without_the_lock_is_neither_judged_nor_run(use):
+    """With doit's -s, a task runs without the tasks that it depends on."""
     run = use(Stage("index", ("descriptors",), (step("index", ["/d"], ["/i"]),)))
     run.holds_lock = False
     (task,) = stage_tasks("index", "")
@@ -155,7 +155,7 @@ def test_a_stage_without_its_lock_is_neither_judged_nor_run(use):
     assert run.said == ["logging"]
 
 
-def test_in_a_thread_of_doits_the_lock_is_neither_taken_nor_given_back(use):
+def test_in_a_thread_of_doit_the_lock_is_neither_taken_nor_released(use):
     run = use()
     task = lock_task()
     answers = []

@@ -8,7 +8,7 @@ from preflight.errors import CommandLineError
 from recipes.variables import KNOWN, Variables, parse, repeated
 
 
-def test_nothing_given_is_the_usual_run():
+def test_the_defaults_without_any_variable():
     assert parse({}) == Variables(None, "airborne", None, False, False, False)
 
 
@@ -19,7 +19,7 @@ def test_every_variable_is_read():
     assert parse({"deep": "1"}) == Variables(deep=True)
 
 
-def test_zero_and_text_say_the_usual():
+def test_zero_and_text_are_the_defaults():
     assert parse({"repair": "0", "recalibrate": "0", "log": "text", "mode": "airborne"}) == Variables()
 
 
@@ -38,7 +38,7 @@ def test_zero_and_text_say_the_usual():
         ({"deep": "2"}, "deep=2: only 0 and 1"),
     ],
 )
-def test_what_is_not_known_is_refused(given, said):
+def test_unknown_variables_and_values_are_refused(given, said):
     with pytest.raises(CommandLineError) as error:
         parse(given)
     assert said in str(error.value)
@@ -46,12 +46,12 @@ def test_what_is_not_known_is_refused(given, said):
 
 @pytest.mark.parametrize("name", ["mission", "cache"])
 def test_an_empty_path_is_refused(name):
-    """`mission=$FILE` with FILE unset must not build the demo."""
+    """If FILE is unset, `mission=$FILE` must not build the demo."""
     with pytest.raises(CommandLineError, match=f"{name}=: "):
         parse({name: ""})
 
 
-def test_every_problem_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(CommandLineError) as error:
         parse({"b": "1", "a": "2", "repair": "x", "mode": "y", "log": "z"})
     text = str(error.value)
@@ -61,7 +61,7 @@ def test_every_problem_is_told_at_once():
 
 
 def test_a_variable_that_is_given_twice_is_refused():
-    """doit takes the last."""
+    """Doit itself uses the last value."""
     arguments = ["provision", "mission=a", "repair=1", "mission=b", "--zoom=1", "--zoom=2", ""]
     assert repeated(arguments) == ["mission"]
     with pytest.raises(CommandLineError, match="mission= is given more than once"):

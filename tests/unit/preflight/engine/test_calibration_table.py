@@ -1,4 +1,4 @@
-"""Calibration tables: read as they were written, or refused."""
+"""Calibration tables are read exactly as they were written, or refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_table_is_read_as_it_was_written(ranges, samples, tool):
 
 
 @given(RANGES, st.data())
-def test_no_byte_of_a_table_can_change(ranges, data):
+def test_a_changed_byte_of_a_table_is_detected(ranges, data):
     content = bytearray(CalibrationTable(KEY, 8, ranges).encode())
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] ^= data.draw(st.integers(1, 255))
@@ -51,7 +51,7 @@ def test_other_json_is_refused(content):
 
 
 @pytest.mark.parametrize("change", [{"extra": 1}, {"schema": 2}, {"samples": 0}, {"samples": True}, {"ranges": {}}])
-def test_a_table_that_is_none_though_its_digest_holds(change):
+def test_an_invalid_table_with_a_correct_digest_is_refused(change):
     value = json.loads(CalibrationTable(KEY, 8, {"x": (0.0, 1.0)}).encode())
     from preflight.engine.calibration_table import _digest
 
@@ -62,12 +62,12 @@ def test_a_table_that_is_none_though_its_digest_holds(change):
 
 
 @pytest.mark.parametrize("reach", [(1.0, 0.0), (math.nan, 1.0)])
-def test_a_range_that_is_none_is_refused(reach):
+def test_an_invalid_range_is_refused(reach):
     with pytest.raises(CalibrationCacheError, match="damaged"):
         CalibrationTable.decode(CalibrationTable(KEY, 8, {"x": reach}).encode(), "t")
 
 
-def test_a_table_of_something_else_is_refused_and_says_of_what():
+def test_a_table_for_another_key_is_refused_with_the_differences():
     table = CalibrationTable(KEY, 8, {"x": (0.0, 1.0)})
     table.check_made_for(KEY, "t")
     other = CalibrationKey("a" * 64, "c" * 64, "{}", METHOD, "onnxruntime 1.32.0")
@@ -78,7 +78,7 @@ def test_a_table_of_something_else_is_refused_and_says_of_what():
 
 
 @given(st.lists(RANGES, max_size=4))
-def test_merged_ranges_hold_every_part(parts):
+def test_merged_ranges_contain_every_part(parts):
     found = {}
     for part in parts:
         found = merged(found, part)
@@ -88,6 +88,6 @@ def test_merged_ranges_hold_every_part(parts):
         assert most == max(part[name][1] for part in parts if name in part)
 
 
-def test_what_is_no_number_stays_none():
+def test_nan_stays_nan_when_ranges_are_merged():
     nan = merged({"x": (0.0, 1.0)}, {"x": (math.nan, 0.5)})
     assert all(math.isnan(bound) for bound in merged(nan, {"x": (0.0, 2.0)})["x"])

@@ -1,4 +1,4 @@
-"""A compiling process: what it is told, where it runs, and every way it can end badly."""
+"""A compiling process: what it receives, where it runs, and each way in which it can fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES = st.lists(st.integers(-1, 2**31), max_size=4).map(tuple)
 
 @pytest.fixture
 def compiling(tmp_path, monkeypatch):
-    """A process whose `compile_here` is the source; it writes to `tmp_path / "engine"`."""
+    """compiling(source): a process whose `compile_here` has this source. It writes to `tmp_path / "engine"`."""
 
     def make(source, slot=None):
         folder = tmp_path / "modules"
@@ -53,11 +53,11 @@ def compiling(tmp_path, monkeypatch):
         st.integers(1),
     )
 )
-def test_a_request_survives_its_order(request_):
+def test_a_request_is_the_same_after_encoding_and_decoding(request_):
     assert request_of(json.loads(json.dumps(request_value(request_)))) == request_
 
 
-def test_it_is_told_the_order_and_writes_the_engine(compiling, tmp_path):
+def test_it_receives_the_order_and_writes_the_engine(compiling, tmp_path):
     process = compiling(
         'os.write(1, b"chatter\\n")\nos.write(2, b"and more")\nwrite_engine(target, json.dumps(order).encode())'
     )
@@ -66,7 +66,7 @@ def test_it_is_told_the_order_and_writes_the_engine(compiling, tmp_path):
     assert process.said == "chatter | and more"
 
 
-def test_each_slot_has_a_core_of_its_own(compiling, tmp_path):
+def test_each_slot_has_its_own_core(compiling, tmp_path):
     cores = sorted(os.sched_getaffinity(0))
     compiling("write_engine(target, json.dumps(sorted(os.sched_getaffinity(0))).encode())", slot=len(cores) + 1).wait()
     assert json.loads((tmp_path / "engine").read_text()) == [cores[1 % len(cores)]]
@@ -93,34 +93,34 @@ def test_each_slot_has_a_core_of_its_own(compiling, tmp_path):
         ("os._exit(3)", "Nobody can compile m.onnx: the compiling process ended with status 3; it said nothing"),
     ],
 )
-def test_every_bad_end_is_an_error_and_leaves_nothing(compiling, tmp_path, source, said):
+def test_every_failure_is_an_error_and_leaves_no_file(compiling, tmp_path, source, said):
     with pytest.raises(EngineBuildError, match=f"^{re.escape(said)}$"):
         compiling(source).wait()
     assert not (tmp_path / "engine").exists()
 
 
-def test_an_error_of_no_kind_that_was_foreseen_is_told_by_its_last_lines(compiling, tmp_path):
+def test_an_unexpected_error_is_reported_with_its_last_lines(compiling, tmp_path):
     with pytest.raises(EngineBuildError, match=r"Nobody can compile m\.onnx: .*status 1; .*ZeroDivisionError"):
         compiling("1 / 0").wait()
     assert not (tmp_path / "engine").exists()
 
 
-def test_chatter_beside_the_answer_is_no_answer(compiling, monkeypatch, tmp_path):
-    """A module that is imported before the compiler prints where the answer goes."""
+def test_other_output_is_not_taken_for_the_answer(compiling, monkeypatch, tmp_path):
+    """A module that is imported before the compiler prints to the same file descriptor as the answer."""
     (tmp_path / "sitecustomize.py").write_text("print('hello')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(EngineBuildError, match=r"^m\.onnx is no model$"):
         compiling('raise EngineBuildError("m.onnx is no model")').wait()
 
 
-def test_of_what_it_said_the_end_is_kept(compiling):
+def test_the_end_of_long_output_is_kept(compiling):
     process = compiling('os.write(2, b"a" * 30000 + b" the end")\nos._exit(3)')
     with pytest.raises(EngineBuildError, match=r"the end$") as caught:
         process.wait()
     assert len(str(caught.value)) < 5_000
 
 
-def test_the_folder_it_is_started_in_holds_no_modules_of_ours(compiling, monkeypatch, tmp_path):
+def test_modules_in_the_current_folder_are_not_imported(compiling, monkeypatch, tmp_path):
     (tmp_path / "ctypes.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(tmp_path)
     process = compiling("write_engine(target, b'whole')")
@@ -128,27 +128,27 @@ def test_the_folder_it_is_started_in_holds_no_modules_of_ours(compiling, monkeyp
     assert (tmp_path / "engine").read_bytes() == b"whole"
 
 
-def test_without_a_program_to_start_nothing_is_left(monkeypatch, tmp_path):
+def test_if_the_process_cannot_start_no_file_is_left(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(EngineBuildError, match=r"no process can be started: .*No such file"):
         CompilingProcess("none", {}, tmp_path / "engine", failure="Nobody can compile m.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_it_started_ends_with_it(compiling):
+def test_its_child_processes_end_with_it(compiling):
     process = compiling("import subprocess\nsubprocess.Popen(['sleep', '600'])\nos.write(1, b'on')\nsignal.pause()")
-    process.stop()  # returns: nobody holds the pipes any more
+    process.stop()  # returns only if no process keeps the pipes open
 
 
-def test_one_that_is_stopped_writes_nothing(compiling, tmp_path):
+def test_a_stopped_process_writes_nothing(compiling, tmp_path):
     process = compiling("signal.pause()")
     process.stop()
     process.stop()
     assert not (tmp_path / "engine").exists()
 
 
-def test_a_file_that_was_there_is_kept(compiling, tmp_path):
-    """It is the caller's temporary, and the caller removes it."""
+def test_an_existing_target_is_kept(compiling, tmp_path):
+    """The target is a temporary file of the caller, who removes it."""
     (tmp_path / "engine").write_bytes(b"")
     with pytest.raises(EngineBuildError):
         compiling("os._exit(3)").wait()
@@ -161,7 +161,7 @@ def test_a_target_that_cannot_be_made_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_for_want_of_space_it_is_an_error_of_the_file_system(compiling, tmp_path, number):
+def test_a_full_disk_raises_oserror(compiling, tmp_path, number):
     source = f"try:\n    raise OSError({number}, 'full')\nexcept OSError as error:\n    raise EngineBuildError('no') from error"
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         compiling(source).wait()
@@ -169,7 +169,7 @@ def test_for_want_of_space_it_is_an_error_of_the_file_system(compiling, tmp_path
     assert not (tmp_path / "engine").exists()
 
 
-def test_another_error_of_the_file_system_is_the_engines(compiling):
+def test_another_error_of_the_file_system_raises_engine_build_error(compiling):
     source = (
         "try:\n    raise OSError(5, 'broken')\nexcept OSError as error:\n    raise EngineBuildError('no') from error"
     )
@@ -177,7 +177,7 @@ def test_another_error_of_the_file_system_is_the_engines(compiling):
         compiling(source).wait()
 
 
-def test_a_target_for_which_there_is_no_space_is_an_error_of_the_file_system(monkeypatch, tmp_path):
+def test_a_full_disk_while_the_target_is_created_raises_oserror(monkeypatch, tmp_path):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -186,7 +186,7 @@ def test_a_target_for_which_there_is_no_space_is_an_error_of_the_file_system(mon
         CompilingProcess("none", {}, tmp_path / "engine", failure="")
 
 
-def test_one_whose_parent_is_gone_does_not_start(tmp_path):
+def test_a_process_without_its_parent_does_not_start(tmp_path):
     (tmp_path / "engine").touch()
     told = {"module": "none", "order": {}, "target": str(tmp_path / "engine"), "slot": None, "parent": -1}
     done = subprocess.run(

@@ -24,7 +24,7 @@ _OPENVINO = RUNTIMES.named("openvino")
         (_CPU, "light_glue2", "onnxruntime", "1.23.2", "bf16", "light_glue2__cpu-avx2_onnxruntime1.23.2_bf16.engine"),
     ],
 )
-def test_names_print_and_parse(host, model, runtime, version, precision, text):
+def test_names_are_formatted_and_parsed(host, model, runtime, version, precision, text):
     row = RUNTIMES.named(runtime)
     name = EngineName.on_host(model, host, row, version, precision, gpu=row.on_gpu(host))
     assert str(name) == text
@@ -39,7 +39,7 @@ def test_model_names_that_would_break_the_schema_are_refused(model):
 
 
 @pytest.mark.parametrize("model", ["a", "ultra_vpr", "7", "x" * 100])
-def test_model_names_that_fit(model):
+def test_valid_model_names(model):
     assert model_name_problem(model) is None
 
 
@@ -60,7 +60,7 @@ def test_model_names_that_fit(model):
         {"isa": None, "sm": "٨"},
     ],
 )
-def test_fields_the_name_cannot_carry_are_refused(fields):
+def test_fields_that_a_name_cannot_contain_are_refused(fields):
     values = {"model": "m", "runtime": _OPENVINO, "version": "1.0", "precision": "fp32", "isa": "avx2"}
     with pytest.raises(EngineBuildError):
         EngineName(**(values | fields))

@@ -18,7 +18,7 @@ def _check(engine, precision="fp32", reference=_double, samples=_SAMPLES, **more
 
 
 def _turned(angle):
-    """A pair of outputs whose cosine is cos(angle)."""
+    """Return a pair of outputs whose cosine is cos(angle)."""
     return lambda inputs: {"out": np.tile(np.float32([np.cos(angle), np.sin(angle)]), (len(inputs["x"]), 1))}
 
 
@@ -37,7 +37,7 @@ def test_each_precision_has_its_threshold(precision, threshold):
         _check(_turned(limit * 1.02), precision, _turned(0))
 
 
-def test_bf16_does_not_pass_for_fp32():
+def test_bf16_fails_at_the_threshold_of_fp32():
     assert THRESHOLDS["fp32"] > 0.99997
 
 
@@ -65,7 +65,7 @@ def test_the_worst_output_is_named():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("side", ["engine", "reference"])
-def test_what_is_not_finite_fails(value, side):
+def test_values_that_are_not_finite_fail(value, side):
     def bad(inputs):
         found = _double(inputs)["out"]
         found[0, 0] = value
@@ -82,7 +82,7 @@ def test_outputs_must_have_the_same_names_and_shapes():
         _check(lambda inputs: {"out": inputs["x"][:, :5]})
 
 
-def test_no_sample_proves_nothing():
+def test_a_check_without_samples_is_refused():
     with pytest.raises(ParityError, match="no sample"):
         _check(_double, samples=_SAMPLES[:0])
 
@@ -96,7 +96,7 @@ def test_cosines_of_zeros_and_extremes():
     assert cosines(np.array([[2**62, 0]]), np.array([[2**62, 1]])) == pytest.approx(1)
 
 
-def test_synthetic_inputs_are_seeded_whatever_the_order():
+def test_synthetic_inputs_depend_on_the_seed_and_not_on_the_order():
     shapes = {"b": (1, 4, 2), "a": (1, 3)}
     drawn = synthetic_inputs(shapes, 5, seed=1)
     again = synthetic_inputs(dict(reversed(shapes.items())), 5, seed=1)
@@ -107,7 +107,7 @@ def test_synthetic_inputs_are_seeded_whatever_the_order():
     assert not np.array_equal(drawn["a"], synthetic_inputs(shapes, 5, seed=2)["a"])
 
 
-def test_synthetic_inputs_are_of_the_types_the_graph_takes():
+def test_synthetic_inputs_have_the_types_of_the_graph():
     shapes = {"points": (1, 4, 2), "half": (1, 3), "sizes": (1, 2), "mask": (1, 4)}
     types = {"points": "FLOAT", "half": "FLOAT16", "sizes": "INT64", "mask": "BOOL"}
     drawn = synthetic_inputs(shapes, 50, seed=1, types=types)
@@ -119,6 +119,6 @@ def test_synthetic_inputs_are_of_the_types_the_graph_takes():
     assert set(drawn["mask"].ravel()) == {False, True}
 
 
-def test_an_input_no_sample_can_be_made_up_for_is_refused():
+def test_an_input_type_without_synthetic_samples_is_refused():
     with pytest.raises(ParityError, match="text is of ONNX type STRING"):
         synthetic_inputs({"text": (1, 2)}, 3, seed=1, types={"text": "STRING"})

@@ -41,7 +41,7 @@ def test_who_reads_its_precision_in_the_onnx_file():
         ("int8", {"*": "int8", "b*": "fp16"}, "a", "Softmax", "fp32"),
     ],
 )
-def test_the_first_override_that_fits_decides(precision, overrides, node, kind, expected):
+def test_the_first_matching_override_decides(precision, overrides, node, kind, expected):
     assert chosen_precision(spec(precision, **overrides), node, kind) == expected
 
 
@@ -59,6 +59,6 @@ def test_the_first_override_that_fits_decides(precision, overrides, node, kind, 
         ("tensorrt", "int8", {"a": "bf16"}, "a single layer is set to fp32, fp16 or int8"),
     ],
 )
-def test_overrides_a_runtime_cannot_do(runtime, precision, overrides, said):
+def test_overrides_that_a_runtime_does_not_support(runtime, precision, overrides, said):
     problem = override_problem(RUNTIMES.named(runtime), spec(precision, **overrides))
     assert problem is None if said is None else said in (problem or "")

@@ -1,4 +1,4 @@
-"""The table of runtimes: what is forgotten in a row is refused where the table is made, which is when it is imported."""
+"""The table of runtimes. An incomplete row is refused when the table is made, which is when the module is imported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_row_without_one_of_these_is_refused(field):
         ({"cuda": OnCuda(extra="gpu", precisions=("fp16",))}, "on CUDA it builds"),
     ],
 )
-def test_a_row_that_is_wrong_is_refused_and_named(changes, said):
+def test_an_invalid_row_is_refused_and_named(changes, said):
     with pytest.raises(ValueError, match="cannot be in the table") as refusal:
         Runtime(**FIELDS | changes)
     assert repr((FIELDS | changes)["name"]) in str(refusal.value)
@@ -63,14 +63,14 @@ def test_a_row_that_is_wrong_is_refused_and_named(changes, said):
 
 
 @pytest.mark.parametrize("field", ["name", "tag"])
-def test_two_rows_share_neither_name_nor_tag(field):
+def test_two_rows_must_have_different_names_and_tags(field):
     other = Runtime(**FIELDS | {field: getattr(RUNTIMES.rows[-1], field)})
     with pytest.raises(ValueError, match=f"2 runtimes have the {field} '{getattr(other, field)}'"):
         RuntimeTable((*RUNTIMES.rows, other))
     assert len(RuntimeTable((*RUNTIMES.rows, Runtime(**FIELDS))).names) == len(RUNTIMES.names) + 1
 
 
-def test_a_table_holds_something():
+def test_an_empty_table_is_refused():
     with pytest.raises(ValueError, match="no runtime"):
         RuntimeTable(())
 
@@ -83,7 +83,7 @@ def test_a_runtime_is_found_by_name_and_tag():
         RUNTIMES.named("caffe")
 
 
-def test_where_each_computes():
+def test_the_device_of_each_runtime():
     where = {
         row.name: [row.on_gpu(host, device) for host in (None, CPU, GPU) for device in (None, "cpu", "cuda")]
         for row in RUNTIMES
@@ -96,7 +96,7 @@ def test_where_each_computes():
     }
 
 
-def test_what_is_built_and_installed_for_cuda_may_differ():
+def test_precisions_and_extra_may_differ_for_cuda():
     row = dataclasses.replace(
         Runtime(**FIELDS | {"precisions": ("fp32", "int8")}), cuda=OnCuda(extra="gpu", precisions=("fp32",))
     )
@@ -107,5 +107,5 @@ def test_what_is_built_and_installed_for_cuda_may_differ():
     assert plain.install_command(gpu=True) == plain.install_command()
 
 
-def test_names_are_listed_as_a_sentence_has_them():
+def test_names_are_listed_with_commas_and_or():
     assert [either(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a or b", "a, b or c"]

@@ -13,7 +13,7 @@ def _run(inputs):
 
 
 @pytest.mark.parametrize("count", [2, 6])
-def test_slices_are_put_together_in_order(count):
+def test_slices_are_concatenated_in_order(count):
     x, y = np.arange(count, dtype=np.float32)[:, None], np.full((count, 1), 10, np.float32)
     np.testing.assert_array_equal(run_in_slices(_run, {"x": x, "y": y}, 2)["sum"], x + y)
 

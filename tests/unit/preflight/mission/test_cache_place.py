@@ -1,4 +1,4 @@
-"""What a verification reads of a mission: the same places as the whole mission gives, and refusals as strict."""
+"""A verification reads only the places of a mission. It gets the same places as a build, and is as strict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLACES = {"version": 1, "cache_root": "cache", "trust": "trust"}
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads a mission of these values; text is written as it is."""
+    """read(value): write a mission file and read its places. A dictionary is written as YAML, text as it is."""
 
     def act(value, **environment):
         path = tmp_path / "mission.yaml"
@@ -35,24 +35,24 @@ def test_the_keys_are_those_of_a_mission():
     assert set(KEYS) == {field.encode_name for field in msgspec.structs.fields(MissionFile)}
 
 
-def test_the_places_are_those_of_the_whole_mission():
+def test_the_places_are_the_same_as_those_of_the_whole_mission():
     path = TEMPLATES / "demo.yaml"
     job = load_mission(path, {}).job
     assert read_place(path, {}) == CachePlace(job.cache_root, job.trust)
 
 
-def test_nothing_else_of_the_mission_is_looked_at(read, tmp_path):
+def test_other_values_of_the_mission_are_not_checked(read, tmp_path):
     place = read({**PLACES, "calibration": "not/there.json", "area": None, "components": {"c10_provisioning": {}}})
     assert place == CachePlace(tmp_path / "cache", tmp_path / "trust")
 
 
-def test_a_link_to_keys_elsewhere_is_the_operators_choice(read, tmp_path):
+def test_trust_may_be_a_link_to_keys_elsewhere(read, tmp_path):
     (tmp_path / "stick").mkdir()
     (tmp_path / "link").symlink_to("stick")
     assert read({**PLACES, "trust": "link"}).trust == tmp_path / "link"
 
 
-def test_what_is_not_asked_need_not_be_known(read):
+def test_variables_in_other_values_need_not_be_set(read):
     assert read({**PLACES, "tile_store": {"database": "postgresql://op:${PASSWORD}@host/tiles"}})
 
 
@@ -83,7 +83,7 @@ def test_a_place_may_be_absolute_or_come_from_the_environment(read, tmp_path):
         ({"cache_root": "${NOWHERE}/cache"}, "the environment has no NOWHERE"),
     ],
 )
-def test_what_leaves_a_doubt_is_refused(read, tmp_path, change, said):
+def test_ambiguous_or_invalid_places_are_refused(read, tmp_path, change, said):
     (tmp_path / "cache" / "trust").mkdir(parents=True)
     (tmp_path / "link").symlink_to("cache/trust")
     change = {
@@ -95,17 +95,17 @@ def test_what_leaves_a_doubt_is_refused(read, tmp_path, change, said):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", "{{{", "trust: a\ntrust: b", "version: !!int 1", "a: &b c\nd: *b"])
-def test_what_is_no_mission_file_is_refused(read, text):
+def test_a_text_that_is_no_mission_is_refused(read, text):
     with pytest.raises(MissionError):
         read(text)
 
 
-def test_a_trust_directory_that_is_a_link_to_itself_is_left_to_the_verifier_to_refuse(read, tmp_path):
+def test_a_trust_directory_that_links_to_itself_is_left_to_the_verifier(read, tmp_path):
     (tmp_path / "trust").symlink_to("trust")
     assert read(PLACES).trust == tmp_path / "trust"
 
 
-def test_bytes_that_are_no_text_are_told_in_one_line(tmp_path):
+def test_a_binary_file_gives_a_message_of_one_line(tmp_path):
     path = tmp_path / "m.yaml"
     path.write_bytes(b"\0\1garbage")
     with pytest.raises(MissionError) as caught:
@@ -116,7 +116,7 @@ def test_bytes_that_are_no_text_are_told_in_one_line(tmp_path):
     assert "\n" not in said
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(MissionError, match="cannot be read"):
         read_place(tmp_path / "none.yaml", {})
 
@@ -125,6 +125,6 @@ PARTS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(l
 
 
 @given(PARTS, PARTS)
-def test_keys_lie_nowhere_in_the_cache_root(place, root):
+def test_no_trust_directory_inside_the_cache_root_is_accepted(place, root):
     inside = place.parts[: len(root.parts)] == root.parts
     assert (trust_problem(place, root) is not None) == inside

@@ -1,4 +1,4 @@
-"""The rules of the whole job, as both faces apply them; each breach is told with its place."""
+"""The rules for a whole job, which doit and the Python API apply. Each violation is reported with its place."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def job(tmp_path):
 
 @pytest.fixture
 def places(job):
-    """Where a changed job is refused."""
+    """places(**fields): the places at which a changed job is refused."""
 
     def run(tile_root=None, **changes):
         return [place for place, _ in check_job(replace(job, **changes), tile_root or job.cache_root.parent / "tiles")]
@@ -59,7 +59,7 @@ def places(job):
     return run
 
 
-def test_a_job_without_fault_is_accepted_also_with_a_key_given_twice_in_the_calibration(places):
+def test_a_valid_job_is_accepted_even_with_a_duplicate_key_in_the_camera_calibration(places):
     assert places() == []
     assert places(takeoff_origin=None) == []
 
@@ -70,16 +70,16 @@ def test_zooms(places, zooms):
 
 
 @pytest.mark.parametrize("zooms", [(0,), (22,)])
-def test_the_outermost_zooms_are_zooms(places, zooms):
+def test_the_lowest_and_the_highest_zoom_are_accepted(places, zooms):
     assert places(zoom_levels=zooms) == []
 
 
-def test_values_the_types_of_python_do_not_hold_back(places):
+def test_values_that_python_types_do_not_exclude_are_refused(places):
     assert places(sector_class="quiet") == ["sector_class"]
     assert places(allow_missing=1.5) == places(allow_missing=math.nan) == ["area.allow_missing"]
 
 
-def test_keys_and_tiles_stay_out_of_the_cache_root(job, places):
+def test_keys_and_tiles_must_be_outside_the_cache_root(job, places):
     cache = job.cache_root
     for inside in (cache, cache / "a" / "b"):
         assert places(trust=inside) == ["trust"]
@@ -91,7 +91,7 @@ def test_keys_and_tiles_stay_out_of_the_cache_root(job, places):
 
 
 def test_a_manifest_schema_that_this_release_does_not_write(job, tmp_path):
-    """At a step to another schema this is the first thing that is said, where the mission names its schema."""
+    """If the mission names its schema, this is the first message that an operator sees after a change of the schema."""
     section = ManifestSection(signing_mode="dev", signing_key="keys/dev.pem", schema_version="1.0")
     changed = replace(job, config=msgspec.structs.replace(CONFIG, manifest=section))
     ((at, problem),) = check_job(changed, tmp_path / "tiles")
@@ -100,14 +100,14 @@ def test_a_manifest_schema_that_this_release_does_not_write(job, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"fx: 1", b'{"a": "\xff"}', b"\xef\xbb\xbf{}", b"[" * 100_000])
-def test_a_calibration_that_is_no_json_text(places, tmp_path, content):
+def test_a_camera_calibration_that_is_no_json(places, tmp_path, content):
     path = tmp_path / "other.json"
     if content is not None:
         path.write_bytes(content)
     assert places(calibration=path) == ["calibration"]
 
 
-def test_a_calibration_of_more_than_its_limit(places, job, tmp_path, monkeypatch):
+def test_a_camera_calibration_beyond_the_size_limit(places, job, tmp_path, monkeypatch):
     assert job_module.MAX_CALIBRATION_BYTES == 16 * 2**20
     monkeypatch.setattr(job_module, "MAX_CALIBRATION_BYTES", 100)
     path = tmp_path / "other.json"
@@ -125,7 +125,7 @@ def test_a_calibration_of_more_than_its_limit(places, job, tmp_path, monkeypatch
         ("alt", (-501.0, 100_001.0, math.nan, math.inf)),
     ],
 )
-def test_an_origin_out_of_range_is_told_at_its_place_alone(job, places, name, values):
+def test_an_origin_out_of_range_is_reported_once_at_its_place(job, places, name, values):
     for value in values:
         assert places(takeoff_origin=replace(job.takeoff_origin, **{name: value})) == [f"takeoff_origin.{name}"]
 
@@ -139,17 +139,17 @@ def test_swapped_or_mistyped_origins_are_refused_with_their_distance(job):
 
 @pytest.mark.parametrize(("lat", "refused"), [(0.352 + 0.44, False), (0.352 + 0.46, True)])
 def test_fifty_kilometres_from_the_area_is_the_limit(places, lat, refused):
-    """A degree of latitude is 111.2 km on the mean sphere."""
+    """One degree of latitude is 111.2 km on the mean sphere."""
     assert bool(places(takeoff_origin=Origin(lat, 32.59, 0.0))) is refused
 
 
-def test_the_nearest_part_counts_also_across_the_antimeridian(places):
+def test_the_nearest_part_counts_even_across_the_antimeridian(places):
     east = area_from_bbox(BoundingBox(10.0, 179.9, 10.1, 180.0))
     assert places(area=east, takeoff_origin=Origin(10.0, -179.9, 0.0)) == []
     assert places(area=east, takeoff_origin=Origin(10.0, -179.0, 0.0)) == ["takeoff_origin"]
 
 
-def test_an_area_that_was_refused_is_not_told_twice(places):
+def test_a_refused_area_is_reported_once(places):
     assert places(area=Area(None)) == []
 
 
@@ -171,7 +171,7 @@ def test_backbones(places, tmp_path):
 
 @pytest.fixture
 def refused(tmp_path):
-    """refused(tile_root, **fields): the problems a request is refused for, before the lock is taken or a store is opened."""
+    """refused(tile_root, **fields): the problems of a request, found before the lock is taken or a store is opened."""
     (tmp_path / "camera.json").write_text("{}")
     request = BuildRequest(BOX, (19,), "stable_rear", tmp_path / "camera.json", tmp_path / "cache")
 
@@ -196,7 +196,7 @@ def refused(tmp_path):
     return run
 
 
-def test_the_python_api_holds_a_request_to_the_same_rules(refused, tmp_path):
+def test_the_python_api_applies_the_same_rules_to_a_request(refused, tmp_path):
     found = refused(
         bbox=BoundingBox(1.0, 0.0, 0.0, 1.0),
         zoom_levels=(25, 19, 19),

@@ -60,7 +60,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def problems(load):
-    """What a mission is refused for; fails the test when it is not."""
+    """problems(value): the problems of a mission. Fails if the mission is accepted."""
 
     def run(value, environment=None):
         with pytest.raises(MissionError) as refusal:
@@ -74,7 +74,7 @@ def config(value):
     return value["components"]["c10_provisioning"]
 
 
-def test_a_mission_is_read_with_paths_beside_the_file_and_defaults_filled_in(load, value, tmp_path):
+def test_a_mission_gets_paths_relative_to_its_file_and_default_values(load, value, tmp_path):
     mission = load(value)
     job = mission.job
     assert mission.source == tmp_path / "mission.yaml"
@@ -95,7 +95,7 @@ def test_a_mission_is_read_with_paths_beside_the_file_and_defaults_filled_in(loa
     assert job.config.provisioner.keep_generations == 3
 
 
-def test_a_backbone_may_have_a_parity_threshold_of_its_own(load, problems, value):
+def test_a_backbone_may_have_its_own_parity_threshold(load, problems, value):
     assert load(value).job.descriptor.parity_cosine is None
     config(value)["backbones"][0]["parity"] = {"cosine": 0.995}
     assert load(value).job.descriptor.parity_cosine == 0.995
@@ -167,7 +167,7 @@ def test_int8_of_a_model_that_takes_no_image_is_refused(load, problems, value, t
     assert problems(value) == (f"{AT}.backbones[1].precision: {said}",)
 
 
-def test_single_layers_have_precisions_of_their_own(load, problems, value):
+def test_single_layers_may_have_other_precisions(load, problems, value):
     assert load(value).job.descriptor.precision_overrides == ()
     config(value)["runtime"] = "tensorrt"
     backbone = config(value)["backbones"][0]
@@ -181,19 +181,19 @@ def test_single_layers_have_precisions_of_their_own(load, problems, value):
     assert "precision_overrides" in "".join(problems(value))
 
 
-def test_the_sector_class_decides_how_old_a_tile_may_be(load, value):
+def test_the_sector_class_determines_the_maximum_age_of_a_tile(load, value):
     value["sector_class"] = "stable_rear"
     assert load(value).job.max_tile_age == timedelta(days=365)
 
 
-def test_origin_and_flight_may_be_left_out_or_null(load, value):
+def test_origin_and_flight_may_be_missing_or_null(load, value):
     value["takeoff_origin"] = None
     del value["flight_id"]
     job = load(value).job
     assert (job.takeoff_origin, job.flight_id) == (None, None)
 
 
-def test_paths_may_lead_out_of_the_folder_and_are_made_plain(load, value, tmp_path):
+def test_paths_may_leave_the_folder_and_are_normalised(load, value, tmp_path):
     value["cache_root"] = "../elsewhere/./cache"
     value["trust"] = "/srv/trust"
     job = load(value).job
@@ -201,13 +201,13 @@ def test_paths_may_lead_out_of_the_folder_and_are_made_plain(load, value, tmp_pa
     assert job.trust == Path("/srv/trust")
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(MissionError, match="cannot be read") as refusal:
         load_mission(tmp_path / "none.yaml", {})
     assert refusal.value.source == str(tmp_path / "none.yaml")
 
 
-def test_a_folder_is_no_mission(tmp_path):
+def test_a_folder_is_refused(tmp_path):
     with pytest.raises(MissionError, match="cannot be read"):
         load_mission(tmp_path, {})
 
@@ -219,7 +219,7 @@ def test_an_empty_file_is_refused(tmp_path):
         load_mission(path, {})
 
 
-def test_every_problem_is_told_at_once_each_with_its_path(problems, value):
+def test_all_problems_are_reported_at_once_with_their_paths(problems, value):
     value["misson"] = 1
     value["area"]["bbox"]["lat_min"] = "north"
     value["zoom_levels"][1] = 23
@@ -240,7 +240,7 @@ def test_every_problem_is_told_at_once_each_with_its_path(problems, value):
     assert "is missing" in found[3]
 
 
-def test_every_problem_of_the_whole_is_told_at_once(problems, value, tmp_path):
+def test_all_problems_of_the_whole_job_are_reported_at_once(problems, value, tmp_path):
     value["zoom_levels"] = [19, 19]
     value["calibration"] = "camera.yaml"
     value["trust"] = "cache/trust"
@@ -266,7 +266,7 @@ def test_every_problem_of_the_whole_is_told_at_once(problems, value, tmp_path):
         assert text in found
 
 
-def test_the_message_names_the_file_and_holds_a_line_a_problem(load, value, tmp_path):
+def test_the_message_names_the_file_and_has_one_line_for_each_problem(load, value, tmp_path):
     del value["trust"]
     value["extra"] = 1
     with pytest.raises(MissionError) as refusal:
@@ -295,7 +295,7 @@ def test_a_sibling_whose_name_starts_like_the_cache_root_is_no_overlap(load, val
 
 
 @pytest.mark.parametrize("roles", [["auxiliary"], ["descriptor", "descriptor"]])
-def test_exactly_one_backbone_describes(problems, value, roles):
+def test_exactly_one_backbone_must_have_the_role_descriptor(problems, value, roles):
     config(value)["backbones"] = [
         {**BACKBONE, "model_name": f"model_{number}", "role": role} for number, role in enumerate(roles)
     ]
@@ -308,7 +308,7 @@ def test_no_backbones_at_all_are_refused(problems, value):
     assert problems(value)[0].startswith(f"{AT}.backbones: expected `array` of length >= 1")
 
 
-def test_a_backbone_gives_its_inputs_one_way(problems, value):
+def test_a_backbone_must_give_its_inputs_in_exactly_one_form(problems, value):
     first = config(value)["backbones"][0]
     for change in (
         {"inputs": {"image": [1, 3, 224, 224]}},
@@ -320,7 +320,7 @@ def test_a_backbone_gives_its_inputs_one_way(problems, value):
         assert problems(value) == (f"{AT}.backbones[0]: give either input_name with expected_input_shape, or inputs",)
 
 
-def test_an_auxiliary_backbone_may_take_several_inputs(load, value, tmp_path):
+def test_an_auxiliary_backbone_may_have_several_inputs(load, value, tmp_path):
     (tmp_path / "lightglue.onnx").write_bytes(b"")
     config(value)["backbones"].append(
         {"model_name": "light_glue", "onnx_path": "lightglue.onnx", "inputs": {"a": [1, 2], "b": [1, 64, 2]}}
@@ -331,12 +331,12 @@ def test_an_auxiliary_backbone_may_take_several_inputs(load, value, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [[1, 1, 224, 224], [3, 224, 224], [1, 3, 224]])
-def test_a_descriptor_backbone_takes_one_image(problems, value, shape):
+def test_a_descriptor_backbone_must_have_one_image_input(problems, value, shape):
     config(value)["backbones"][0]["expected_input_shape"] = shape
     assert problems(value)[0].startswith(f"{AT}.backbones[0].expected_input_shape: a descriptor backbone takes one")
 
 
-def test_a_wrong_shape_in_inputs_is_told_with_the_inputs_name(problems, value):
+def test_a_wrong_shape_in_inputs_is_reported_with_the_name_of_the_input(problems, value):
     config(value)["backbones"][0] = {**BACKBONE, "inputs": {"image": [1, 3, "x", 224]}}
     assert problems(value)[0].startswith(f"{AT}.backbones[0].inputs.image[2]: ")
 
@@ -348,7 +348,7 @@ def test_an_unknown_builtin_is_refused(problems, value):
     )
 
 
-def test_a_channel_is_not_divided_by_zero(problems, value):
+def test_a_zero_in_std_is_refused(problems, value):
     config(value)["backbones"][0]["preprocessing"] = {"std": [1, 0, 1]}
     assert problems(value) == (f"{AT}.backbones[0].preprocessing.std: a channel is divided by 0",)
 
@@ -370,7 +370,7 @@ def test_an_area_is_a_box_or_a_polygon_or_a_route(problems, value):
         assert problems(value) == ("area: give exactly one of bbox, polygon and route",)
 
 
-def test_a_box_upside_down_is_refused_at_its_path(problems, value):
+def test_a_box_with_swapped_bounds_is_refused_at_its_path(problems, value):
     value["area"]["bbox"].update(lat_min=1.0, lat_max=0.0)
     found = problems(value)
     assert all(problem.startswith("area.bbox: ") for problem in found)
@@ -400,7 +400,7 @@ def test_a_polygon_file_that_is_missing_or_broken_is_refused_at_its_path(problem
     assert all(problem.startswith("area.polygon: ") for problem in found)
 
 
-def test_a_polygon_problem_comes_with_all_the_others(problems, value):
+def test_a_polygon_problem_is_reported_with_all_the_others(problems, value):
     value["area"] = {"polygon": "none.geojson"}
     value["calibration"] = "none.json"
     assert [problem.split(":")[0] for problem in problems(value)] == ["area.polygon", "calibration"]
@@ -418,14 +418,14 @@ def line_kml(mode):
 
 @pytest.fixture
 def routed(value, tmp_path):
-    """A mission along a GeoJSON line, without a takeoff origin of its own."""
+    """A mission along a GeoJSON line, without its own takeoff origin."""
     (tmp_path / "flight.geojson").write_text(json.dumps({"type": "LineString", "coordinates": LEG}))
     value["area"] = {"route": "flight.geojson", "corridor_m": 500}
     del value["takeoff_origin"]
     return value
 
 
-def test_a_route_is_read_from_its_file_and_starts_the_flight(load, routed, tmp_path):
+def test_a_route_is_read_from_its_file_and_gives_the_takeoff_origin(load, routed, tmp_path):
     (tmp_path / "flight.kml").write_text(line_kml("absolute"))
     routed["area"]["route"] = "flight.kml"
     job = load(routed).job
@@ -436,13 +436,13 @@ def test_a_route_is_read_from_its_file_and_starts_the_flight(load, routed, tmp_p
     assert box.lat_max > 0.3565
 
 
-def test_the_missions_own_origin_goes_before_the_routes(load, routed):
+def test_the_origin_of_the_mission_has_priority_over_that_of_the_route(load, routed):
     routed["takeoff_origin"] = {"lat": 0.3, "lon": 32.5, "alt": 5}
     assert load(routed).job.takeoff_origin == Origin(0.3, 32.5, 5.0)
 
 
 @pytest.mark.parametrize("form", ["plan", "flat", "ellipsoid", "ground", "clamped"])
-def test_a_route_that_starts_without_an_altitude_of_its_own_needs_the_missions(load, problems, routed, tmp_path, form):
+def test_a_route_without_a_start_altitude_needs_the_origin_of_the_mission(load, problems, routed, tmp_path, form):
     if form == "plan":
         items = [
             {"type": "SimpleItem", "command": 16, "frame": 3, "params": [0, 0, 0, 0, *p]}
@@ -476,7 +476,7 @@ def test_a_route_and_a_corridor_go_together(problems, routed):
 
 
 @pytest.mark.parametrize("width", [0, -5, 0.5, 50_001, "500"])
-def test_an_absurd_corridor_is_refused_at_its_path(problems, routed, width):
+def test_an_invalid_corridor_width_is_refused_at_its_path(problems, routed, width):
     routed["area"]["corridor_m"] = width
     assert [problem.split(":")[0] for problem in problems(routed)] == ["area.corridor_m"]
 
@@ -489,7 +489,7 @@ def test_a_route_file_that_is_missing_or_broken_is_refused_at_its_path(problems,
     assert all(problem.startswith("area.route: ") for problem in problems(routed))
 
 
-def test_every_problem_of_a_route_comes_with_all_the_others(problems, routed, tmp_path):
+def test_all_problems_of_a_route_are_reported_with_all_the_others(problems, routed, tmp_path):
     bad = {"type": "LineString", "coordinates": [[32, 86], [200, 0], [32]]}
     (tmp_path / "flight.geojson").write_text(json.dumps(bad))
     routed["calibration"] = "none.json"
@@ -506,17 +506,17 @@ def test_a_corridor_that_leaves_the_map_is_refused_at_its_path(problems, routed,
 
 
 @pytest.mark.parametrize("name", ["cache_root", "calibration", "trust"])
-def test_a_path_no_file_system_takes_is_a_problem_and_no_crash(problems, value, name):
+def test_an_impossible_path_is_reported_as_a_problem(problems, value, name):
     value[name] = "a\0b"
     assert any(problem.startswith(f"{name}: ") for problem in problems(value))
 
 
-def test_a_path_too_long_for_the_file_system_is_a_problem_and_no_crash(problems, value):
+def test_a_path_that_is_too_long_is_reported_as_a_problem(problems, value):
     value["calibration"] = "x" * 5000
     assert problems(value)[0].startswith("calibration: ")
 
 
-def test_a_polygon_path_no_file_system_takes_is_a_problem_and_no_crash(problems, value):
+def test_an_impossible_polygon_path_is_reported_as_a_problem(problems, value):
     value["area"] = {"polygon": "a\0b"}
     assert problems(value)[0].startswith("area.polygon: ")
 
@@ -530,7 +530,7 @@ def test_an_infinite_number_is_refused(tmp_path, value):
     assert refusal.value.problems[0].startswith("takeoff_origin.alt: ")
 
 
-def test_the_environment_is_put_in(load, value, tmp_path):
+def test_environment_variables_are_expanded(load, value, tmp_path):
     value["cache_root"] = "${ROOT}/${NAME}"
     value["tile_store"]["database"] = "postgresql://${USER_1}@host/tiles"
     mission = load(value, {"ROOT": "/srv", "NAME": "cache", "USER_1": "c6"})
@@ -538,7 +538,7 @@ def test_the_environment_is_put_in(load, value, tmp_path):
     assert mission.database == "postgresql://c6@host/tiles"
 
 
-def test_what_the_environment_lacks_is_told_with_every_path(problems, value):
+def test_a_missing_environment_variable_is_reported_with_every_path(problems, value):
     value["cache_root"] = "${NOWHERE}/cache"
     config(value)["backbones"][0]["onnx_path"] = "${MODELS}/a.onnx"
     assert problems(value) == (
@@ -547,14 +547,14 @@ def test_what_the_environment_lacks_is_told_with_every_path(problems, value):
     )
 
 
-def test_a_value_put_in_is_not_expanded_again(load, value, tmp_path):
+def test_an_expanded_value_is_not_expanded_again(load, value, tmp_path):
     value["cache_root"] = "${A}"
     assert load(value, {"A": "${B}", "B": "x"}).job.cache_root == tmp_path / "${B}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cache_templates").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_template_is_a_mission(path, tmp_path):
-    """Loaded where an operator would have put it; what it needs from the environment or beside it is in its comments."""
+    """Loads a copy where an operator would put it. Its comments say which variables and files it needs."""
     for file in path.parent.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -563,6 +563,6 @@ def test_every_template_is_a_mission(path, tmp_path):
         load_mission(tmp_path / path.name, {})
     except MissionError as error:
         found = error.problems
-    # A template names the operator's own models and files: only their absence may be said of it.
+    # A template names models and files of the operator. Their absence may be the only problem.
     assert all("is not a file" in problem for problem in found)
     assert path.name != "demo.yaml" or not found

@@ -1,4 +1,4 @@
-"""The mission file of a Jetson Orin: right there, and refused anywhere else for the reason that holds."""
+"""The mission template for a Jetson Orin: valid on an Orin, and refused elsewhere with the correct reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DESK = HostCapabilities("x86_64", "avx2")
 
 @pytest.fixture
 def job(tmp_path):
-    """The template's, with the operator's files in place."""
+    """The job of the template, with the files of the operator in place."""
     (tmp_path / "mission.yaml").write_bytes((TEMPLATES / "jetson-orin.yaml").read_bytes())
     (tmp_path / "camera.json").write_text("{}")
     (tmp_path / "models").mkdir()
@@ -29,7 +29,7 @@ def job(tmp_path):
 
 @pytest.fixture
 def jetpacks_own(tmp_path, monkeypatch):
-    """The installer's record of JetPack 6.2's TensorRT."""
+    """The installer's record of the TensorRT in JetPack 6.2."""
     record = tmp_path / "tensorrt-10.3.0.dist-info"
     record.mkdir()
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
@@ -37,7 +37,7 @@ def jetpacks_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("jetpacks_own")
-def test_on_an_orin_its_engines_are_named_for_it(job):
+def test_on_an_orin_the_names_of_the_engines_contain_it(job):
     compiler = build_engine_compiler(job.config, ORIN, {})
     assert [str(compiler.name(spec)) for spec in job.backbones] == [
         f"{model}__sm87_jp6.2_trt10.3.0_fp16.engine" for model in ("ultra_vpr", "aliked", "lightglue")
@@ -45,18 +45,18 @@ def test_on_an_orin_its_engines_are_named_for_it(job):
     assert job.descriptor.model_name == "ultra_vpr"
 
 
-def test_where_tensorrt_is_not_installed_it_says_how(job):
+def test_without_tensorrt_the_error_says_how_to_install_it(job):
     with pytest.raises(EngineBuildError, match=r"\[gpu,tensorrt\].*on a Jetson.*--system-site-packages"):
         build_engine_compiler(job.config, ORIN, {})
 
 
 @pytest.mark.usefixtures("jetpacks_own")
-def test_where_there_is_no_gpu_it_is_refused_and_nothing_else_is_taken(job):
+def test_without_a_gpu_it_is_refused_and_no_other_runtime_is_used(job):
     with pytest.raises(EngineBuildError, match="builds for this machine's GPU, and no GPU was found"):
         build_engine_compiler(job.config, DESK, {})
 
 
 @pytest.mark.usefixtures("jetpacks_own")
-def test_where_it_is_forbidden_the_gate_is_named(job):
+def test_if_tensorrt_is_forbidden_the_error_names_the_gate(job):
     with pytest.raises(EngineBuildError, match="BUILD_TENSORRT_RUNTIME=0"):
         build_engine_compiler(job.config, ORIN, {"BUILD_TENSORRT_RUNTIME": "0"})

@@ -63,7 +63,7 @@ def read(tmp_path):
         ("-", "-"),
     ],
 )
-def test_scalars_are_those_of_yaml_1_2(read, text, value):
+def test_scalars_are_read_as_in_yaml_1_2(read, text, value):
     text = f"a: {text}" if text != "-" else "a: '-'"
     read_value = read(text)["a"]
     assert read_value == value
@@ -97,7 +97,7 @@ def test_scalars_are_those_of_yaml_1_2(read, text, value):
         ("a: '" + "x" * MAX_BYTES + "'", "larger than"),
     ],
 )
-def test_what_is_no_mission_text_is_refused_with_its_line(read, text, said):
+def test_invalid_text_is_refused_with_its_line(read, text, said):
     with pytest.raises(MissionError) as refusal:
         read(text)
     assert len(refusal.value.problems) == 1
@@ -105,7 +105,7 @@ def test_what_is_no_mission_text_is_refused_with_its_line(read, text, said):
 
 
 @pytest.mark.parametrize("text", [r'a: "\0"', r'a: "x\ud800"'])
-def test_text_that_no_path_can_hold_is_refused(read, text):
+def test_text_with_characters_that_no_path_allows_is_refused(read, text):
     with pytest.raises(MissionError, match="a: "):
         read(text)
 
@@ -115,12 +115,12 @@ def test_an_infinite_number_is_refused(read):
         read("a: [1e999]")
 
 
-def test_the_environment_is_put_in_wherever_text_stands(read):
+def test_environment_variables_are_expanded_in_every_text(read):
     value = read("a: ['x${A}y', {b: '${A}${B}'}, $A, '${a b}', 1]", {"A": "1", "B": "2"})
     assert value == {"a": ["x1y", {"b": "12"}, "$A", "${a b}", 1]}
 
 
-def test_text_put_in_stays_text(read):
+def test_an_expanded_value_is_always_text(read):
     assert read("a: ${A}", {"A": "12"}) == {"a": "12"}
 
 
@@ -179,7 +179,7 @@ def test_each_problem_has_its_path(value, at):
     assert problem.startswith(f"{at}: " if at else "must be a mapping")
 
 
-def test_problems_are_collected_from_everywhere():
+def test_all_problems_are_collected():
     found = problems_of({"inner": {"number": "1", "y": 2}, "many": [{"number": 1}, {}], "z": 1})
     assert [problem.split(":")[0] for problem in found] == ["z", "inner.y", "inner.number", "many[1].number"]
 

@@ -1,4 +1,4 @@
-"""`doit verify` knows the machine as the verifier does, and asks an NVIDIA driver only where one is loaded."""
+"""`doit verify` identifies the machine as the verifier does. It calls an NVIDIA driver only if one is loaded."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def with_gpu(monkeypatch, found):
     return asked
 
 
-def test_where_no_driver_is_loaded_none_is_asked(monkeypatch, tmp_path):
+def test_without_a_loaded_driver_none_is_called(monkeypatch, tmp_path):
     asked = with_gpu(monkeypatch, PLAIN)
     assert wiring.flying_host(tmp_path / "none") == PLAIN
     assert asked == []
 
 
-def test_a_driver_names_the_gpu(monkeypatch, tmp_path):
+def test_a_loaded_driver_names_the_gpu(monkeypatch, tmp_path):
     with_gpu(monkeypatch, PLAIN)
     assert wiring.flying_host(tmp_path) == PLAIN._replace(sm="89")
 
 
-def test_a_jetson_is_known_from_its_chip(monkeypatch, tmp_path):
+def test_a_jetson_is_identified_by_its_chip(monkeypatch, tmp_path):
     asked = with_gpu(monkeypatch, JETSON)
     assert wiring.flying_host(tmp_path) == JETSON
     assert asked == []

@@ -16,7 +16,7 @@ SPECS = [BackboneSpec(name, "auxiliary", Path(f"{name}.onnx"), {"x": (1, 2)}, "f
 
 
 class FakeSession:
-    """What the provisioner needs of a session."""
+    """The part of a session that the provisioner uses."""
 
     def __init__(self, error=None):
         self.error = error
@@ -31,7 +31,7 @@ class FakeSession:
 
 
 class FakeCompiler:
-    """Writes the model's name as its engine."""
+    """Writes the name of the model as its engine."""
 
     refuse = ()
 
@@ -55,7 +55,7 @@ def provisioner(error=None, seen=None):
     return CacheProvisioner(lambda request: SimpleNamespace(request=request), open_session, FakeCompiler())
 
 
-def test_a_build_runs_over_the_job_of_the_request_and_returns_its_report():
+def test_a_build_uses_the_job_of_the_request_and_returns_its_report():
     seen = []
     assert provisioner(seen=seen).build_cache_artifacts(REQUEST) == DONE
     assert [job.request for job in seen] == [REQUEST]
@@ -71,7 +71,7 @@ def test_any_other_error_is_raised():
         provisioner(BuildLockHeldError("held")).build_cache_artifacts(REQUEST)
 
 
-def test_engines_are_compiled_into_a_folder_of_their_own(tmp_path):
+def test_engines_are_compiled_into_a_new_folder(tmp_path):
     entries = provisioner().compile_engines_for_corpus(SPECS, tmp_path)
     assert [entry.model_name for entry in entries] == ["a", "b"]
     assert [entry.path for entry in entries] == [tmp_path / "a__cpu.engine", tmp_path / "b__cpu.engine"]
@@ -79,14 +79,14 @@ def test_engines_are_compiled_into_a_folder_of_their_own(tmp_path):
     assert not any(entry.reused for entry in entries)
 
 
-def test_the_folder_is_the_callers(tmp_path):
+def test_the_caller_chooses_the_folder(tmp_path):
     with pytest.raises(TypeError, match="folder"):
         provisioner().compile_engines_for_corpus(SPECS)
     (entry,) = provisioner().compile_engines_for_corpus(SPECS[:1], folder=tmp_path)
     assert entry.path.read_text() == "a"
 
 
-def test_a_model_that_is_not_what_its_spec_says_is_not_compiled(monkeypatch, tmp_path):
+def test_a_model_that_differs_from_its_spec_is_not_compiled(monkeypatch, tmp_path):
     monkeypatch.setattr(FakeCompiler, "refuse", ("b",))
     with pytest.raises(BackboneError):
         provisioner().compile_engines_for_corpus(SPECS, tmp_path)

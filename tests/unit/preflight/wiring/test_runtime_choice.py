@@ -1,4 +1,4 @@
-"""How a mission comes by a runtime: gates, packages and devices, each missing one an error of its own."""
+"""How the runtime of a mission is chosen. A closed gate, a missing package and a missing device are separate errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPEC = BackboneSpec("vpr", "descriptor", Path("vpr.onnx"), {"image": (1, 3, 8, 8
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Makes the installer's record of a package, which is all that is read before a build."""
+    """installed(name, version): write the installer's record of a package. Only this record is read before a build."""
 
     def install(name, version):
         record = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
@@ -42,10 +42,10 @@ def _components(choice, host):
     return str(compiler.name(SPEC)), compiler.components(SPEC, {})
 
 
-# ONNX Runtime's device
+# The device of ONNX Runtime
 
 
-def test_onnxruntime_runs_on_the_cpu_unless_it_is_told_otherwise():
+def test_onnxruntime_runs_on_the_cpu_by_default():
     for device in (None, "cpu"):
         choice = runtime_choice("onnxruntime", DESKTOP, {}, None, device)
         assert (choice.gpu, choice.version) == (False, metadata.version("onnxruntime"))
@@ -60,13 +60,13 @@ def test_cuda_without_its_package_is_an_error_that_names_the_extra():
 
 
 @pytest.mark.parametrize("host", [None, CPU])
-def test_cuda_without_a_gpu_is_an_error_and_no_cpu_engine(installed, host):
+def test_cuda_without_a_gpu_is_an_error_and_not_a_cpu_engine(installed, host):
     installed("onnxruntime-gpu", "1.23.2")
     with pytest.raises(EngineBuildError, match="no GPU was found"):
         runtime_choice("onnxruntime", host, {}, None, "cuda")
 
 
-def test_an_engine_for_cuda_is_named_and_keyed_for_its_gpu(installed):
+def test_name_and_key_of_an_engine_for_cuda_contain_its_gpu(installed):
     installed("onnxruntime-gpu", "1.23.2")
     choice = runtime_choice("onnxruntime", DESKTOP, {}, None, "cuda")
     name, components = _components(choice, DESKTOP)
@@ -76,7 +76,7 @@ def test_an_engine_for_cuda_is_named_and_keyed_for_its_gpu(installed):
 
 
 def test_a_build_of_onnxruntime_without_cuda_is_refused_and_does_not_run_on_the_cpu(tmp_path, monkeypatch, installed):
-    """The package's record says CUDA, the library that is there has none."""
+    """The record of the package is that of the CUDA build, but the library has no CUDA."""
     installed("onnxruntime-gpu", "1.23.2")
     runtime = runtime_choice("onnxruntime", DESKTOP, {}, None, "cuda").make()
     (tmp_path / "engine").write_bytes(b"any")
@@ -87,7 +87,7 @@ def test_a_build_of_onnxruntime_without_cuda_is_refused_and_does_not_run_on_the_
         runtime.load(tmp_path / "engine", request)
 
 
-def test_what_a_session_runs_on_is_compared_with_what_was_asked():
+def test_the_providers_of_a_session_must_be_the_requested_ones():
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
     compare_providers([cpu], "e", cuda=False)
     compare_providers([cuda, cpu], "e", cuda=True)
@@ -99,7 +99,7 @@ def test_what_a_session_runs_on_is_compared_with_what_was_asked():
 # The action key
 
 
-def test_driver_and_gpu_are_in_the_key_of_a_gpus_engine_alone():
+def test_only_the_key_of_a_gpu_engine_contains_driver_and_gpu():
     choice = RuntimeChoice(RUNTIMES.named("tensorrt"), "10.3", lambda: None, gpu=True)
     _, key = _components(choice, DESKTOP)
     for changed in (
@@ -113,7 +113,7 @@ def test_driver_and_gpu_are_in_the_key_of_a_gpus_engine_alone():
     assert _components(on_cpu, DESKTOP) == _components(on_cpu, CPU)
 
 
-def test_an_orin_whose_nvml_says_nothing_has_a_key_too():
+def test_an_orin_without_information_from_nvml_has_a_key():
     _, key = _components(RuntimeChoice(RUNTIMES.named("tensorrt"), "10.3", lambda: None, gpu=True), ORIN)
     assert key["gpu"] == "unnamed sm 87 jetpack 6.2 driver none"
     assert key["host"] == "aarch64 neon"
@@ -124,7 +124,7 @@ def test_an_orin_whose_nvml_says_nothing_has_a_key_too():
 
 @pytest.mark.parametrize("gate", ["BUILD_TENSORRT_RUNTIME", "BUILD_PYTORCH_FP16_RUNTIME"])
 @pytest.mark.parametrize("value", ["0", "1"])
-def test_a_gate_leaves_the_other_runtimes_alone(gate, value):
+def test_a_gate_does_not_affect_other_runtimes(gate, value):
     for name in ("openvino", "onnxruntime"):
         assert runtime_choice(name, CPU, {gate: value}).name == name
 
@@ -136,7 +136,7 @@ def test_a_gate_leaves_the_other_runtimes_alone(gate, value):
         ("pytorch_fp16", "BUILD_PYTORCH_FP16_RUNTIME", r"\[cpu,torch\]"),
     ],
 )
-def test_a_runtime_that_is_allowed_and_missing_names_its_extra_and_one_that_is_forbidden_its_gate(runtime, gate, extra):
+def test_a_missing_runtime_names_its_extra_and_a_forbidden_one_its_gate(runtime, gate, extra):
     module = {"tensorrt": "tensorrt", "pytorch_fp16": "torch"}[runtime]
     if importlib.util.find_spec(module) is None:
         for environment in ({}, {gate: "1"}):

@@ -9,7 +9,7 @@ from preflight import wiring
 
 
 def told_to_mypy():
-    """Part -> names, as the imports say that only mypy follows."""
+    """Return the names of each part, from the imports that only mypy sees."""
     found = ast.walk(ast.parse(Path(wiring.__file__).read_text()))
     imports = [node for node in found if isinstance(node, ast.ImportFrom)]
     return {
@@ -19,11 +19,11 @@ def told_to_mypy():
     }
 
 
-def test_python_finds_what_mypy_is_told():
+def test_python_finds_the_names_that_mypy_sees():
     assert told_to_mypy() == wiring._HOMES
     assert {name for names in wiring._HOMES.values() for name in names if not callable(getattr(wiring, name))} == set()
 
 
-def test_a_name_of_no_part_is_refused():
+def test_an_unknown_name_is_refused():
     with pytest.raises(AttributeError, match="has no attribute 'assembel'"):
         wiring.assembel  # noqa: B018

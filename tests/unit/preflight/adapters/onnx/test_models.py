@@ -252,7 +252,9 @@ def test_a_descriptor_backbone_must_take_pixels_as_fp32(tmp_path):
 def test_truncated_weights_are_refused(external_path):
     weights = external_path.parent / "parts" / "w.bin"
     weights.write_bytes(weights.read_bytes()[:-4])
-    with pytest.raises(BackboneError, match=r"m\.onnx needs 9600 bytes of 'parts/w\.bin', but that file is truncated to 9596"):
+    with pytest.raises(
+        BackboneError, match=r"m\.onnx needs 9600 bytes of 'parts/w\.bin', but that file is truncated to 9596"
+    ):
         inspect(external_path)
 
 

@@ -111,7 +111,11 @@ def test_values_that_overflow_stay_fp32_between_nodes_too(spec_of, prepare):
     nodes = [node("Mul", ["x", "big"], ["a"]), node("Mul", ["a", "small"], ["b"]), node("Relu", ["b"], ["y"])]
     model, actual, expected = prepare(spec_of(nodes, [weight("big", 1e5), weight("small", 1e-3)]), ONES)
     np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-3)
-    assert (output_type(model, "/Mul_a"), output_type(model, "/Mul_b"), output_type(model, "/Relu_y")) == (FLOAT, FLOAT, HALF)
+    assert (output_type(model, "/Mul_a"), output_type(model, "/Mul_b"), output_type(model, "/Relu_y")) == (
+        FLOAT,
+        FLOAT,
+        HALF,
+    )
     assert Counter(node.op_type for node in model.graph.node)["Cast"] == 2
 
 
@@ -127,7 +131,11 @@ def test_a_margin_covers_values_beyond_those_of_the_samples(spec_of, prepare):
 def test_weights_that_vanish_or_overflow_keep_their_node_in_fp32(spec_of, prepare):
     nodes = [node("Add", ["x", "epsilon"], ["a"]), node("Clip", ["a", "", "most"], ["b"]), node("Relu", ["b"], ["y"])]
     model, _, _ = prepare(spec_of(nodes, [weight("epsilon", 1e-9), weight("most", 1e6)]), ONES)
-    assert (output_type(model, "/Add_a"), output_type(model, "/Clip_b"), output_type(model, "/Relu_y")) == (FLOAT, FLOAT, HALF)
+    assert (output_type(model, "/Add_a"), output_type(model, "/Clip_b"), output_type(model, "/Relu_y")) == (
+        FLOAT,
+        FLOAT,
+        HALF,
+    )
     assert {tensor.name: tensor.data_type for tensor in model.graph.initializer} == {"epsilon": FLOAT, "most": FLOAT}
 
 
@@ -168,7 +176,11 @@ def test_values_that_a_subgraph_reads_stay_fp32(spec_of, prepare):
         node("Sqrt", ["b"], ["y"]),
     ]
     model, actual, expected = prepare(spec_of(nodes, [weight("w", 0.5), weight("yes", True, bool)]), ONES)
-    assert (output_type(model, "/Mul_a"), output_type(model, "/If_b"), output_type(model, "/Sqrt_y")) == (FLOAT, FLOAT, HALF)
+    assert (output_type(model, "/Mul_a"), output_type(model, "/If_b"), output_type(model, "/Sqrt_y")) == (
+        FLOAT,
+        FLOAT,
+        HALF,
+    )
     np.testing.assert_allclose(actual["y"], expected["y"], rtol=1e-3)
 
 
@@ -232,7 +244,10 @@ def scales(model):
 def test_int8_quantises_the_inputs_of_products(spec_of, prepare, symmetric):
     model, actual, expected = prepare(spec_of(DENSE, DENSE_WEIGHTS, precision="int8"), SAMPLES, symmetric=symmetric)
     kinds = Counter(node.op_type for node in model.graph.node)
-    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (2, 4)  # two values, and two weights that are stored in int8
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (
+        2,
+        4,
+    )  # two values, and two weights that are stored in int8
     assert scales(model) == {TensorProto.INT8 if symmetric else TensorProto.UINT8}
     weights = [
         numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8
