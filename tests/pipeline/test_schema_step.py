@@ -70,7 +70,7 @@ def test_what_looks_says_it_and_harms_nothing(two_generations, releases, tmp_pat
     # The verifier stays strict. Asked for by its path, the cache is not marked as damaged.
     refused = place.doit("verify", f"cache={place.current}")
     assert (refused.status, place.takeoff().status) == (26, 26)
-    assert f"is of schema version {old}; this verifier reads {new}" in refused.sentences
+    assert f"has schema version {old}; this verifier reads {new}" in refused.sentences
     for command, says in {
         ("rollback",): "set the mission back to what it was then and run doit provision",
         ("reproduce",): f"run doit provision, which publishes the mission in schema {new}, then doit reproduce again",
