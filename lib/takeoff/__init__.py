@@ -1,10 +1,10 @@
-"""The lean verifier: the manifest's format and the check that a cache may be flown with.
+"""The lean verifier: the format of the manifest, and the check that a cache may be used in flight.
 
-It imports the standard library and `cryptography` only, and nothing at all before a name is used: a part of it costs
-an aircraft no more than that part, and `__main__` can look at the interpreter before anything is imported.
+It imports only the standard library and `cryptography`, and each module only when a name of it is used. So an aircraft
+pays only for the parts that it uses, and `__main__` can check the interpreter before anything is imported.
 """
 
-# ruff: noqa: PLC0415 - imported where it is needed; not even __future__ or typing here (see __main__)
+# ruff: noqa: PLC0415 - imports lie where they are needed; not even __future__ or typing here (see __main__)
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:

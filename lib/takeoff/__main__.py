@@ -1,21 +1,21 @@
-"""The start of `python -I -m takeoff`: refuses unless the interpreter is isolated, then hands over to `command_line`.
+"""The start of `python -I -m takeoff`: refuses unless the interpreter is isolated, then calls `command_line`.
 
-Without -I, `-m` looks for modules in the working directory first. Where that is a cache, the cache would bring the
-code that judges it. So nothing but `sys`, which no file can shadow, is imported here or in `takeoff/__init__.py` before
-the check. The interpreter's own imports and a whole `takeoff/` in the working directory come earlier still: -I is the
-rule, and the check only finds out who forgot it.
+Without -I, Python looks for modules in the working directory first. If that is a cache, the cache supplies the code
+that verifies it. So this module and `takeoff/__init__.py` import only `sys` before the check: no file can shadow `sys`.
+The interpreter's own imports, and a whole `takeoff/` in the working directory, run before the check. So -I is the rule.
+The check only detects that it was forgotten.
 """
 
 import sys
 
 NOT_ISOLATED = (
-    "the interpreter takes modules from the working directory, which may be a cache;"
-    " call `python -I -m takeoff CACHE --trust DIR`"
+    "Python takes modules from the working directory, which may be a cache;"
+    " run `python -I -m takeoff CACHE --trust DIR`"
 )
 
 
 def not_isolated(as_json: bool) -> str:
-    """The refusal, as takeoff.verdict writes it for a UsageError. Constants: even `json` could be shadowed here."""
+    """Returns the refusal as takeoff.verdict writes a UsageError. Constants only: a file could shadow even `json`."""
     if not as_json:
         return f"REFUSED\n  [usage] {NOT_ISOLATED}\ncorrect the call"
     return (
@@ -36,5 +36,5 @@ if __name__ == "__main__":
 
     from takeoff.command_line import main
 
-    # Not sys.exit: a thread that hangs in a read must not delay the status after a time-out.
+    # Not sys.exit: after a time-out, a thread that hangs in a read must not delay the exit.
     os._exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
-"""Canonical JSON, the only form signed or hashed: printable ASCII, sorted keys, no spaces, no fractions.
+"""Canonical JSON, the only form that is signed or hashed: printable ASCII, sorted keys, no spaces, no fractions.
 
-A subset of RFC 8785. Strings hold printable ASCII without `"` and backslash, so that no escape ever occurs; numbers are
-integers within +-(2^53 - 1); decimals travel as strings. A document has exactly one encoding, and any other is refused.
+A subset of RFC 8785. Strings hold printable ASCII without `"` and backslash, so no escape ever occurs. Numbers are
+integers within +-(2^53 - 1); decimals are strings. A document has exactly one encoding. Any other encoding is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_DEPTH = 16
 
 
 def encode(value: object) -> bytes:
-    """Encode dicts, lists, strings, integers, booleans and None. Raises ManifestFormatError for anything else."""
+    """Encodes dicts, lists, strings, integers, booleans and None. Raises ManifestFormatError for anything else."""
     try:
         text = _dump(value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -27,7 +27,7 @@ def encode(value: object) -> bytes:
 
 
 def decode(data: bytes, limit: int) -> Any:  # noqa: ANN401 - JSON
-    """Decode what `encode` writes, at most `limit` bytes, and nothing else. Raises ManifestFormatError."""
+    """Decodes what `encode` writes, at most `limit` bytes. Raises ManifestFormatError for anything else."""
     if len(data) > limit:
         raise ManifestFormatError(f"is larger than {limit} bytes")
     if not data.isascii():
@@ -53,7 +53,7 @@ def _parse(text: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def _check_depth(text: str) -> None:
-    # Without escapes every second piece between quotes lies outside strings.
+    # There are no escapes, so every second piece between quotes lies outside strings.
     depth = 0
     for piece in text.split('"')[::2]:
         for character in piece:
@@ -70,11 +70,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _safe(digits: str) -> int:
-    # The length first: int() of a million digits takes seconds, or raises.
+    # Check the length first: int() of a million digits takes seconds, or raises.
     if len(digits) > 17 or abs(int(digits)) > SAFE_INTEGER:
         raise ManifestFormatError("holds an integer beyond 2^53 - 1")
     return int(digits)
 
 
 def _refuse(digits: str) -> None:
-    raise ManifestFormatError(f"holds the number {digits[:20]}: only integers are allowed, decimals are strings")
+    raise ManifestFormatError(f"holds the number {digits[:20]}: numbers are integers, decimals are strings")

@@ -1,10 +1,10 @@
-"""`python -I -m takeoff CACHE --trust DIR ...`: the airborne mode and nothing else.
+"""The command line `python -I -m takeoff CACHE --trust DIR ...`: airborne mode only.
 
-One verdict on stdout. Status 0 means a verified cache and nothing else does: help, a wrong call, a time-out and a crash
-each have their own status from 16 up (docs/manifest-format.md).
+It prints one verdict on stdout. Status 0 means a verified cache and nothing else: help, a wrong call, a time-out and a
+crash have statuses of their own, from 16 up (docs/manifest-format.md).
 """
 
-# ruff: noqa: PLC0415 - start-up time: imported where it is needed
+# ruff: noqa: PLC0415 - start-up time: imports lie where they are needed
 from __future__ import annotations
 
 import re
@@ -26,7 +26,7 @@ USAGE = (
 
 
 class Options(NamedTuple):
-    """The command line. timeout in seconds; position: latitude, longitude in degrees; sm as 87."""
+    """The options of a call. timeout: seconds. expect_position: latitude, longitude, degrees. expect_sm: such as 87."""
 
     cache: str
     trust: str
@@ -38,7 +38,7 @@ class Options(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    """Verify, print the verdict, return the exit status."""
+    """Verifies the cache, prints the verdict and returns the exit status."""
     as_json = "--json" in arguments
     try:
         options = parse([argument for argument in arguments if argument != "--json"])
@@ -46,12 +46,12 @@ def main(arguments: list[str]) -> int:
         return _report(as_json, options.cache, result, result.failures)
     except VerificationError as error:
         return _report(as_json, None, None, (error,))
-    except Exception as error:  # noqa: BLE001 - a crash refuses, whatever it was
+    except Exception as error:  # noqa: BLE001 - every crash is a refusal
         return _report(as_json, None, None, (VerifierCrashedError(f"{type(error).__name__}: {error}"),))
 
 
 def parse(arguments: list[str]) -> Options:
-    """Read the command line; each option at most once, as `--name VALUE` or `--name=VALUE`. Raises UsageError."""
+    """Reads the command line: each option once at most, as `--name VALUE` or `--name=VALUE`. Raises UsageError."""
     values: dict[str, Any] = {}
     caches: list[str] = []
     rest = iter(arguments)
@@ -107,13 +107,13 @@ _READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 
 def _verify_in_time(options: Options) -> VerificationResult:
-    """In a thread, which is left to itself when the time is up: a read that hangs hears no signal."""
+    """Verifies in a thread, and abandons it after the time-out: nothing can interrupt a read that hangs."""
     ended: list[VerificationResult | BaseException] = []
 
     def work() -> None:
         try:
             ended.append(_verify(options))
-        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             ended.append(error)
 
     worker = Thread(target=work, daemon=True)
@@ -146,6 +146,6 @@ def _report(
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):
-        # Nobody can read the verdict, stdout may even be closed and None: a pass that was not said is none.
+        # Nobody can read the verdict; stdout may even be closed and None. A pass that was not printed is no pass.
         return status or VerifierCrashedError.exit_status
     return status

@@ -1,4 +1,4 @@
-"""SHA-256 of open files: 256 KiB at a time, two threads, the file with most left to read first."""
+"""SHA-256 of open files: 256 KiB at a time, on two threads, the file with most bytes left first."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ CHUNK_BYTES = 256 * 1024
 _Result = TypeVar("_Result")
 
 Steps = Generator[int, None, _Result]
-"""Work that can be laid down and taken up again: yields the bytes that each step read, returns the result."""
+"""Work that can pause and continue: yields the number of bytes that each step read, and returns the result."""
 
 
 def sha256_steps(descriptor: int) -> Steps[str]:
-    """The SHA-256 of what a descriptor gives from its present offset to the end, 64 hex digits. Raises OSError."""
+    """Hashes an open file from its current offset to the end; returns 64 hex digits. Raises OSError."""
     digest, left = hashlib.sha256(), os.fstat(descriptor).st_size
     buffer = bytearray(min(CHUNK_BYTES, left + 1))
     view = memoryview(buffer)
-    # Of a file that grows meanwhile one read too many is hashed, and no more: it has another digest already.
+    # A file that grows meanwhile costs one read too many at most: its digest differs already.
     while left >= 0 and (count := os.readv(descriptor, [buffer])):
         digest.update(view[:count])
         left -= count
@@ -31,18 +31,18 @@ def sha256_steps(descriptor: int) -> Steps[str]:
 
 
 def sha256_descriptor(descriptor: int) -> str:
-    """The result of `sha256_steps`."""
+    """Returns the result of `sha256_steps`."""
     return largest_first({"": 0}, lambda _: sha256_steps(descriptor))[""]
 
 
 def largest_first(sizes: Mapping[str, int], work: Callable[[str], Steps[_Result]]) -> dict[str, _Result]:
-    """`work(name)` for every name -> bytes, on two threads. What it raises is raised here.
+    """Runs `work(name)` for every name on two threads; returns name -> result. Raises what `work` raises.
 
-    A thread takes what has most bytes left, and lays it down after 1/64 of all bytes where that is not its end. So all takes
-    as long as the largest file or half of the bytes, whichever is more, and a slice; and fewer than 64 files lie open besides
-    the two in hand. The GIL is released while hashing.
+    sizes: name -> bytes. A thread takes the name with most bytes left and pauses it after 1/64 of all bytes. So the
+    whole takes as long as the largest file or half of the bytes, whichever is more, plus one slice. Fewer than 64 files
+    are open besides the two in work. The GIL is released while hashing.
     """
-    # Names differ, so that two generators are never compared.
+    # Names differ, so two generators are never compared.
     waiting: list[tuple[int, str, Steps[_Result] | None]] = [(-size, name, None) for name, size in sizes.items()]
     heapq.heapify(waiting)
     slice_bytes = sum(sizes.values()) // 64
@@ -71,7 +71,7 @@ def largest_first(sizes: Mapping[str, int], work: Callable[[str], Steps[_Result]
     helper = Thread(target=drain, daemon=True)
     helper.start()
     drain()
-    # Not after a failure: it may be a time-out, and the helper may hang in a read for good.
+    # Not after a failure: it may be a time-out, and the helper may hang in a read for ever.
     if not raised:
         helper.join()
     if raised:

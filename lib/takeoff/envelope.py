@@ -1,4 +1,4 @@
-"""The DSSE envelope of manifest.json (https://github.com/secure-systems-lab/dsse, v1), with exactly one signature."""
+"""The DSSE v1 envelope of manifest.json (https://github.com/secure-systems-lab/dsse), with exactly one signature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
 class Envelope(NamedTuple):
-    """A decoded envelope. Nothing in it is trusted before its signature has been verified."""
+    """A decoded envelope. Trust nothing in it before its signature is verified."""
 
     payload: bytes
     keyid: str
@@ -22,13 +22,13 @@ class Envelope(NamedTuple):
 
 
 def pae(payload: bytes) -> bytes:
-    """The bytes that are signed: DSSE's pre-authentication encoding of the payload and PAYLOAD_TYPE."""
+    """Returns the bytes that are signed: DSSE's pre-authentication encoding of PAYLOAD_TYPE and the payload."""
     kind = PAYLOAD_TYPE.encode("ascii")
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
 def encode(envelope: Envelope) -> bytes:
-    """The bytes of manifest.dsse.json. keyid is the signer's fingerprint, 64 hex digits; the signature has 64 bytes."""
+    """Returns the bytes of manifest.dsse.json. keyid: the signer's fingerprint, 64 hex digits; signature: 64 bytes."""
     signature = {"keyid": envelope.keyid, "sig": _to_base64(envelope.signature)}
     return canonical.encode(
         {"payload": _to_base64(envelope.payload), "payloadType": PAYLOAD_TYPE, "signatures": [signature]}
@@ -36,7 +36,7 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def decode(data: bytes, limit: int) -> Envelope:
-    """Read an envelope of at most `limit` bytes. Raises EnvelopeError."""
+    """Reads an envelope of at most `limit` bytes. Raises EnvelopeError."""
     try:
         fields = _ENVELOPE(canonical.decode(data, limit), "envelope")
     except ManifestFormatError as error:
@@ -52,7 +52,7 @@ def _to_base64(data: bytes) -> str:
 
 
 def _base64(value: object, where: str) -> bytes:
-    # binascii skips foreign characters and ignores spare bits; encoding again shows both.
+    # binascii skips foreign characters and ignores spare bits. Encoding again reveals both.
     written: str = _STRING(value, where)
     try:
         data = binascii.a2b_base64(written)

@@ -1,4 +1,4 @@
-"""Reading below one directory descriptor: no symbolic link is followed, and nothing but a regular file is opened."""
+"""Reads below one directory descriptor: follows no symbolic link and opens regular files only."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 
 from takeoff.errors import FileKindError, FileMissingError, FileUnreadableError, VerificationError
 
-# O_NONBLOCK: opening a FIFO must not wait for a writer.
+# O_NONBLOCK: the open of a FIFO must not wait for a writer.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _FOLDER = _READ | os.O_DIRECTORY
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "FIFO"}
 
 
 class Directory:
-    """An open directory; names are relative to it, with `/` between folders. Use it as a context manager."""
+    """An open directory, a context manager. Names are relative to it, with `/` between folders."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open `path` itself, following links in it. Raises OSError."""
+        """Opens `path`; links in `path` itself are followed. Raises OSError."""
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def __enter__(self) -> Directory:
@@ -29,7 +29,7 @@ class Directory:
         os.close(self._fd)
 
     def open(self, name: str) -> int:
-        """A descriptor of a regular file. Raises FileMissingError, FileKindError or FileUnreadableError."""
+        """Returns a descriptor of a regular file. Raises FileMissingError, FileKindError or FileUnreadableError."""
         *folders, last = name.split("/")
         opened: list[int] = []
         try:
@@ -43,7 +43,7 @@ class Directory:
                 os.close(descriptor)
 
     def read(self, name: str, limit: int) -> bytes:
-        """A file's bytes, cut after `limit` + 1 so that a decoder sees that it is too large. Raises as `open` does."""
+        """Returns the first `limit` + 1 bytes of a file: one more shows that it is too large. Raises as `open` does."""
         with os.fdopen(self.open(name), "rb") as file:
             try:
                 return file.read(limit + 1)
@@ -51,9 +51,9 @@ class Directory:
                 raise _refusal(error, name) from error
 
     def walk(self, folders: frozenset[str] = frozenset()) -> dict[str, str]:
-        """What lies below: name -> file, directory, symbolic link, FIFO or other. Raises FileUnreadableError.
+        """Returns every entry below: name -> file, directory, symbolic link, FIFO or other. Raises FileUnreadableError.
 
-        Only `folders` are entered: any other folder is reported by its name alone.
+        It enters `folders` only. Of any other folder it returns the name and nothing below it.
         """
         try:
             return dict(_walk(self._fd, "", folders))
@@ -85,7 +85,7 @@ def _regular(descriptor: int, name: str) -> int:
 def _refusal(error: OSError, name: str) -> VerificationError:
     if error.errno == errno.ENOENT:
         return FileMissingError("is missing", name)
-    # ELOOP and ENOTDIR: a link, or a file where a folder must be. ENXIO: a socket.
+    # ELOOP and ENOTDIR: a link, or a file in the place of a folder. ENXIO: a socket.
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-        return FileKindError("is, or lies behind, something that is not a regular file or folder", name)
+        return FileKindError("is not a regular file, or lies below something that is not a folder", name)
     return FileUnreadableError(f"cannot be read: {error.strerror}", name)

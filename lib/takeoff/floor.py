@@ -1,4 +1,4 @@
-"""The rollback floor's file: `{"issued_at":N,"last_seen":N}` in canonical JSON, outside every cache."""
+"""The file of the rollback floor: `{"issued_at":N,"last_seen":N}` in canonical JSON, outside every cache."""
 
 # ruff: noqa: PTH100, PTH105, PTH118, PTH123 - descriptors and start-up time: no pathlib here
 from __future__ import annotations
@@ -14,7 +14,7 @@ _FLOOR = record(Floor, {"issued_at": integer(0), "last_seen": integer(0)})
 
 
 def read_floor(path: str) -> Floor | None:
-    """The floor, or None where no cache was accepted yet. Raises FloorError."""
+    """Returns the floor, or None if no cache was accepted yet. Raises FloorError."""
     try:
         with open(path, "rb") as file:
             data = file.read(1024)
@@ -25,12 +25,12 @@ def read_floor(path: str) -> Floor | None:
     try:
         floor: Floor = _FLOOR(canonical.decode(data, 1023), "floor")
     except ManifestFormatError as error:
-        raise FloorError(f"the rollback floor cannot be understood: {error.message}", path) from error
+        raise FloorError(f"the rollback floor is malformed: {error.message}", path) from error
     return floor
 
 
 def write_floor(path: str, floor: Floor) -> None:
-    """Replace the floor atomically and durably. Raises FloorError."""
+    """Replaces the floor atomically and durably. Raises FloorError."""
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".{name}.tmp")
     try:
@@ -46,4 +46,4 @@ def write_floor(path: str, floor: Floor) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        raise FloorError(f"the rollback floor cannot be moved: {error.strerror}", path) from error
+        raise FloorError(f"the rollback floor cannot be written: {error.strerror}", path) from error

@@ -1,11 +1,12 @@
 """Public keys and the trust directory.
 
-A trust directory lies outside the cache and holds: one `<any name>.pem` for each trusted Ed25519 public key (PEM, "PUBLIC
-KEY"); `revoked`, optional, a fingerprint a line, `#` begins a comment, which wins over every key; `allow_dev`, optional,
-whose presence admits caches signed in dev mode. Other files are not read. A damaged one refuses the whole directory.
+A trust directory lies outside the cache. It contains one `<any name>.pem` for each trusted Ed25519 public key (PEM,
+"PUBLIC KEY"). The optional file `revoked` lists fingerprints, one a line, with `#` before a comment, and overrides
+every key. The optional file `allow_dev` admits caches that are signed in dev mode. Other files are not read. One
+damaged file makes the whole directory unusable.
 """
 
-# ruff: noqa: PLC0415 - start-up time: imported where it is needed
+# ruff: noqa: PLC0415 - start-up time: imports lie where they are needed
 from __future__ import annotations
 
 import binascii
@@ -20,18 +21,18 @@ from takeoff.filesystem import Directory
 ALLOW_DEV, REVOKED = "allow_dev", "revoked"
 MAX_BYTES = 2**20
 
-# RFC 8410: SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING of 32 bytes }. Comparing it spares a DER parser.
+# RFC 8410: SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING of 32 bytes }. A comparison replaces a DER parser.
 _SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 _BEGIN, _END = b"-----BEGIN PUBLIC KEY-----\n", b"\n-----END PUBLIC KEY-----\n"
 
 _P = 2**255 - 19
-# The y coordinates of the eight points of small order; each is met with both signs of x. Those of order 8 have y or -y.
+# The y coordinates of the eight points of small order, each for both signs of x. The points of order 8 have y or -y.
 _Y8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
 _SMALL_ORDER_Y = frozenset([0, 1, _P - 1, _Y8, _P - _Y8])
 
 
 class Trust(NamedTuple):
-    """A trust directory as read: fingerprint -> raw public key, revoked fingerprints, and whether dev caches pass."""
+    """The content of a trust directory. keys: fingerprint -> raw public key. allow_dev: whether dev caches pass."""
 
     keys: dict[str, bytes]
     revoked: frozenset[str]
@@ -39,14 +40,14 @@ class Trust(NamedTuple):
 
 
 def fingerprint(public_key: bytes) -> str:
-    """The SHA-256 of the key's SubjectPublicKeyInfo in DER, 64 hex digits; public_key is the raw 32 bytes."""
+    """Returns the SHA-256 of the key's SubjectPublicKeyInfo in DER, 64 hex digits. public_key: the raw 32 bytes."""
     return hashlib.sha256(_SPKI_PREFIX + public_key).hexdigest()
 
 
 def check_public_key(public_key: bytes) -> bytes:
-    """Return the raw key, or raise TrustError for the encodings under which anyone could forge a signature.
+    """Returns the raw key. Raises TrustError for an encoding under which anyone could forge a signature.
 
-    These are the points of small order and every y that is not below 2^255 - 19: together they hold all 14 small-order
+    These are the points of small order and every y that is not below 2^255 - 19, which include all 14 small-order
     encodings. OpenSSL accepts them.
     """
     y = int.from_bytes(public_key, "little") & (2**255 - 1)
@@ -56,12 +57,12 @@ def check_public_key(public_key: bytes) -> bytes:
 
 
 def to_pem(public_key: bytes) -> bytes:
-    """The PEM file of a raw public key."""
+    """Returns the PEM file of a raw public key."""
     return _BEGIN + binascii.b2a_base64(_SPKI_PREFIX + public_key, newline=False) + _END
 
 
 def from_pem(data: bytes) -> bytes:
-    """The raw public key of a PEM file that holds exactly one Ed25519 key. Raises TrustError."""
+    """Returns the raw public key of a PEM file with exactly one Ed25519 key. Raises TrustError."""
     unix = data.replace(b"\r\n", b"\n")
     try:
         der = binascii.a2b_base64(unix.removeprefix(_BEGIN).removesuffix(_END))
@@ -73,7 +74,7 @@ def from_pem(data: bytes) -> bytes:
 
 
 def load_trust(path: str | os.PathLike[str]) -> Trust:
-    """Read a trust directory. Raises TrustError when it cannot be read, holds no key or a damaged file."""
+    """Reads a trust directory. Raises TrustError if it cannot be read, or holds no key or a damaged file."""
     where = os.fspath(path)
     try:
         with Directory(where) as directory:
@@ -90,7 +91,7 @@ def load_trust(path: str | os.PathLike[str]) -> Trust:
 
 
 def verify_signature(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether `signature` (64 bytes) is the key's pure Ed25519 signature of `message`. Raises TrustError for a weak key."""
+    """Whether `signature` (64 bytes) is the key's pure Ed25519 signature of `message`. Raises TrustError: weak key."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -110,7 +111,7 @@ def _read_key(directory: Directory, name: str) -> bytes:
 
 def _read_revoked(directory: Directory) -> frozenset[str]:
     data = directory.read(REVOKED, MAX_BYTES)
-    if len(data) > MAX_BYTES:  # whom the rest revokes is not known
+    if len(data) > MAX_BYTES:  # the keys that the rest revokes are not known
         raise TrustError(f"is larger than {MAX_BYTES} bytes", REVOKED)
     entries = [line.partition("#")[0].strip().lower() for line in data.decode("utf-8", "replace").splitlines()]
     for number, entry in enumerate(entries, 1):

@@ -1,4 +1,4 @@
-"""Which files a cache directory holds, and the bytes of those that the manifest determines."""
+"""The files of a cache directory, and the bytes of those that the manifest determines."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from takeoff.names import ENVELOPE, MANIFEST, SUMS, sidecar_name, with_sidecars
 
 
 def sidecar_bytes(sha256: str) -> bytes:
-    """A sidecar's content: the 64 hex digits and nothing else, no line feed."""
+    """Returns the content of a sidecar: the 64 hex digits, without a line feed."""
     return sha256.encode("ascii")
 
 
 def sums_bytes(manifest: Manifest, manifest_sha256: str) -> bytes:
-    """SHA256SUMS: a line `<sha256>  <name>` for every subject and manifest.json, sorted by name."""
+    """Returns SHA256SUMS: a line `<sha256>  <name>` for every subject and manifest.json, sorted by name."""
     digests = {**manifest.subjects, MANIFEST: manifest_sha256}
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode("ascii")
 
 
 def determined_files(manifest: Manifest, manifest_sha256: str) -> dict[str, bytes]:
-    """Name -> bytes of every file that manifest.json alone determines: the sidecars and SHA256SUMS."""
+    """Returns name -> bytes of every file that manifest.json alone determines: the sidecars and SHA256SUMS."""
     files = {sidecar_name(name): sidecar_bytes(digest) for name, digest in manifest.subjects.items()}
     files[sidecar_name(MANIFEST)] = sidecar_bytes(manifest_sha256)
     files[SUMS] = sums_bytes(manifest, manifest_sha256)
@@ -26,5 +26,5 @@ def determined_files(manifest: Manifest, manifest_sha256: str) -> dict[str, byte
 
 
 def expected_files(manifest: Manifest) -> frozenset[str]:
-    """The exact file set of a cache: subjects, their sidecars, manifest.json and its sidecar, envelope, SHA256SUMS."""
+    """Returns the exact files of a cache: subjects, manifest.json, their sidecars, the envelope and SHA256SUMS."""
     return frozenset([ENVELOPE, *with_sidecars([*manifest.subjects, MANIFEST]), SUMS])

@@ -1,10 +1,10 @@
-"""The manifest: its fields, the one way to write it and the one way to read it (docs/manifest-format.md).
+"""The manifest: its fields, and the only functions that write and read it (docs/manifest-format.md).
 
-manifest.json is an in-toto Statement v1 in canonical JSON. Exact keys everywhere and no defaults: what is unknown,
-missing, double or of another type refuses the whole. Decimals are strings that `repr` of the double prints.
+manifest.json is an in-toto Statement v1 in canonical JSON. All keys are exact and there are no defaults: a key that is
+unknown, missing, double or of another type refuses the whole. Decimals are strings as `repr` prints the double.
 """
 
-# No `from __future__ import annotations` here: the fields' annotations are read, they carry the checks.
+# No `from __future__ import annotations` here: the annotations carry the checks and are read at run time.
 
 import hashlib
 from typing import Annotated, Any, NamedTuple
@@ -33,7 +33,7 @@ Count = Annotated[int, integer(0)]
 Time = Annotated[int, integer(0, 253402300799)]
 """UTC seconds, up to the end of the year 9999."""
 Cosine = Annotated[str, decimal(-1.01, 1.01)]
-"""A decimal; float32 sums overshoot 1 a little."""
+"""A decimal. It may exceed 1 a little, because of float32 sums."""
 Box = tuple[str, str, str, str]
 """lat_min, lon_min, lat_max, lon_max in WGS84 degrees, decimals."""
 
@@ -48,7 +48,7 @@ def _box(value: object, where: str) -> Box:
 
 
 class Model(NamedTuple):
-    """One backbone. engine is the name of its artifact."""
+    """One backbone. engine: the name of its artifact."""
 
     model_name: Text
     role: Annotated[str, one_of("descriptor", "auxiliary")]
@@ -61,7 +61,7 @@ class Model(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """The tile set. covered: boxes the area covers; allow_missing: share of the area's tiles allowed to be absent."""
+    """The tile set. covered: the boxes of the area. allow_missing: the share of the area's tiles that may be absent."""
 
     tiles_coverage_sha256: Hash
     tile_count: Count
@@ -73,7 +73,7 @@ class Corpus(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Takeoff origin: WGS84 degrees, and metres above mean sea level, as decimal strings."""
+    """The takeoff origin: WGS84 degrees, and metres above mean sea level, as decimal strings."""
 
     lat: Annotated[str, _LAT]
     lon: Annotated[str, _LON]
@@ -81,7 +81,7 @@ class Origin(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What decides the content of a cache; its hash is the manifest_hash (D-C10-1)."""
+    """Everything that decides the content of a cache. Its hash is the manifest_hash (D-C10-1)."""
 
     models: Annotated[tuple[Model, ...], list_of(record(Model))]
     calibration_sha256: Hash
@@ -93,7 +93,7 @@ class Identity(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The host the engines need. sm is None where they need no GPU, jetpack where there was none."""
+    """The host that the engines need. sm: None if they need no GPU. jetpack: None if there was none."""
 
     arch: Text
     isa: Text
@@ -102,7 +102,7 @@ class Target(NamedTuple):
 
 
 class Parity(NamedTuple):
-    """One engine against the fp32 reference: least cosine over the sample, and the threshold it passed."""
+    """One engine against the fp32 reference: the least cosine over the sample, and the threshold that it passed."""
 
     engine: Name
     sample_sha256: Hash
@@ -111,16 +111,17 @@ class Parity(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """What the gates measured before signing."""
+    """The measurements of the gates before the signature."""
 
     parity: Annotated[tuple[Parity, ...], list_of(record(Parity))]
     selftest: Annotated[dict[str, str], map_of(_TEXT, _TEXT)]
 
 
 class Manifest(NamedTuple):
-    """A whole manifest. subjects: artifact name -> SHA-256, the statement's own; the other fields are the predicate's.
+    """A whole manifest: the statement's subjects and the fields of its predicate.
 
-    sizes: artifact name -> bytes. manifest_hash is what the statement records; compare it with `identity_hash(identity)`.
+    subjects: artifact name -> SHA-256. sizes: artifact name -> bytes. manifest_hash: as recorded; compare it with
+    `identity_hash(identity)`.
     """
 
     subjects: dict[str, str]
@@ -151,12 +152,12 @@ _STATEMENT = record(
 
 
 def identity_hash(identity: Identity) -> str:
-    """The build identity: SHA-256 of the canonical JSON of `identity`, 64 hex digits. Raises ManifestFormatError."""
+    """Returns the SHA-256 of the canonical JSON of `identity`, 64 hex digits. Raises ManifestFormatError."""
     return hashlib.sha256(canonical.encode(_plain(identity))).hexdigest()
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json. Raises ManifestFormatError for a manifest that `decode` would refuse."""
+    """Returns the bytes of manifest.json. Raises ManifestFormatError for a manifest that `decode` would refuse."""
     predicate = _plain(manifest)
     subjects = predicate.pop("subjects")
     statement = {
@@ -171,11 +172,11 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(data: bytes) -> Manifest:
-    """Read manifest.json. Raises ManifestFormatError, or SchemaVersionError for a version this code does not know."""
+    """Reads manifest.json. Raises ManifestFormatError, or SchemaVersionError for another schema version."""
     statement = canonical.decode(data, MAX_BYTES)
     match statement:
         case {"predicate": {"schema_version": str(version)}} if version != SCHEMA_VERSION:
-            raise SchemaVersionError(f"is of schema version {version[:20]}; this verifier reads {SCHEMA_VERSION}")
+            raise SchemaVersionError(f"has schema version {version[:20]}; this verifier reads {SCHEMA_VERSION}")
     fields: dict[str, Any] = _STATEMENT(statement, "statement")
     predicate: dict[str, Any] = fields["predicate"]
     del predicate["schema_version"]
@@ -198,7 +199,7 @@ def _check_ascending(values: list[Any], message: str) -> None:
 
 
 def _check_whole(manifest: Manifest) -> Manifest:
-    """What no single field shows; returns what it took."""
+    """Checks the rules that concern several fields; returns the manifest."""
     names.check_names(manifest.subjects)
     if manifest.sizes.keys() != manifest.subjects.keys():
         raise ManifestFormatError("sizes does not name exactly the subjects")
@@ -207,7 +208,7 @@ def _check_whole(manifest: Manifest) -> Manifest:
     identity = manifest.identity
     engines = {model.engine for model in identity.models} | {parity.engine for parity in manifest.quality.parity}
     for engine in sorted(engines - manifest.subjects.keys()):
-        raise ManifestFormatError(f"engine {engine[:80]} is no subject")
+        raise ManifestFormatError(f"the engine {engine[:80]} is not a subject")
     if len({model.model_name for model in identity.models}) != len(identity.models):
         raise ManifestFormatError("models names a model twice")
     _check_ascending(list(identity.corpus.zoom_levels), "zoom_levels is not strictly ascending")

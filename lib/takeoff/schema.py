@@ -1,7 +1,7 @@
-"""What a decoded JSON value may be: each check takes the value and its place, and returns what to keep or raises.
+"""Checks of decoded JSON values: a check takes a value and its place, and returns the value to keep or raises.
 
-A record is a NamedTuple whose fields carry their checks, `Annotated[type, check]`: what a field means and what is
-allowed in it stand in one place. Every failure is a ManifestFormatError that names the place.
+A record is a NamedTuple whose fields carry their checks, `Annotated[type, check]`. So the meaning of a field and its
+rule stand in one place. Every failure is a ManifestFormatError that names the place.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ Check = Callable[[object, str], Any]
 
 
 def fields_of(kind: Callable[..., Any]) -> dict[str, Check]:
-    """The fields of a record that carry a check, in their order."""
+    """Returns the fields of a record that carry a check, in their order."""
     found = kind.__annotations__.items()
     return {name: annotation.__metadata__[0] for name, annotation in found if hasattr(annotation, "__metadata__")}
 
 
 def record(make: Callable[..., Any], members: dict[str, Check] | None = None) -> Check:
-    """An object with exactly these members, handed to `make` by name; without any, those of `make`, a record."""
+    """Returns the check of an object with exactly these members (by default those of the record `make`).
+
+    make: called with the checked members, by name.
+    """
     fields = members or fields_of(make)
 
     def check(value: object, where: str) -> Any:  # noqa: ANN401 - whatever `make` makes
@@ -38,7 +41,7 @@ def record(make: Callable[..., Any], members: dict[str, Check] | None = None) ->
 
 
 def list_of(item: Check, least: int = 0) -> Check:
-    """A list of at least so many; a tuple is kept."""
+    """Returns the check of a list with `least` items or more, which keeps a tuple."""
 
     def check(value: object, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list) or len(value) < least:
@@ -49,7 +52,7 @@ def list_of(item: Check, least: int = 0) -> Check:
 
 
 def map_of(name: Check, item: Check) -> Check:
-    """An object with members of any name."""
+    """Returns the check of an object whose members have any names that `name` accepts."""
 
     def check(value: object, where: str) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -60,7 +63,7 @@ def map_of(name: Check, item: Check) -> Check:
 
 
 def text(pattern: str, what: str) -> Check:
-    """A string that the whole pattern matches."""
+    """Returns the check of a string that matches the whole pattern. what: the string in words, for the message."""
 
     def check(value: object, where: str) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
@@ -71,12 +74,12 @@ def text(pattern: str, what: str) -> Check:
 
 
 def one_of(*values: str) -> Check:
-    """One of these strings."""
+    """Returns the check of a string that is one of these."""
     return text("|".join(map(re.escape, values)), f"one of {', '.join(values)}")
 
 
 def integer(least: int, most: int = SAFE_INTEGER) -> Check:
-    """An integer in a closed range; true and false are none."""
+    """Returns the check of an integer in a closed range. Booleans are not integers."""
 
     def check(value: object, where: str) -> int:
         if type(value) is not int or not least <= value <= most:
@@ -87,7 +90,7 @@ def integer(least: int, most: int = SAFE_INTEGER) -> Check:
 
 
 def decimal(least: float, most: float) -> Check:
-    """A string that is what `repr` prints for the double it reads as, in a closed range."""
+    """Returns the check of a string that is the `repr` of a double in a closed range."""
     digits = text(r"-?[0-9][0-9.e+-]{0,30}", "a decimal string")
 
     def check(value: object, where: str) -> str:
@@ -104,5 +107,5 @@ def decimal(least: float, most: float) -> Check:
 
 
 def or_null(present: Check) -> Check:
-    """Null, or what another check takes."""
+    """Returns the check of null, or of a value that another check accepts."""
     return lambda value, where: None if value is None else present(value, where)

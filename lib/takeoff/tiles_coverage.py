@@ -1,4 +1,4 @@
-"""`tiles_coverage_sha256`: one digest over a whole tile set, the same on both sides of the signature."""
+"""`tiles_coverage_sha256`: one digest over a whole tile set, for the build and for the verification."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 TileHash = tuple[int, float, float, str, str]
-"""(zoom, lat, lon, source, sha256): a tile's row, lat and lon the row's doubles in degrees, sha256 in hex digits."""
+"""(zoom, lat, lon, source, sha256) of a tile's row. lat and lon: degrees, the row's doubles. sha256: hex digits."""
 
 
 class Aggregate(NamedTuple):
-    """The number of tiles, and their digest, 64 hex digits."""
+    """The number of tiles and their digest, 64 hex digits."""
 
     tile_count: int
     sha256: str
 
 
 def aggregate(tiles: Iterable[TileHash]) -> Aggregate:
-    """SHA-256 over one line a tile, `zoom|lat|lon|source|sha256` and a line feed, in UTF-8, lat and lon by `repr`.
+    """Returns the SHA-256 over one line for each tile: `zoom|lat|lon|source|sha256` and a line feed, in UTF-8.
 
-    The lines are in ascending (zoom, lat, lon, source) order, source by code points; the tiles come in any order and are
-    sorted in memory. Raises ValueError where two agree in all four.
+    lat and lon are written by `repr`. The lines ascend by (zoom, lat, lon, source), source by code points. The tiles
+    may come in any order; they are sorted in memory. Raises ValueError if two tiles agree in all four.
     """
     digest, count, last = hashlib.sha256(), 0, None
-    # float(): NumPy's doubles print differently, and a whole number may arrive as an int.
+    # float(): NumPy's doubles print differently, and a whole number may come as an int.
     for zoom, lat, lon, source, sha256 in sorted(tiles):
         if (zoom, lat, lon, source) == last:
             raise ValueError(f"tile {last} comes twice")

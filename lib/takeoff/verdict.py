@@ -1,6 +1,6 @@
-"""The verdict in words: for a person and for a program."""
+"""The verdict as text: for people and for programs."""
 
-# ruff: noqa: PLC0415 - start-up time: imported where it is needed
+# ruff: noqa: PLC0415 - start-up time: imports lie where they are needed
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MOST_SHOWN = 20
 
 
 def human_verdict(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
-    """What a person reads: one line for a pass; for a refusal every failure, then what to do, a line each."""
+    """Returns one line for a pass. For a refusal: one line for each failure, then one for each remedy."""
     if result is None or result.manifest is None or failures:
         return "\n".join([f"REFUSED {printable(cache or '')}".rstrip(), *_listed(failures), *_remedies(failures)])
     from takeoff.policy import utc
@@ -30,7 +30,7 @@ def human_verdict(cache: str | None, result: VerificationResult | None, failures
 
 
 def _listed(failures: tuple[VerificationError, ...]) -> Iterator[str]:
-    """A line a failure; of many of one kind, which stand together, the first and their number."""
+    """Yields one line for each failure. Of many failures of one code: the first ones, and the number of the others."""
     for code, kind in groupby(failures, key=lambda failure: failure.code):
         found = list(kind)
         yield from (f"  {failure}" for failure in found[:MOST_SHOWN])
@@ -39,13 +39,13 @@ def _listed(failures: tuple[VerificationError, ...]) -> Iterator[str]:
 
 
 def _remedies(failures: tuple[VerificationError, ...]) -> list[str]:
-    """Each remedy once, that of the lowest status first."""
+    """Returns each remedy once, the one of the lowest status first."""
     ordered = sorted(failures, key=lambda failure: failure.exit_status)
     return list(dict.fromkeys(failure.remedy for failure in ordered))
 
 
 def json_verdict(cache: str | None, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> str:
-    """What a program reads: one JSON object on one line."""
+    """Returns one JSON object on one line."""
     import json
 
     manifest = result.manifest if result else None

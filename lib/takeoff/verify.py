@@ -1,9 +1,10 @@
-"""The verification itself: bytes on disk in, one result out that names every failure.
+"""The verification: reads a cache from disk and returns one result that names every failure.
 
-It fails closed. What is not known to be right is refused, and only an absent manifest is raised (`ManifestNotFoundError`).
+It fails closed: whatever is not known to be right is refused. Only an absent manifest is raised
+(`ManifestNotFoundError`).
 """
 
-# ruff: noqa: PLC0415, PTH119, PTH120 - start-up time: pathlib and others are imported where needed
+# ruff: noqa: PLC0415, PTH119, PTH120 - start-up time: pathlib and others are imported where they are needed
 from __future__ import annotations
 
 import hashlib
@@ -28,47 +29,51 @@ Clock = Callable[[], "datetime | float"]
 """Now: an aware datetime, or UTC seconds."""
 
 Tiles = Iterable[coverage.TileHash] | Callable[[Manifest], Iterable[coverage.TileHash]]
-"""The tile store's rows for the manifest's area, in any order, or a function that fetches them."""
+"""The rows of the tile store for the manifest's area, in any order, or a function that returns them."""
 
 MODES = ("airborne", "operator")
 _MAX_ENVELOPE_BYTES = manifest.MAX_BYTES * 4 // 3 + 4096
 
 
 class VerifiedCache(NamedTuple):
-    """Hands out the bytes of a verified cache and no others: what is read here is hashed again as it is read."""
+    """Access to the bytes of a verified cache. Every read hashes them again, and returns no other bytes."""
 
     root: str
     subjects: dict[str, str]
 
     def read_bytes(self, name: str) -> bytes:
-        """An artifact's bytes. Raises KeyError for a name not in the manifest, ContentHashMismatchError for others' bytes."""
+        """Returns the bytes of an artifact.
+
+        Raises KeyError for a name that is not in the manifest, ContentHashMismatchError for other bytes.
+        """
         with self.open(name) as file:
             data = file.read()
-        # The buffer's own hash: the file may change between two reads.
+        # Hash the buffer, not the file: the file may change between two reads.
         if hashlib.sha256(data).hexdigest() != self.subjects[name]:
-            raise errors.ContentHashMismatchError("changed after it was verified", name)
+            raise errors.ContentHashMismatchError("changed after the verification", name)
         return data
 
     def open(self, name: str) -> BinaryIO:
-        """The very descriptor that was hashed, at offset 0. Raises as `read_bytes` does.
+        """Returns the descriptor that was hashed, at offset 0. Raises as `read_bytes` does.
 
-        A later write into the same file is seen through it; generations are read-only and never written in place.
+        It shows later writes into the same file. Generations are read-only and never written in place.
         """
         expected = self.subjects[name]
         with Directory(self.root) as directory:
             file = os.fdopen(directory.open(name), "rb")
         if digest.sha256_descriptor(file.fileno()) != expected:
             file.close()
-            raise errors.ContentHashMismatchError("changed after it was verified", name)
+            raise errors.ContentHashMismatchError("changed after the verification", name)
         file.seek(0)
         return file
 
 
 class VerificationResult(NamedTuple):
-    """The verdict on one cache. `failures` is empty exactly when it passed.
+    """The verdict on one cache. It passed if and only if `failures` is empty.
 
-    `takeoff_origin`, `flight_id` and `cache` are only given by a cache that passed; `manifest` as soon as it decodes,
-    for reports. `artifacts`: name -> whether size and SHA-256 are the manifest's.
+    Only a cache that passed gives `takeoff_origin`, `flight_id` and `cache`. manifest: for reports, set if it decodes.
+    artifacts: name -> whether size and SHA-256 are those of the manifest. signer: fingerprint, if its signature is
+    valid.
     """
 
     root: str
@@ -80,44 +85,44 @@ class VerificationResult(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """Either pass or fail."""
+        """`pass` or `fail`."""
         return "fail" if self.failures else "pass"
 
     @property
     def exit_status(self) -> int:
-        """0, or the lowest exit status of all failures."""
+        """The lowest exit status of all failures; 0 for a pass."""
         return min((failure.exit_status for failure in self.failures), default=0)
 
     @property
     def fail_reasons(self) -> tuple[str, ...]:
-        """Every failure as `[code] file: message`."""
+        """All failures, each as `[code] file: message`."""
         return tuple(map(str, self.failures))
 
     @property
     def per_artifact_hash_match(self) -> dict[Path, bool]:
-        """Artifact -> whether it holds the bytes that were signed; paths are relative to the cache."""
+        """Path of the artifact, relative to the cache -> whether it has the signed bytes."""
         from pathlib import Path
 
         return {Path(name): match for name, match in self.artifacts.items()}
 
     @property
     def takeoff_origin(self) -> tuple[float, float, float] | None:
-        """WGS84 degrees, latitude first, and metres above mean sea level; None where there is none or the cache failed."""
+        """Latitude and longitude in WGS84 degrees, and metres above mean sea level; None if absent or refused."""
         origin = self.manifest.identity.takeoff_origin if self.manifest and not self.failures else None
         return (float(origin.lat), float(origin.lon), float(origin.alt)) if origin else None
 
     @property
     def flight_id(self) -> str | None:
-        """The flight's UUID; None where there is none or the cache failed."""
+        """The UUID of the flight; None if absent or refused."""
         return self.manifest.identity.flight_id if self.manifest and not self.failures else None
 
     @property
     def cache(self) -> VerifiedCache | None:
-        """Access to the verified bytes; None where the cache failed."""
+        """Access to the verified bytes; None if refused."""
         return VerifiedCache(self.root, self.manifest.subjects) if self.manifest and not self.failures else None
 
     def raise_for_failure(self) -> None:
-        """Raise the failure with the lowest exit status; its `failures` holds all of them. Nothing where it passed."""
+        """Raises the failure with the lowest exit status, if there is one. Its `failures` contains all of them."""
         if self.failures:
             first = min(self.failures, key=lambda failure: failure.exit_status)
             first.failures = self.failures
@@ -125,10 +130,10 @@ class VerificationResult(NamedTuple):
 
 
 class ManifestVerifier:
-    """A verifier with its trust, clock and expectations; `verify_manifest` may be called any number of times.
+    """A verifier with its trust directory, clock and expectations. Call `verify_manifest` any number of times.
 
-    floor: the rollback floor's file, outside the cache; None compares nothing. In operator mode `tiles` is required
-    (ValueError); in airborne mode it is ignored.
+    floor: the file of the rollback floor, outside the cache; None compares nothing. tiles: required in operator mode
+    (ValueError), ignored in airborne mode.
     """
 
     def __init__(
@@ -144,7 +149,7 @@ class ManifestVerifier:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}, not one of {', '.join(MODES)}")
         if mode == "operator" and tiles is None:
-            raise ValueError("operator mode compares with the tile store: hand over its tiles")
+            raise ValueError("operator mode compares with the tile store: give its tiles")
         self._trust = os.fspath(trust)
         self._now = now
         self._expect = expect
@@ -152,7 +157,7 @@ class ManifestVerifier:
         self._tiles = tiles if mode == "operator" else None
 
     def verify_manifest(self, path: str | os.PathLike[str]) -> VerificationResult:
-        """Verify the cache at `path`, its directory or the manifest.json in it. Raises ManifestNotFoundError alone."""
+        """Verifies the cache at `path`, a directory or the manifest.json in it. Raises ManifestNotFoundError only."""
         root = os.fspath(path)
         if os.path.basename(root) == names.MANIFEST:
             root = os.path.dirname(root) or "."
@@ -174,7 +179,7 @@ class ManifestVerifier:
         artifacts: dict[str, bool] = {}
         if signed is not None and statement is not None:
             if not match:
-                failures.append(errors.ManifestHashMismatchError("manifest_hash is not its identity's", names.MANIFEST))
+                failures.append(errors.ManifestHashMismatchError("manifest_hash is not the identity's", names.MANIFEST))
             artifacts = _check_files(directory, signed, statement, failures)
             self._check_policy(statement, trust, root, failures)
         ordered = tuple(sorted(failures, key=lambda failure: (failure.exit_status, failure.file)))
@@ -187,17 +192,17 @@ class ManifestVerifier:
         path, floor = self._floor, None
         if path is not None:
             floor = _collect(failures, lambda: read_floor(_outside(path, root, errors.FloorError)))
-        allow_dev = trust is None or trust.allow_dev  # without trust it is refused already
+        allow_dev = trust is None or trust.allow_dev  # without a trust directory it is refused already
         failures += policy.check(statement, now=now, floor=floor, expect=self._expect, allow_dev=allow_dev)
         if self._tiles is not None:
             failures += _check_tiles(statement, self._tiles(statement) if callable(self._tiles) else self._tiles)
         raised = policy.raise_floor(floor, statement, now)
-        if path is not None and not failures and raised != floor:  # last: only a cache that passed moves the floor
+        if path is not None and not failures and raised != floor:  # last: only a cache that passed raises the floor
             _collect(failures, lambda: write_floor(path, raised))
 
 
 def verify_manifest(path: str | os.PathLike[str], **settings: Any) -> VerificationResult:  # noqa: ANN401 - ManifestVerifier's
-    """Verify one cache; settings: `ManifestVerifier`'s. Raises ManifestNotFoundError, and ValueError for a wrong call."""
+    """Verifies one cache; settings: of `ManifestVerifier`. Raises ManifestNotFoundError; ValueError: wrong call."""
     return ManifestVerifier(**settings).verify_manifest(path)
 
 
@@ -222,7 +227,7 @@ def _seconds(now: datetime | float) -> int:
 
 def _outside(path: str, root: str, refuse: type[VerificationError]) -> str:
     if os.path.commonpath([os.path.realpath(path), root]) == root:
-        raise refuse("lies inside the cache, which must not bring what it is judged by", path)
+        raise refuse("lies inside the cache; keep it outside, since a cache must not supply what verifies it", path)
     return path
 
 
@@ -236,10 +241,10 @@ def _read_manifest(directory: Directory) -> bytes:
 def _check_signature(
     directory: Directory, signed: bytes | None, trust: keys.Trust | None, failures: list[VerificationError]
 ) -> str | None:
-    """The signer's fingerprint where all is well; otherwise None, or a failure raised or appended."""
+    """Returns the fingerprint of the signer, or None without a trust directory. Raises or appends each failure."""
     sealed = envelope.decode(directory.read(names.ENVELOPE, _MAX_ENVELOPE_BYTES), _MAX_ENVELOPE_BYTES)
     if signed is not None and sealed.payload != signed:
-        failures.append(errors.SignatureError("is not what manifest.dsse.json signs", names.MANIFEST))
+        failures.append(errors.SignatureError("has other bytes than manifest.dsse.json signs", names.MANIFEST))
     if trust is None:
         return None
     if sealed.keyid in trust.revoked:
@@ -247,7 +252,7 @@ def _check_signature(
     if sealed.keyid not in trust.keys:
         raise errors.KeyUnknownError(f"is signed by {sealed.keyid}, which is not trusted", names.ENVELOPE)
     if not keys.verify_signature(trust.keys[sealed.keyid], sealed.signature, envelope.pae(sealed.payload)):
-        raise errors.SignatureError(f"is not a signature by {sealed.keyid}", names.ENVELOPE)
+        raise errors.SignatureError(f"has no valid signature by {sealed.keyid}", names.ENVELOPE)
     return sealed.keyid
 
 
@@ -275,7 +280,7 @@ def _unlisted(found: dict[str, str], expected: frozenset[str], folders: frozense
 def _check_determined(directory: Directory, name: str, content: bytes) -> Iterator[VerificationError]:
     try:
         if directory.read(name, len(content)) != content:
-            yield errors.SidecarMismatchError("does not hold what manifest.json determines", name)
+            yield errors.SidecarMismatchError("differs from what manifest.json determines", name)
     except errors.FileMissingError as error:
         yield error if name == names.SUMS else errors.SidecarMissingError("the sidecar is missing", name)
     except (errors.FileKindError, errors.FileUnreadableError) as error:
@@ -288,7 +293,7 @@ def _check_subject(directory: Directory, statement: Manifest, name: str) -> dige
             if (actual := os.fstat(file.fileno()).st_size) != statement.sizes[name]:
                 return errors.ContentHashMismatchError(f"has {actual} bytes, not {statement.sizes[name]}", name)
             if (yield from digest.sha256_steps(file.fileno())) != statement.subjects[name]:
-                return errors.ContentHashMismatchError("its SHA-256 is not the manifest's", name)
+                return errors.ContentHashMismatchError("its SHA-256 differs from the manifest", name)
     except VerificationError as error:
         return error
     except OSError as error:
@@ -301,11 +306,11 @@ def _check_tiles(statement: Manifest, tiles: Iterable[coverage.TileHash]) -> Ite
     try:
         found = coverage.aggregate(tiles)
     except ValueError as error:
-        yield errors.TileDriftError(f"the tile store gives no tile set: {error}", names.MANIFEST)
+        yield errors.TileDriftError(f"the rows of the tile store are no tile set: {error}", names.MANIFEST)
         return
     if found != (corpus.tile_count, corpus.tiles_coverage_sha256):
         yield errors.TileDriftError(
-            f"was signed over {corpus.tile_count} tiles with aggregate {corpus.tiles_coverage_sha256}; the tile store"
+            f"was signed for {corpus.tile_count} tiles with aggregate {corpus.tiles_coverage_sha256}; the tile store"
             f" now gives {found.tile_count} with {found.sha256}",
             names.MANIFEST,
         )

@@ -37,5 +37,5 @@ def test_the_verdicts_of_a_valid_cache_and_of_one_damaged_before_a_warm_reboot(b
     assert arm.snapshot(*folders) != before
     status, verdict, (event,) = report(built, config)
     assert status == verdict["exit_status"] == 33
-    assert event["fail_reasons"] == ["[content_hash] descriptors.faiss: its SHA-256 is not the manifest's"]
+    assert event["fail_reasons"] == ["[content_hash] descriptors.faiss: its SHA-256 differs from the manifest"]
     assert [record["exit_status"] for record in flight_log.read(log).records] == [0, 33]

@@ -70,7 +70,7 @@ def test_commands_that_only_read_report_the_schema_and_change_nothing(two_genera
     # The verifier is strict. A cache that is given by its path is not marked as damaged.
     refused = place.doit("verify", f"cache={place.current}")
     assert (refused.status, place.takeoff().status) == (26, 26)
-    assert f"is of schema version {old}; this verifier reads {new}" in refused.sentences
+    assert f"has schema version {old}; this verifier reads {new}" in refused.sentences
     for command, says in {
         ("rollback",): "set the mission back to what it was then and run doit provision",
         ("reproduce",): f"run doit provision, which publishes the mission in schema {new}, then doit reproduce again",

@@ -203,7 +203,7 @@ class ManifestBuilder:
     def overtaken(self, manifest: format_.Manifest) -> str | None:
         """Why a statement written earlier, whose number and times are fixed, can no more be published; None when it can."""
         if newest_issue(self._generations) >= manifest.issued_at:
-            return "another generation was published after it was written"
+            return f"generation {self._generations.next_number() - 1} was published after it was written"
         if manifest.generation < self._generations.next_number():
             return f"its number, {manifest.generation}, was given to another generation"
         return _out_of_time(manifest, self._clock().timestamp())

@@ -40,13 +40,18 @@ def test_hosts_that_fit(target, machine, sm):
 @pytest.mark.parametrize(
     ("target", "machine", "sm", "message"),
     [
-        (("aarch64", "neon", "87", "6.2"), JETSON._replace(sm="72"), None, "needs a GPU of SM 87; this host's is 72"),
-        (("aarch64", "neon", "87", "6.2"), JETSON._replace(sm=None), None, "this host's is not known"),
+        (
+            ("aarch64", "neon", "87", "6.2"),
+            JETSON._replace(sm="72"),
+            None,
+            "needs SM 87; this host has SM 72",
+        ),
+        (("aarch64", "neon", "87", "6.2"), JETSON._replace(sm=None), None, "this host has SM unknown"),
         (
             ("aarch64", "neon", "87", "6.2"),
             JETSON._replace(sm="72"),
             "87",
-            "this host's is 72",
+            "this host has SM 72",
         ),  # the chip knows better
         (("x86_64", "avx2", None, None), JETSON, None, "was built for x86_64; this host is aarch64"),
         (("aarch64", "neon", None, None), WIDE, None, "was built for aarch64; this host is x86_64"),

@@ -121,8 +121,8 @@ def test_every_member_removed_added_or_doubled_is_refused(statement):
         (("predicate", "identity", "corpus", "allow_missing"), "0-1", "as repr prints it"),
         (("predicate", "identity", "corpus", "allow_missing"), "nan", "decimal string"),
         (("predicate", "identity", "flight_id"), "0B6CF8C6-3A0E-4A55-9B0E-0A2A2A6D7F10", "lower-case UUID"),
-        (("predicate", "identity", "models", 0, "engine"), "other.engine", "is no subject"),
-        (("predicate", "quality", "parity", 0, "engine"), "other.engine", "is no subject"),
+        (("predicate", "identity", "models", 0, "engine"), "other.engine", "is not a subject"),
+        (("predicate", "quality", "parity", 0, "engine"), "other.engine", "is not a subject"),
         (("predicate", "identity", "models", 0, "onnx_sha256"), "AB" * 32, "lower-case hex"),
         (("predicate", "identity", "models", 0, "onnx_sha256"), "ab" * 32 + "\n", "printable"),
         (("predicate", "builder"), {"": "1"}, "builder key"),
@@ -267,7 +267,7 @@ def test_names_that_are_refused(name):
     ],
 )
 def test_names_that_meet(subjects):
-    with pytest.raises(ManifestFormatError, match="meet"):
+    with pytest.raises(ManifestFormatError, match="collide"):
         names.check_names(subjects)
 
 
@@ -276,7 +276,7 @@ def test_a_signed_manifest_cannot_name_what_is_refused(statement, name):
     subjects = [*statement["subject"], {"name": name, "digest": {"sha256": "00" * 32}}]
     statement["subject"] = sorted(subjects, key=lambda subject: subject["name"])
     statement["predicate"]["sizes"][name] = 0
-    with pytest.raises(ManifestFormatError, match=r"portable|meet"):
+    with pytest.raises(ManifestFormatError, match=r"portable|collide"):
         manifest.decode(canon(statement))
 
 
