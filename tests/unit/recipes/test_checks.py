@@ -69,9 +69,11 @@ def act(task):
     return action()
 
 
-def test_every_folder_with_tests_belongs_to_one_part():
-    folders = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")}
-    assert sorted(QUICK.folders + REST.folders) == sorted(folders)
+def test_every_test_file_belongs_to_one_part():
+    folders = [ROOT / "tests" / folder for part in (*QUICK, *REST) for folder in part.folders]
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    assert {path: sum(path.is_relative_to(folder) for folder in folders) for path in files} == dict.fromkeys(files, 1)
+    assert all(any(path.is_relative_to(folder) for path in files) for folder in folders)
 
 
 def test_doit_check_runs_only_the_checks(given, programs):
@@ -84,7 +86,9 @@ def test_quick_runs_only_the_unit_and_property_tests(given, programs):
     given(quick="1")
     assert act(task_test()) is None
     assert programs.checks == []
-    assert programs.folders == [["tests/properties", "tests/unit"]]
+    ran = {folder for call in programs.folders for folder in call}
+    units = {f"tests/unit/{path.name}" for path in (ROOT / "tests" / "unit").iterdir() if any(path.rglob("test_*.py"))}
+    assert ran == {"tests/properties", *units}
 
 
 @pytest.mark.parametrize("values", [{}, {"quick": "0"}])
@@ -92,18 +96,24 @@ def test_doit_test_runs_the_checks_and_every_folder(given, programs, values):
     given(**values)
     assert act(task_test()) is None
     assert len(programs.checks) == len(CHECKS)
-    assert programs.folders == [[f"tests/{folder}" for folder in part.folders] for part in (QUICK, REST)]
+    assert programs.folders == [[f"tests/{folder}" for folder in part.folders] for part in (*QUICK, *REST)]
 
 
 def test_the_tests_must_cover_every_line_and_branch_of_the_verifier(given, programs):
     given(quick="1")
     act(task_test())
-    assert {"--cov=takeoff", "--cov-branch", "--cov-fail-under=100"} <= set(programs.tests[0])
+    (measured,) = [call for call in programs.tests if "--cov=takeoff" in call]
+    assert {"--cov-branch", "--cov-fail-under=100", "tests/unit/takeoff"} <= set(measured)
 
 
 @pytest.mark.parametrize(
     ("failing", "ran", "named"),
-    [("mypy", 0, "check"), ("tests/unit", 1, "unit and property tests"), ("tests/faults", 2, "all other tests")],
+    [
+        ("mypy", 0, "check"),
+        ("tests/unit/takeoff", 1, "tests of the verifier"),
+        ("tests/properties", 2, "unit and property tests"),
+        ("tests/faults", 3, "all other tests"),
+    ],
 )
 def test_the_first_part_that_fails_is_named_and_no_other_starts(given, programs, failing, ran, named, capsys):
     programs.failing = failing
@@ -165,7 +175,7 @@ def test_the_tests_get_a_temporary_folder_in_memory_that_is_removed_afterwards(g
 
     programs.run = filled
     act(task_test())
-    assert modes == [0o755, 0o755]
+    assert modes == [0o755] * len((*QUICK, *REST))
     assert list(tmp_path.iterdir()) == []
     for environment in programs.environments:
         assert Path(environment["TMPDIR"]).parent == tmp_path

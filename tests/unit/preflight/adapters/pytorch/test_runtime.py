@@ -249,7 +249,7 @@ def test_other_precisions_are_refused(request_, tmp_path, precision):
 def test_other_sizes_than_the_graphs_are_refused(request_, tmp_path):
     for shape in ((1, 7), (1, 6, 1)):
         with pytest.raises(EngineBuildError, match="was asked for"):
-            TorchRuntime().compile(_request(request_.onnx_path, inputs={"x": shape}), tmp_path / "e")
+            TorchRuntime().export(_request(request_.onnx_path, inputs={"x": shape}), tmp_path / "e")
 
 
 def test_an_engine_of_other_inputs_is_refused(request_, built, tmp_path):

@@ -60,9 +60,15 @@ class FakeCuda:
         return self.contexts, self.streams, self.buffers
 
 
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory):
+    return compiled(HERE / "fake_cuda.c", tmp_path_factory.mktemp("driver") / "libfakecuda.so")
+
+
 @pytest.fixture
-def cuda(tmp_path):
-    driver = FakeCuda(compiled(HERE / "fake_cuda.c", tmp_path / "libfakecuda.so"))
+def cuda(fake_driver, tmp_path):
+    # A copy of its own: a library that is loaded once more from one path keeps the variables of the test before.
+    driver = FakeCuda(shutil.copy(fake_driver, tmp_path / "libfakecuda.so"))
     yield driver
     assert driver.held == (0, 0, 0), "contexts, streams or buffers were not given back"
 
