@@ -41,7 +41,7 @@ RESERVE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Cargo:
+class SourceGeneration:
     """The generation to copy.
 
     path: the published generation.
@@ -58,23 +58,23 @@ class Cargo:
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class CopyPlan:
     """What a copy has to do on the target.
 
     home: the final folder of the generation on the target.
-    whole: the target already has the complete generation, so there is nothing to do.
+    complete: the target already has the complete generation, so there is nothing to do.
     linked: name -> equal file that the target already has.
     copied: names of the files to copy from the source.
     """
 
     home: Path
-    whole: bool
+    complete: bool
     linked: Mapping[str, Path]
     copied: tuple[str, ...]
 
 
 @contextmanager
-def alone(place: Path) -> Iterator[CacheLayout]:
+def open_target(place: Path) -> Iterator[CacheLayout]:
     """Creates and locks the target, and removes what killed copies left there. Yields the layout of the target.
 
     Raises:
@@ -145,7 +145,7 @@ def _bundle_errors(place: Path) -> Iterator[None]:
         ) from error
 
 
-def check_names(layout: CacheLayout, cargo: Cargo) -> None:
+def check_names(layout: CacheLayout, source: SourceGeneration) -> None:
     """Checks that the file system of the target can hold every file name and a symbolic link.
 
     Raises:
@@ -153,7 +153,7 @@ def check_names(layout: CacheLayout, cargo: Cargo) -> None:
     """
     with _temporary_folder(layout) as folder, _bundle_errors(layout.root):
         _check_case(folder)
-        _try_names(folder / "names", cargo)
+        _try_names(folder / "names", source)
         _try_link(folder)
 
 
@@ -165,8 +165,8 @@ def _check_case(folder: Path) -> None:
         )
 
 
-def _try_names(folder: Path, cargo: Cargo) -> None:
-    for name in cargo.files:
+def _try_names(folder: Path, source: SourceGeneration) -> None:
+    for name in source.files:
         path = folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _try_names(folder: Path, cargo: Cargo) -> None:
             if error.errno in _MEDIUM_ERRORS:
                 raise
             raise BundleError(_unsuitable(folder.parent, f"it refuses the name {name} ({error.strerror})")) from error
-    if changed := sorted(cargo.files.keys() ^ _names_below(folder)):
+    if changed := sorted(source.files.keys() ^ _names_below(folder)):
         raise BundleError(_unsuitable(folder.parent, f"it changes the name {changed[0]}"))
 
 
@@ -197,7 +197,7 @@ def _names_below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
 
 
-def survey(layout: CacheLayout, cargo: Cargo) -> Errand:
+def plan_copy(layout: CacheLayout, source: SourceGeneration) -> CopyPlan:
     """Compares the generation with the target and returns what has to be copied. Changes nothing.
 
     The bytes of every candidate are read from the medium, not from the page cache.
@@ -209,18 +209,18 @@ def survey(layout: CacheLayout, cargo: Cargo) -> Errand:
         entries = sorted(layout.generations.iterdir()) if layout.generations.is_dir() else []
         # First the folder of this generation and its repaired copies, then the others.
         folders = sorted(
-            filter(_is_generation, entries), key=lambda path: (not _same(path.name, cargo.path.name), path.name)
+            filter(_is_generation, entries), key=lambda path: (not _same(path.name, source.path.name), path.name)
         )
         linked: dict[str, Path] = {}
         for folder in folders:
-            intact = {name for name in cargo.order if _is_intact(folder / name, *cargo.files[name])}
-            if intact == cargo.files.keys() and _names_below(folder) == intact and not _extra_folders(folder, cargo):
-                return Errand(folder, True, {}, ())
+            intact = {name for name in source.order if _is_intact(folder / name, *source.files[name])}
+            if intact == source.files.keys() and _names_below(folder) == intact and not _extra_folders(folder, source):
+                return CopyPlan(folder, True, {}, ())
             linked = {**{name: folder / name for name in intact}, **linked}
-            if linked.keys() == cargo.files.keys():
+            if linked.keys() == source.files.keys():
                 break
-    copied = tuple(name for name in cargo.order if name not in linked)
-    return Errand(_free_name(layout, cargo), False, linked, copied)
+    copied = tuple(name for name in source.order if name not in linked)
+    return CopyPlan(_free_name(layout, source), False, linked, copied)
 
 
 def _is_generation(path: Path) -> bool:
@@ -232,16 +232,16 @@ def _same(name: str, other: str) -> bool:
     return name.partition(_REPAIR)[0] == other
 
 
-def _free_name(layout: CacheLayout, cargo: Cargo) -> Path:
+def _free_name(layout: CacheLayout, source: SourceGeneration) -> Path:
     """Returns the generation's path, or that of a repaired copy if the folder exists: it must not be changed."""
-    base = layout.generations / cargo.path.name
+    base = layout.generations / source.path.name
     names = (base.with_name(f"{base.name}{_REPAIR}{number}") for number in count(1))
     return next(path for path in chain([base], names) if not os.path.lexists(path))
 
 
-def _extra_folders(folder: Path, cargo: Cargo) -> bool:
+def _extra_folders(folder: Path, source: SourceGeneration) -> bool:
     """Returns whether there are folders without a file of the generation. The verifier refuses such folders."""
-    needed = {folder / parent for name in cargo.files for parent in Path(name).parents}
+    needed = {folder / parent for name in source.files for parent in Path(name).parents}
     return any(path.is_dir() and path not in needed for path in folder.rglob("*"))
 
 
@@ -266,13 +266,13 @@ def _is_intact(path: Path, sha256: str, size: int) -> bool:
     return digest.hexdigest() == sha256
 
 
-def check_space(layout: CacheLayout, cargo: Cargo, errand: Errand, free: int) -> None:
+def check_space(layout: CacheLayout, source: SourceGeneration, plan: CopyPlan, free: int) -> None:
     """Checks before a copy that the files fit on the target. free: bytes.
 
     Raises:
         BundleError: there is too little space. The message gives both sizes.
     """
-    blocks = sum(-(-cargo.files[name][1] // BLOCK) for name in errand.copied)
+    blocks = sum(-(-source.files[name][1] // BLOCK) for name in plan.copied)
     needed = blocks * BLOCK + RESERVE
     if needed > free:
         raise BundleError(
@@ -281,13 +281,15 @@ def check_space(layout: CacheLayout, cargo: Cargo, errand: Errand, free: int) ->
         )
 
 
-def carry(layout: CacheLayout, cargo: Cargo, errand: Errand, judge: Callable[[Path], None]) -> Path:
+def copy_generation(
+    layout: CacheLayout, source: SourceGeneration, plan: CopyPlan, judge: Callable[[Path], None]
+) -> Path:
     """Copies the files, verifies the copy as the medium holds it, and makes it current.
 
     Args:
         layout: the layout of the target.
-        cargo: the generation to copy.
-        errand: what `survey` returned.
+        source: the generation to copy.
+        plan: what `plan_copy` returned.
         judge: verifies a copy. Raises BundleError if the copy must not fly.
 
     Returns:
@@ -296,47 +298,47 @@ def carry(layout: CacheLayout, cargo: Cargo, errand: Errand, judge: Callable[[Pa
     Raises:
         BundleError: `judge` refuses the copy, the source is damaged, or the medium reports an error.
     """
-    if errand.whole:
-        _judge_from_medium(errand.home, cargo, judge)
+    if plan.complete:
+        _judge_from_medium(plan.home, source, judge)
     else:
         with _temporary_folder(layout) as temporary:
-            folder = temporary / errand.home.name
+            folder = temporary / plan.home.name
             with _bundle_errors(layout.root):
-                _fill(folder, cargo, errand)
-            _judge_from_medium(folder, cargo, judge)
+                _fill(folder, source, plan)
+            _judge_from_medium(folder, source, judge)
             with _bundle_errors(layout.root):
                 if not layout.generations.exists():
                     layout.generations.mkdir()
                     layout.generations.chmod(FOLDER_MODE)
                     atomic.fsync_directory(layout.root)
-                atomic.rename_directory(folder, errand.home)
+                atomic.rename_directory(folder, plan.home)
     with _bundle_errors(layout.root):
-        _set_current(layout, errand.home)
-    return errand.home
+        _set_current(layout, plan.home)
+    return plan.home
 
 
-def _fill(folder: Path, cargo: Cargo, errand: Errand) -> None:
+def _fill(folder: Path, source: SourceGeneration, plan: CopyPlan) -> None:
     """Writes and syncs every file, the manifest and its envelope last. Raises OSError or BundleError."""
     folder.mkdir()
-    for name in cargo.order:
-        target, (sha256, _) = folder / name, cargo.files[name]
+    for name in source.order:
+        target, (sha256, _) = folder / name, source.files[name]
         target.parent.mkdir(parents=True, exist_ok=True)
-        if name in errand.linked:
-            atomic.link_or_copy(errand.linked[name], target, mode=FILE_MODE)
-        elif atomic.copy_hashed(cargo.path / name, target, mode=FILE_MODE) != sha256:
+        if name in plan.linked:
+            atomic.link_or_copy(plan.linked[name], target, mode=FILE_MODE)
+        elif atomic.copy_hashed(source.path / name, target, mode=FILE_MODE) != sha256:
             raise BundleError(
-                f"{cargo.path / name} differs from its manifest: run doit verify, then doit provision. "
+                f"{source.path / name} differs from its manifest: run doit verify, then doit provision. "
                 "The current cache on the target was not changed"
             )
-    for path in sorted({folder / parent for name in cargo.files for parent in Path(name).parents}, reverse=True):
+    for path in sorted({folder / parent for name in source.files for parent in Path(name).parents}, reverse=True):
         # Do not depend on the umask: another user reads the copy on the aircraft.
         path.chmod(FOLDER_MODE)
         atomic.fsync_directory(path)
 
 
-def _judge_from_medium(folder: Path, cargo: Cargo, judge: Callable[[Path], None]) -> None:
+def _judge_from_medium(folder: Path, source: SourceGeneration, judge: Callable[[Path], None]) -> None:
     with _bundle_errors(folder):
-        for name in cargo.files:
+        for name in source.files:
             drop_cached(folder / name)
     judge(folder)
 

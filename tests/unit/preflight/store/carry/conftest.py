@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from preflight.commands.bundle import load_cargo
+from preflight.commands.bundle import load_source
 from preflight.errors import BundleError
 from preflight.store import carry
 from takeoff import envelope, keys, layout, names
@@ -92,14 +92,14 @@ class Scene:
 
     def copy(self, source, *, free=1 << 40):
         """Copies a generation as `doit bundle` does, and returns the plan of the copy."""
-        cargo = load_cargo(source)
-        with carry.alone(self.card) as target:
-            carry.check_names(target, cargo)
-            errand = carry.survey(target, cargo)
-            carry.check_space(target, cargo, errand, free)
-            carry.carry(target, cargo, errand, self.judge)
+        generation = load_source(source)
+        with carry.open_target(self.card) as target:
+            carry.check_names(target, generation)
+            plan = carry.plan_copy(target, generation)
+            carry.check_space(target, generation, plan, free)
+            carry.copy_generation(target, generation, plan, self.judge)
             carry.prune(target)
-        return errand
+        return plan
 
     @property
     def current(self):
