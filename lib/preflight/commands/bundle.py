@@ -11,7 +11,7 @@ from pathlib import Path
 from preflight.commands.key_management import Said
 from preflight.errors import BundleError
 from preflight.report.table import size_text
-from preflight.store import carry
+from preflight.store import carry, medium
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations
 from preflight.store.manifests import WRITTEN, read_manifest
@@ -35,7 +35,7 @@ def bundle(layout: CacheLayout, name: str, place: Path, trust: Path) -> Said:
         )
     source = load_source(choose(layout, name).path)
     with carry.open_target(place) as target:
-        carry.check_names(target, source)
+        medium.check_names(target, source.files)
         plan = carry.plan_copy(target, source)
         carry.check_space(target, source, plan, shutil.disk_usage(target.root).free)
         fits: list[bool] = []

@@ -9,13 +9,9 @@ cache, or absent.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,15 +22,14 @@ from preflight.errors import BundleError
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import FILE_MODE
+from preflight.store.medium import bundle_errors, drop_cached, is_intact, names_below, temporary_folder
 from takeoff.names import ENVELOPE, MANIFEST, sidecar_name
 
 # Written last: a folder without these files is not accepted as a cache.
 LAST = (sidecar_name(MANIFEST), MANIFEST, ENVELOPE)
-# If the copy of a generation is damaged, a new copy gets the suffix and a number. It lies beside the damaged one.
+# If the copy of a generation is damaged, a new copy gets this suffix and a number. It lies beside the damaged one.
 _REPAIR = "-repair"
 _NAME = re.compile(rf"\d{{6,}}-[0-9a-f]{{12}}({_REPAIR}\d+)?")
-# These errors mean that the medium is full, broken or read-only. They do not mean that its file system is unsuitable.
-_MEDIUM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 FOLDER_MODE = 0o755
 BLOCK = 4096
 RESERVE = 1 << 20
@@ -112,89 +107,12 @@ def _check_place(layout: CacheLayout) -> None:
 
 
 def _sweep(layout: CacheLayout) -> None:
-    with _bundle_errors(layout.root):
+    with bundle_errors(layout.root):
         for path in layout.root.glob(f"{atomic.TEMPORARY_PREFIX}*"):
             if path.is_dir() and not path.is_symlink():
                 atomic.remove_tree(path)
             else:
                 atomic.remove_file(path)
-
-
-@contextmanager
-def _temporary_folder(layout: CacheLayout) -> Iterator[Path]:
-    """Yields a temporary folder on the target. If it cannot be removed completely, the next `_sweep` tries again."""
-    folder = layout.root / f"{atomic.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    try:
-        with _bundle_errors(layout.root):
-            folder.mkdir()
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _bundle_errors(place: Path) -> Iterator[None]:
-    """Converts OSError to BundleError with a message for the operator."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename2 or error.filename or place
-        raise BundleError(
-            f"{where}: {error.strerror or error}. current on {place} is the old cache, or the new one if its copy was "
-            "complete. Free space or check the medium, then run doit bundle again"
-        ) from error
-
-
-def check_names(layout: CacheLayout, source: SourceGeneration) -> None:
-    """Checks that the file system of the target can hold every file name and a symbolic link.
-
-    Raises:
-        BundleError: the file system is not suitable, or the medium is full or broken.
-    """
-    with _temporary_folder(layout) as folder, _bundle_errors(layout.root):
-        _check_case(folder)
-        _try_names(folder / "names", source)
-        _try_link(folder)
-
-
-def _check_case(folder: Path) -> None:
-    (folder / "Case").touch()
-    if os.path.lexists(folder / "cASE"):
-        raise BundleError(
-            _unsuitable(folder, "it treats names that differ only in case as equal (as FAT and exFAT do)")
-        )
-
-
-def _try_names(folder: Path, source: SourceGeneration) -> None:
-    for name in source.files:
-        path = folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        except OSError as error:
-            if error.errno in _MEDIUM_ERRORS:
-                raise
-            raise BundleError(_unsuitable(folder.parent, f"it refuses the name {name} ({error.strerror})")) from error
-    if changed := sorted(source.files.keys() ^ _names_below(folder)):
-        raise BundleError(_unsuitable(folder.parent, f"it changes the name {changed[0]}"))
-
-
-def _try_link(folder: Path) -> None:
-    try:
-        (folder / "link").symlink_to("names")
-    except OSError as error:
-        if error.errno in _MEDIUM_ERRORS:
-            raise
-        raise BundleError(_unsuitable(folder, f"it has no symbolic links ({error.strerror})")) from error
-
-
-def _unsuitable(folder: Path, why: str) -> str:
-    place = folder.parent
-    return f"the file system of {place} is not suitable for a cache: {why}; format it as ext4, or name another place"
-
-
-def _names_below(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
 
 
 def plan_copy(layout: CacheLayout, source: SourceGeneration) -> CopyPlan:
@@ -205,7 +123,7 @@ def plan_copy(layout: CacheLayout, source: SourceGeneration) -> CopyPlan:
     Raises:
         BundleError: the target cannot be read.
     """
-    with _bundle_errors(layout.root):
+    with bundle_errors(layout.root):
         entries = sorted(layout.generations.iterdir()) if layout.generations.is_dir() else []
         # First the folder of this generation and its repaired copies, then the others.
         folders = sorted(
@@ -213,8 +131,8 @@ def plan_copy(layout: CacheLayout, source: SourceGeneration) -> CopyPlan:
         )
         linked: dict[str, Path] = {}
         for folder in folders:
-            intact = {name for name in source.order if _is_intact(folder / name, *source.files[name])}
-            if intact == source.files.keys() and _names_below(folder) == intact and not _extra_folders(folder, source):
+            intact = {name for name in source.order if is_intact(folder / name, *source.files[name])}
+            if intact == source.files.keys() and names_below(folder) == intact and not _extra_folders(folder, source):
                 return CopyPlan(folder, True, {}, ())
             linked = {**{name: folder / name for name in intact}, **linked}
             if linked.keys() == source.files.keys():
@@ -243,27 +161,6 @@ def _extra_folders(folder: Path, source: SourceGeneration) -> bool:
     """Returns whether there are folders without a file of the generation. The verifier refuses such folders."""
     needed = {folder / parent for name in source.files for parent in Path(name).parents}
     return any(path.is_dir() and path not in needed for path in folder.rglob("*"))
-
-
-def _is_intact(path: Path, sha256: str, size: int) -> bool:
-    """Returns whether a regular file has these bytes on the medium, not only in the page cache.
-
-    A file that the medium cannot read is not intact.
-    """
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
-        return False
-    try:
-        drop_cached(path)
-        digest = hashlib.sha256()
-        buffer = bytearray(atomic.CHUNK)
-        view = memoryview(buffer)
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                digest.update(view[:count])
-    except OSError:
-        # Probably a bad sector. The file is copied again, to another place on the medium.
-        return False
-    return digest.hexdigest() == sha256
 
 
 def check_space(layout: CacheLayout, source: SourceGeneration, plan: CopyPlan, free: int) -> None:
@@ -301,18 +198,18 @@ def copy_generation(
     if plan.complete:
         _judge_from_medium(plan.home, source, judge)
     else:
-        with _temporary_folder(layout) as temporary:
+        with temporary_folder(layout) as temporary:
             folder = temporary / plan.home.name
-            with _bundle_errors(layout.root):
+            with bundle_errors(layout.root):
                 _fill(folder, source, plan)
             _judge_from_medium(folder, source, judge)
-            with _bundle_errors(layout.root):
+            with bundle_errors(layout.root):
                 if not layout.generations.exists():
                     layout.generations.mkdir()
                     layout.generations.chmod(FOLDER_MODE)
                     atomic.fsync_directory(layout.root)
                 atomic.rename_directory(folder, plan.home)
-    with _bundle_errors(layout.root):
+    with bundle_errors(layout.root):
         _set_current(layout, plan.home)
     return plan.home
 
@@ -337,19 +234,10 @@ def _fill(folder: Path, source: SourceGeneration, plan: CopyPlan) -> None:
 
 
 def _judge_from_medium(folder: Path, source: SourceGeneration, judge: Callable[[Path], None]) -> None:
-    with _bundle_errors(folder):
+    with bundle_errors(folder):
         for name in source.files:
             drop_cached(folder / name)
     judge(folder)
-
-
-def drop_cached(path: Path) -> None:
-    """Drops a synced file from the page cache, so that the next read comes from the medium. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
 
 
 def _set_current(layout: CacheLayout, home: Path) -> None:

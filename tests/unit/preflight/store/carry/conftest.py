@@ -10,7 +10,7 @@ import pytest
 
 from preflight.commands.bundle import load_source
 from preflight.errors import BundleError
-from preflight.store import carry
+from preflight.store import carry, medium
 from takeoff import envelope, keys, layout, names
 from takeoff import manifest as format_
 from takeoff.verify import verify_manifest
@@ -94,7 +94,7 @@ class Scene:
         """Copies a generation as `doit bundle` does, and returns the plan of the copy."""
         generation = load_source(source)
         with carry.open_target(self.card) as target:
-            carry.check_names(target, generation)
+            medium.check_names(target, generation.files)
             plan = carry.plan_copy(target, generation)
             carry.check_space(target, generation, plan, free)
             carry.copy_generation(target, generation, plan, self.judge)

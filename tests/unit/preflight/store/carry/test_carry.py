@@ -12,7 +12,7 @@ import pytest
 
 from preflight.commands.bundle import bundle, choose, judge, load_source
 from preflight.errors import BundleError
-from preflight.store import carry
+from preflight.store import carry, medium
 from preflight.store.cache_layout import CacheLayout
 from takeoff import keys
 
@@ -203,7 +203,7 @@ def test_a_copy_is_read_from_the_medium(scene):
     assert path.read_bytes()  # now the file is in the page cache
     if not _is_cached(path):
         pytest.skip("this file system does not report what is cached")
-    carry.drop_cached(path)
+    medium.drop_cached(path)
     assert not _is_cached(path)
 
 
