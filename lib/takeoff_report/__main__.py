@@ -1,13 +1,13 @@
-"""The start of `python -I -m takeoff_report`: refuses unless the interpreter is isolated, as `takeoff` does and for its reasons.
+"""The entry point of `python -I -m takeoff_report`. It runs only in an isolated interpreter, as `takeoff` does.
 
-Nothing but `sys` is imported before the check: the working directory may be the cache that is to be judged.
+Only `sys` is imported before this check, because the working directory may be the cache to be verified.
 """
 
 import sys
 
 NOT_ISOLATED = (
-    "REFUSED: the interpreter takes modules from the working directory, which may be a cache;"
-    " call `python -I -m takeoff_report ...`"
+    "REFUSED: the interpreter imports modules from the working directory, which may be a cache;"
+    " run `python -I -m takeoff_report ...`"
 )
 
 if __name__ == "__main__":
@@ -19,6 +19,6 @@ if __name__ == "__main__":
 
     from takeoff_report.command_line import main
 
-    # Not sys.exit: a thread that hangs in a write must not delay the status.
+    # sys.exit would wait for threads. A thread that hangs in a write must not delay the exit status.
     status = main(sys.argv[1:])
     os._exit(status)

@@ -1,9 +1,12 @@
-"""Arm authorisation: the autopilot asks before it arms, and is answered from a live verdict.
+"""Arm authorisation: the autopilot sends a request before it arms, and the answer comes from a live verdict.
 
-Live means: the verification began at most `max_age_s` ago, and since before it began nothing in the cache or the trust
-directory has changed by its stat signature. That look is no verification and never makes a pass; it only refuses more.
-Without a live verdict the answer is no, and a verification is started for the next request: a full one takes longer
-than an autopilot waits (PX4's COM_ARM_AUTH_TO, 1 s). No authorisation outlives its verdict.
+A verdict is live if its verification began at most `max_age_s` ago, and no stat signature in the cache or the trust
+directory has changed since before it began. This comparison of signatures is not a verification. It can only refuse
+more, never turn a refusal into a pass.
+
+Without a live verdict the answer is a denial, and a verification starts for the next request. The autopilot cannot wait
+for it, because a full verification takes longer than its time limit (PX4's COM_ARM_AUTH_TO, 1 s). No authorisation is
+valid longer than its verdict.
 """
 
 from __future__ import annotations
@@ -23,12 +26,16 @@ HEARTBEAT_S = 1.0
 _CRITICAL = 2
 
 Snapshot = tuple[tuple[object, ...], ...]
-"""The stat signatures of everything below some folders."""
+"""The stat signatures of all files and folders below some folders."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """A verdict, when its verification began (seconds of the clock handed in), and what the folders looked like before."""
+    """The last verdict.
+
+    since: when its verification began, seconds of the clock that `Authoriser` uses.
+    seen: the snapshot of the folders before the verification, or None if none could be taken.
+    """
 
     verdict: Verdict
     since: float
@@ -37,7 +44,12 @@ class Held:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent: result and reason of COMMAND_ACK, seconds that an acceptance holds, and a text for a denial."""
+    """The answer to a request.
+
+    result, reason: the fields of COMMAND_ACK.
+    valid_for_s: how long an acceptance is valid, seconds. 0 for a denial.
+    text: for the ground station, empty for an acceptance.
+    """
 
     result: int
     reason: int
@@ -46,12 +58,19 @@ class Answer:
 
     @property
     def live(self) -> bool:
-        """Whether it comes from a live verdict, and not from the lack of one."""
+        """Whether the answer comes from a live verdict. False if there was none."""
         return self.reason != TIMED_OUT
 
 
 def answer(held: Held | None, now: float, seen: Snapshot | None, settings: Arm) -> Answer:
-    """The answer to a request at `now`, when the folders look like `seen`."""
+    """Returns the answer to a request.
+
+    Args:
+        held: the last verdict, or None.
+        now: the time of the request, seconds of the clock that gave `held.since`.
+        seen: the current snapshot of the folders, or None if none can be taken.
+        settings: the configured time limits.
+    """
     if held is None:
         return _no_verdict("CACHE REFUSED: not verified yet, arm again")
     if held.seen is None or held.seen != seen:
@@ -65,7 +84,10 @@ def answer(held: Held | None, now: float, seen: Snapshot | None, settings: Arm) 
 
 
 def snapshot(*folders: str) -> Snapshot | None:
-    """What the folders look like, links in their own paths resolved; None where that cannot be seen."""
+    """Returns the stat signatures of everything below the folders, or None if they cannot be read.
+
+    Links in the paths of the folders themselves are resolved.
+    """
     try:
         return tuple(sorted(entry for folder in folders for entry in _entries(os.path.realpath(folder))))
     except OSError:
@@ -73,10 +95,16 @@ def snapshot(*folders: str) -> Snapshot | None:
 
 
 class Authoriser:
-    """Answers requests over one link; verifies beside it, in a thread that waits for the verifier's process.
+    """Answers requests over one link. Runs verifications in a thread, which waits for the verifier's process.
 
-    verify: a whole verification; look: the snapshot of what it judges; clock: seconds that count on while the machine
-    is suspended. told: each verdict; answered: each request with its answer. Neither may raise.
+    Args:
+        link: the MAVLink connection.
+        settings: the configured time limits.
+        verify: runs a full verification.
+        look: takes the snapshot of what `verify` judges.
+        clock: returns seconds that also count while the machine is suspended.
+        told: receives each verdict. Must not raise.
+        answered: receives each request and its answer. Must not raise.
     """
 
     def __init__(
@@ -98,7 +126,11 @@ class Authoriser:
         self._finished: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
 
     def serve(self, stop: threading.Event) -> None:
-        """Verify, then answer until `stop` is set. Raises ReportError where the line breaks."""
+        """Starts a verification, then answers requests until `stop` is set.
+
+        Raises:
+            ReportError: the connection broke.
+        """
         self._begin()
         beat = self._clock()
         while not stop.is_set():
@@ -110,17 +142,17 @@ class Authoriser:
                 for request in self._link.requests(min(HEARTBEAT_S / 4, max(beat - self._clock(), 0))):
                     self._answer(request)
             except ConnectionError:
-                stop.wait(HEARTBEAT_S / 4)  # nobody listens there yet
+                stop.wait(HEARTBEAT_S / 4)  # the peer does not listen yet
             except OSError as error:
-                raise ReportError(f"the MAVLink line broke: {error}") from error
+                raise ReportError(f"the MAVLink line broke: {error}; check mavlink.endpoint and its device") from error
 
     def _answer(self, request: Request) -> None:
-        given = answer(self._held, self._clock(), self._look(), self._settings)
-        self._link.acknowledge(request, given.result, given.reason, given.valid_for_s)
-        if given.text:
-            self._link.statustext(_CRITICAL, given.text)
-        self._answered(request, given)
-        if not given.live:
+        reply = answer(self._held, self._clock(), self._look(), self._settings)
+        self._link.acknowledge(request, reply.result, reply.reason, reply.valid_for_s)
+        if reply.text:
+            self._link.statustext(_CRITICAL, reply.text)
+        self._answered(request, reply)
+        if not reply.live:
             self._begin()
 
     def _begin(self) -> None:
@@ -152,12 +184,12 @@ def _no_verdict(text: str) -> Answer:
 
 
 def _entries(folder: str) -> Iterator[tuple[object, ...]]:
-    yield _signature(folder, os.stat(folder))  # noqa: PTH116 - beside scandir
+    yield _signature(folder, os.stat(folder))  # noqa: PTH116 - paths are strings here, as os.scandir gives them
     with os.scandir(folder) as entries:
-        found = [
+        children = [
             (entry.path, entry.stat(follow_symlinks=False), entry.is_dir(follow_symlinks=False)) for entry in entries
         ]
-    for path, status, is_folder in found:
+    for path, status, is_folder in children:
         if is_folder:
             yield from _entries(path)
         else:

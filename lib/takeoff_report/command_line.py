@@ -1,12 +1,12 @@
 """The commands of `python -I -m takeoff_report`.
 
-    verify [--config FILE] -- CACHE --trust DIR ...      verify once, report, end with the verifier's status
+    verify [--config FILE] -- CACHE --trust DIR ...      verify once, report, exit with the verifier's status
     authorise --config FILE -- CACHE --trust DIR ...     answer the autopilot's arm requests until SIGTERM
     read FILE                                            print a flight recorder's file
 
-What stands behind `--` is the verifier's. `verify` prints the verifier's JSON verdict and ends with its status, whatever
-becomes of the reports. `authorise` ends with 0 when it was asked to, 1 when it cannot go on; nobody is authorised then.
-`read` ends with 0, 1 where nothing can be read, and 3 where records are torn, damaged or missing.
+The arguments after `--` go to the verifier. `verify` prints the JSON verdict of the verifier and exits with its status,
+even if reports fail. `authorise` exits with 0 after SIGTERM or SIGINT, and with 1 if it cannot continue. No arming is
+authorised then. `read` exits with 0, with 1 if nothing can be read, and with 3 if records are torn, damaged or missing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DAMAGED = 3
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command and return the exit status."""
+    """Runs one command and returns its exit status."""
     match arguments:
         case ["verify", "--", *rest]:
             return verify(None, rest)
@@ -51,25 +51,41 @@ def main(arguments: list[str]) -> int:
 
 
 def verify(config: Path | None, arguments: list[str]) -> int:
-    """Verify first; only then is the configuration looked at. Returns the verifier's status."""
+    """Runs the verifier, then reads the configuration and reports the verdict.
+
+    Args:
+        config: the configuration file, or None to report only to stdout and the journal.
+        arguments: the arguments of the verifier.
+
+    Returns:
+        The exit status of the verifier.
+    """
     verdict = run_verifier(arguments, clock=time.time, monotonic=time.monotonic)
     try:
         settings = _settings(config)
         deliver(verdict_sinks(verdict, settings), settings.patience_s)
-    except Exception as error:  # noqa: BLE001 - no fault of the reporter is one of the cache
+    except Exception as error:  # noqa: BLE001 - an error of the reporter must not change the verdict
         complain("reporter", f"{type(error).__name__}: {error}")
     return verdict.exit_status
 
 
 def authorise(config: Path, arguments: list[str]) -> int:
-    """Serve until SIGTERM or SIGINT. Returns 0, or 1 or the usage status."""
+    """Answers arm requests until SIGTERM or SIGINT.
+
+    Args:
+        config: the configuration file. It must have the parts `mavlink` and `arm`.
+        arguments: the arguments of the verifier.
+
+    Returns:
+        0 after a signal, 1 if the service cannot start or continue, or the usage status for wrong arguments.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         options, settings = parse([item for item in arguments if item != "--json"]), load(config)
         if settings.mavlink is None or settings.arm is None:
-            raise ReportError(f"{config}: `authorise` needs the parts mavlink and arm")
+            raise ReportError(f"{config}: `authorise` needs the parts mavlink and arm: add them")
         with Link(settings.mavlink) as link:
             Authoriser(
                 link,
@@ -78,7 +94,7 @@ def authorise(config: Path, arguments: list[str]) -> int:
                 look=lambda: snapshot(options.cache, options.trust),
                 clock=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
                 told=lambda verdict: _note(settings, events.priority(verdict), events.verification(verdict, "arm")),
-                answered=lambda request, given: _note(settings, *_arm_event(request, given)),
+                answered=lambda request, reply: _note(settings, *_arm_event(request, reply)),
             ).serve(stop)
     except (ReportError, UsageError) as error:
         complain("authorise", str(error))
@@ -87,23 +103,27 @@ def authorise(config: Path, arguments: list[str]) -> int:
 
 
 def read(file: Path) -> int:
-    """Print the records, a JSON line each; on stderr what is torn, damaged, missing or was removed."""
+    """Prints the records of a flight recorder, one JSON line each.
+
+    Writes to stderr which records are torn, damaged, missing, or were removed to make room. Returns 0, 1 if nothing can
+    be read, or 3 if records are torn, damaged or missing.
+    """
     try:
-        found = flight_log.read(file)
+        log = flight_log.read(file)
     except ReportError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    for one in found.records:
-        sys.stdout.write(json.dumps(one, sort_keys=True) + "\n")
-    if found.removed:
-        sys.stderr.write(f"records 1 to {found.removed} were removed to make room\n")
-    sys.stderr.writelines(f"{problem}\n" for problem in found.problems)
+    for record_ in log.records:
+        sys.stdout.write(json.dumps(record_, sort_keys=True) + "\n")
+    if log.removed:
+        sys.stderr.write(f"records 1 to {log.removed} were removed to make room\n")
+    sys.stderr.writelines(f"{problem}\n" for problem in log.problems)
     sys.stdout.flush()
-    return _DAMAGED if found.problems else 0
+    return _DAMAGED if log.problems else 0
 
 
 def _settings(config: Path | None) -> Config:
-    """A configuration that cannot be used leaves the journal and stdout, and says so there."""
+    """Returns the configuration. If it is not valid, writes that to the journal and returns the empty configuration."""
     try:
         return Config() if config is None else load(config)
     except ReportError as error:
@@ -119,13 +139,13 @@ def _note(settings: Config, priority: int, event: dict[str, object]) -> None:
     deliver(sinks, settings.patience_s)
 
 
-def _arm_event(request: Request, given: Answer) -> tuple[int, dict[str, object]]:
-    accepted = given.result == ACCEPTED
+def _arm_event(request: Request, reply: Answer) -> tuple[int, dict[str, object]]:
+    accepted = reply.result == ACCEPTED
     return events.INFO if accepted else events.ERROR, {
         "event": "arm_authorised" if accepted else "arm_denied",
         "time": events.utc(time.time()),
         "asked_by": f"{request.system}/{request.component}",
-        "reason": given.reason,
-        "valid_for_s": given.valid_for_s,
-        "statustext": given.text,
+        "reason": reply.reason,
+        "valid_for_s": reply.valid_for_s,
+        "statustext": reply.text,
     }

@@ -1,4 +1,4 @@
-"""The reporter's configuration: one JSON object, read strictly (docs/adr/0014-a-reporter-beside-the-verifier.md).
+"""The configuration of the reporter: one JSON object (docs/adr/0014-a-reporter-beside-the-verifier.md).
 
     {
       "flight_log": {"path": "/var/lib/preflight/flight-log.jsonl", "max_bytes": 1048576, "keep": 4},
@@ -7,8 +7,10 @@
       "patience_s": 5
     }
 
-Each part may be left out, and is then not reported to. Endpoints: `udpout:HOST:PORT` sends there, `udpin:HOST:PORT` waits there
-and answers whoever sent last, `serial:DEVICE:BAUD`.
+Each part is optional. The reporter does not use a place whose part is missing. Unknown members are errors.
+
+Endpoints: `udpout:HOST:PORT` sends to this address. `udpin:HOST:PORT` listens at this address and answers the peer that
+sent last. `serial:DEVICE:BAUD` uses a serial line.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _ENDPOINT = re.compile(r"(udpout|udpin|serial):([^\s:]+|\[[0-9a-fA-F:]+\]):(\d{1
 
 @dataclass(frozen=True)
 class FlightLog:
-    """The flight recorder's file. max_bytes: of one file; keep: how many full ones stay beside it."""
+    """The flight recorder. max_bytes: the largest size of a file. keep: how many full files are kept beside it."""
 
     path: Path
     max_bytes: int = 2**20
@@ -36,7 +38,7 @@ class FlightLog:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """kind: udpout, udpin or serial; where: host or device; number: port or baud."""
+    """A MAVLink endpoint. kind: udpout, udpin or serial. where: host or device. number: port or baud."""
 
     kind: str
     where: str
@@ -45,7 +47,11 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Mavlink:
-    """system, component: whom the messages come from; 191 is MAV_COMP_ID_ONBOARD_COMPUTER. PX4 asks COM_ARM_AUTH_ID."""
+    """The MAVLink connection.
+
+    system, component: the sender of the messages. 191 is MAV_COMP_ID_ONBOARD_COMPUTER. For arm authorisation, `system`
+    must be PX4's COM_ARM_AUTH_ID.
+    """
 
     endpoint: Endpoint
     system: int = 1
@@ -54,7 +60,11 @@ class Mavlink:
 
 @dataclass(frozen=True)
 class Arm:
-    """max_age_s: a verdict older than that authorises nothing; valid_for_s: how long an authorisation is given for."""
+    """Arm authorisation.
+
+    max_age_s: an older verdict authorises nothing, seconds.
+    valid_for_s: how long an authorisation is valid at most, seconds.
+    """
 
     max_age_s: int = 60
     valid_for_s: int = 10
@@ -62,7 +72,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Config:
-    """patience_s: how long reporting may take; the exit status waits no longer."""
+    """The whole configuration. None means that a part is missing.
+
+    patience_s: how long all reports may take, seconds. The exit status does not wait longer.
+    """
 
     flight_log: FlightLog | None = None
     mavlink: Mavlink | None = None
@@ -71,7 +84,7 @@ class Config:
 
 
 def load(path: Path) -> Config:
-    """Read a file. Raises ReportError."""
+    """Reads a configuration file. Raises ReportError, which names the file."""
     try:
         with path.open("rb") as file:
             return parse(file.read(MAX_BYTES + 1))
@@ -82,13 +95,13 @@ def load(path: Path) -> Config:
 
 
 def parse(data: bytes) -> Config:
-    """Decode the bytes of a configuration. Raises ReportError that names the member."""
+    """Decodes the bytes of a configuration. Raises ReportError, which names the member that is not valid."""
     try:
-        value = json.loads(data[: MAX_BYTES + 1], object_pairs_hook=_single)
+        value = json.loads(data[: MAX_BYTES + 1], object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"is not JSON: {error}") from error
+        raise ReportError(f"the file is not JSON: {error}") from error
     if len(data) > MAX_BYTES:
-        raise ReportError(f"has more than {MAX_BYTES} bytes")
+        raise ReportError(f"the file has more than {MAX_BYTES} bytes: name another file")
     parts = _members(value, "the configuration", {"flight_log", "mavlink", "arm", "patience_s"})
     return Config(
         _flight_log(parts["flight_log"]) if "flight_log" in parts else None,
@@ -99,10 +112,10 @@ def parse(data: bytes) -> Config:
 
 
 def endpoint(text: object) -> Endpoint:
-    """Read `kind:where:number`. Raises ReportError."""
+    """Decodes an endpoint `kind:where:number`. Raises ReportError."""
     match = _ENDPOINT.fullmatch(text) if isinstance(text, str) else None
     if match is None or (match[1] != "serial" and int(match[3]) > 65535):
-        raise ReportError(f"mavlink.endpoint is {text!r}, not udpout:HOST:PORT, udpin:HOST:PORT or serial:DEVICE:BAUD")
+        raise ReportError(f"mavlink.endpoint is {text!r}: give udpout:HOST:PORT, udpin:HOST:PORT or serial:DEVICE:BAUD")
     return Endpoint(match[1], match[2].strip("[]"), int(match[3]))
 
 
@@ -110,7 +123,7 @@ def _flight_log(value: object) -> FlightLog:
     parts = _members(value, "flight_log", {"path", "max_bytes", "keep"})
     path = parts.get("path")
     if not isinstance(path, str) or not path.startswith("/") or path.endswith("/"):
-        raise ReportError(f"flight_log.path is {path!r}, not the absolute path of a file")
+        raise ReportError(f"flight_log.path is {path!r}: give the absolute path of a file")
     size = _integer(parts, "max_bytes", 2**20, MIN_BYTES, 2**30)
     return FlightLog(Path(path), size, _integer(parts, "keep", 4, 1, 1000))
 
@@ -128,22 +141,22 @@ def _arm(value: object) -> Arm:
 
 def _members(value: object, where: str, known: set[str]) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise ReportError(f"{where} is no JSON object")
+        raise ReportError(f"{where} is not a JSON object")
     unknown = sorted(set(value) - known)
     if unknown:
-        raise ReportError(f"{where} holds {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise ReportError(f"{where} has the unknown member {unknown[0]!r}: use only {', '.join(sorted(known))}")
     return value
 
 
 def _integer(parts: dict[str, object], name: str, default: int, least: int, most: int) -> int:
     value = parts.get(name, default)
     if type(value) is not int or not least <= value <= most:
-        raise ReportError(f"{name} is {value!r}, not an integer from {least} to {most}")
+        raise ReportError(f"{name} is {value!r}: give an integer from {least} to {most}")
     return value
 
 
-def _single(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ReportError("a member is given twice")
-    return found
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ReportError("a member is given twice: remove one")
+    return members

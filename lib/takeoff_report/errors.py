@@ -1,5 +1,5 @@
-"""The one error of the reporter's own: something could not be reported, or not be read back."""
+"""The error of the reporter: something could not be reported or read back."""
 
 
 class ReportError(Exception):
-    """What could not be done, where, and what to do. It never changes a verdict."""
+    """A report or a reading failed. The message says what failed, where, and what to do. It never changes a verdict."""

@@ -1,4 +1,4 @@
-"""What is written down, in the journal and the flight recorder alike: flat JSON objects with an `event` and a `time`."""
+"""The events for the journal and the flight recorder: flat JSON objects with an `event` and a `time`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Mapping
 
 from takeoff_report.verifier_run import Verdict
 
-MOST_REASONS = 16
-"""A cache may have 100,000 failures; all are counted, so many are written down."""
+MAX_REASONS = 16
+"""The largest number of failures in an event. A cache may have 100,000 failures; the event still counts all of them."""
 
 ERROR, INFO = 3, 6
-"""Of sd-daemon(3); MAV_SEVERITY counts alike."""
+"""Priorities of sd-daemon(3). MAV_SEVERITY uses the same numbers."""
 
 
 def utc(seconds: float) -> str:
-    """UTC seconds as ISO 8601 with milliseconds, e.g. 2026-03-01T12:00:00.250Z."""
+    """Formats seconds since the epoch (UTC) as ISO 8601 with milliseconds, e.g. 2026-03-01T12:00:00.250Z."""
     milliseconds = int(seconds * 1000)
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
-    return f"{whole}.{milliseconds % 1000:03d}Z"
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return f"{text}.{milliseconds % 1000:03d}Z"
 
 
 def priority(verdict: Verdict) -> int:
-    """The journal's, sd-daemon(3): information for a pass, an error for a refusal."""
+    """Returns the journal priority of a verdict: information for a pass, error for a refusal."""
     return INFO if verdict.passed else ERROR
 
 
 def verification(verdict: Verdict, phase: str) -> dict[str, object]:
-    """A verdict. phase: takeoff (`verify`) or arm (`authorise`)."""
+    """Returns the event of a verdict. phase: `takeoff` (command `verify`) or `arm` (command `authorise`)."""
     reasons = verdict.said.get("fail_reasons")
     listed = [_reason(reason) for reason in reasons] if isinstance(reasons, list) else []
-    kept = ("cache", "manifest_hash", "generation", "signer", "flight_id", "takeoff_origin", "remedy")
+    copied = ("cache", "manifest_hash", "generation", "signer", "flight_id", "takeoff_origin", "remedy")
     return {
         "event": "verification_passed" if verdict.passed else "verification_refused",
         "phase": phase,
@@ -39,13 +39,13 @@ def verification(verdict: Verdict, phase: str) -> dict[str, object]:
         "exit_status": verdict.exit_status,
         "statustext": verdict.statustext,
         "failures": len(listed),
-        "fail_reasons": listed[:MOST_REASONS],
-        **{name: verdict.said.get(name) for name in kept},
+        "fail_reasons": listed[:MAX_REASONS],
+        **{name: verdict.said.get(name) for name in copied},
     }
 
 
 def failed(sink: str, message: str, now: float) -> dict[str, object]:
-    """Something could not be reported."""
+    """Returns the event of a report that failed. sink: where it was to go. now: seconds since the epoch."""
     return {"event": "report_failed", "sink": sink, "time": utc(now), "message": message}
 
 

@@ -1,13 +1,15 @@
-"""The flight recorder's file: append-only JSON lines that survive a kill, a full disk and a power cut.
+"""The file of the flight recorder: append-only JSON lines that survive a kill, a full disk and a power cut.
 
-A line is a JSON object with its number, counted from 1 without gaps, and a CRC-32 of what stands before it:
+A line is a JSON object with its number, counted from 1 without gaps, and a CRC-32 of the object without `crc32`:
 
     {"event":"verification_passed",...,"number":7,"crc32":"89abcdef"}
 
-It is appended by one write, then fsync. Who is killed within the write leaves one torn line, without its line feed; the next
-writer begins on a new line, and the reader names the torn one. A full file is renamed to `<name>.<number of the record
-that comes next>` and a new one begun. When there are more than `keep` of those, the oldest are removed after the new
-record is safe: the verdict of now is worth more than the oldest. The numbers show what is gone.
+A record is appended by one write, then fsync. A writer that is killed during the write leaves one torn line without its
+line feed. The next writer then begins a new line, and the reader reports the torn line.
+
+A full file is renamed to `<name>.<number of the next record>`, and a new file begins. If there are more than `keep`
+full files, the oldest are removed after the new record is stored, because the newest verdict is the most important. The
+numbers of the records show how many were removed.
 """
 
 from __future__ import annotations
@@ -34,14 +36,19 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC 
 
 
 class Appended(NamedTuple):
-    """The record's number, and the files that were removed to make room."""
+    """The number of the appended record, and the names of the files that were removed to make room."""
 
     number: int
     removed: tuple[str, ...]
 
 
 class Records(NamedTuple):
-    """What a recorder holds, oldest first; what is torn, damaged or missing, in words; how many were removed for room."""
+    """The content of a flight recorder.
+
+    records: oldest first.
+    problems: one sentence for each torn, damaged or missing record.
+    removed: number of the oldest records that were removed to make room.
+    """
 
     records: list[dict[str, object]]
     problems: list[str]
@@ -49,34 +56,52 @@ class Records(NamedTuple):
 
 
 def append(path: Path, event: Mapping[str, object], *, max_bytes: int, keep: int) -> Appended:
-    """Append one record durably. Raises ReportError; a torn line may then be left, as after a kill."""
+    """Appends one record and syncs it to the disk.
+
+    Args:
+        path: the current file of the recorder.
+        event: the record, without `number` and `crc32`.
+        max_bytes: the largest size of a file. A record that does not fit begins a new file.
+        keep: how many full files are kept.
+
+    Raises:
+        ReportError: the record cannot be written. A torn line may be left, as after a kill.
+    """
     try:
         with _locked(path.parent, fcntl.LOCK_EX) as folder:
             return _append(folder, path.name, event, max_bytes, keep)
     except OSError as error:
-        raise ReportError(f"{path}: the record cannot be written: {error}; make room, or mend the disk") from error
+        raise ReportError(f"{path}: the record cannot be written: {error}; free space, or repair the disk") from error
 
 
 def read(path: Path) -> Records:
-    """Every record, from the oldest file on. Raises ReportError where nothing can be read."""
-    found = Records([], [], 0)
+    """Reads every record, from the oldest file to the current one.
+
+    Raises:
+        ReportError: there are no records, or the files cannot be read.
+    """
+    log = Records([], [], 0)
     try:
         with _locked(path.parent, fcntl.LOCK_SH) as folder:
-            names = [*_full(folder, path.name), path.name]
+            names = [*_full_files(folder, path.name), path.name]
             contents = {name: _content(folder, name) for name in names}
     except OSError as error:
-        raise ReportError(f"{path}: cannot be read: {error}") from error
+        raise ReportError(f"{path}: the file cannot be read: {error}") from error
     if not any(contents.values()):
-        raise ReportError(f"{path}: there is no record")
+        raise ReportError(f"{path}: the file has no records")
     for name, content in contents.items():
         for number, line in enumerate(content.split(b"\n"), 1):
-            _take(found, line, f"{name} line {number}")
-    first = found.records[0]["number"] if found.records else 1
-    return found._replace(removed=int(str(first)) - 1)
+            _add(log, line, f"{name} line {number}")
+    first = log.records[0]["number"] if log.records else 1
+    return log._replace(removed=int(str(first)) - 1)
 
 
 def encode(event: Mapping[str, object], number: int) -> bytes:
-    """One line with its line feed. Long texts and lists are cut, so that a line has at most 64 KiB. Raises ReportError."""
+    """Returns the line of a record, with its line feed. Long texts and lists are cut.
+
+    Raises:
+        ReportError: the line would still have more than 64 KiB.
+    """
     body = json.dumps(_cut({**event, "number": number}), separators=(",", ":"), allow_nan=False).encode()
     line = body[:-1] + b',"crc32":"%08x"}\n' % zlib.crc32(body)
     if len(line) > MAX_LINE:
@@ -85,7 +110,7 @@ def encode(event: Mapping[str, object], number: int) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, object] | None:
-    """A record; None for what is not exactly one."""
+    """Returns the record in a line without its line feed, or None if the line is not exactly one valid record."""
     match = _LINE.fullmatch(line)
     if match is None or zlib.crc32(match[1] + b"}") != int(match[2], 16):
         return None
@@ -98,7 +123,7 @@ def decode(line: bytes) -> dict[str, object] | None:
 
 def _append(folder: int, name: str, event: Mapping[str, object], max_bytes: int, keep: int) -> Appended:
     content = _content(folder, name)
-    number = _last(folder, name, content) + 1
+    number = _last_number(folder, name, content) + 1
     line = encode(event, number)
     if content and not content.endswith(b"\n"):
         line = b"\n" + line
@@ -112,7 +137,7 @@ def _append(folder: int, name: str, event: Mapping[str, object], max_bytes: int,
     finally:
         os.close(descriptor)
     os.fsync(folder)
-    full = _full(folder, name)
+    full = _full_files(folder, name)
     removed = full[: max(len(full) - keep, 0)]
     for old in removed:
         os.unlink(old, dir_fd=folder)
@@ -124,9 +149,9 @@ def _write(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _last(folder: int, name: str, content: bytes) -> int:
-    """The number of the last whole record; 0 where there is none."""
-    for text in (content, *(_content(folder, old) for old in reversed(_full(folder, name)))):
+def _last_number(folder: int, name: str, content: bytes) -> int:
+    """Returns the number of the last valid record, or 0 if there is none. content: of the current file."""
+    for text in (content, *(_content(folder, old) for old in reversed(_full_files(folder, name)))):
         for line in reversed(text.split(b"\n")):
             record = decode(line)
             if record is not None:
@@ -134,20 +159,20 @@ def _last(folder: int, name: str, content: bytes) -> int:
     return 0
 
 
-def _take(found: Records, line: bytes, where: str) -> None:
+def _add(log: Records, line: bytes, where: str) -> None:
     record = decode(line)
     if record is None:
         if line:
-            found.problems.append(f"{where} is torn or damaged ({len(line)} bytes)")
+            log.problems.append(f"{where} is torn or damaged ({len(line)} bytes)")
         return
     number = int(str(record["number"]))
-    expected = int(str(found.records[-1]["number"])) + 1 if found.records else number
+    expected = int(str(log.records[-1]["number"])) + 1 if log.records else number
     if number != expected:
-        found.problems.append(f"{where} has number {number} where {expected} comes next")
-    found.records.append(record)
+        log.problems.append(f"{where} has number {number} instead of {expected}")
+    log.records.append(record)
 
 
-def _full(folder: int, name: str) -> list[str]:
+def _full_files(folder: int, name: str) -> list[str]:
     pattern = re.compile(re.escape(name) + r"\.\d{12}")
     return sorted(other for other in os.listdir(folder) if pattern.fullmatch(other))
 
@@ -175,7 +200,10 @@ def _cut(value: object) -> object:
 
 @contextmanager
 def _locked(folder: Path, how: int) -> Iterator[int]:
-    """The folder's descriptor, locked against other writers; the kernel frees it when a process dies."""
+    """Locks the folder and yields its descriptor. The kernel releases the lock when the process ends.
+
+    how: LOCK_EX for writers, LOCK_SH for readers.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, how)

@@ -1,4 +1,4 @@
-"""Lines for the journal: `<priority>` and one JSON object, on stderr (sd-daemon(3); systemd's SyslogLevelPrefix)."""
+"""Writes lines for systemd's journal to stderr: `<priority>` and one JSON object (sd-daemon(3), SyslogLevelPrefix)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 from collections.abc import Mapping
 from typing import TextIO
 
-_ONE_AT_A_TIME = threading.Lock()
+_WRITE_LOCK = threading.Lock()
 
 
 def line(priority: int, event: Mapping[str, object]) -> str:
-    """One line, ASCII. A line feed inside a value is escaped: nothing can forge a second line."""
+    """Returns one ASCII line. Line feeds inside values are escaped, so that no value can forge a second line."""
     return f"<{priority}>{json.dumps(event, sort_keys=True)}\n"
 
 
 def write(stream: TextIO, priority: int, event: Mapping[str, object]) -> None:
-    """Write one line and flush. Raises OSError or ValueError where the stream is gone."""
-    with _ONE_AT_A_TIME:
+    """Writes one line and flushes the stream. Raises OSError or ValueError if the stream is closed or broken."""
+    with _WRITE_LOCK:
         stream.write(line(priority, event))
         stream.flush()

@@ -1,4 +1,4 @@
-"""Reporting to several places at once: none of them can stop another, delay the status, or change it."""
+"""Reports a verdict to several places at once. No place can block another, delay the exit status, or change it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,33 @@ Sink = Callable[[], None]
 
 
 def deliver(sinks: Mapping[str, Sink], patience_s: float) -> None:
-    """Run every sink in a thread of its own; what fails, or does not end in time, is written to the journal."""
+    """Runs every sink in its own thread. Writes to the journal which sinks failed or did not end in time.
+
+    Args:
+        sinks: name -> function that reports to one place.
+        patience_s: how long to wait for all sinks together, seconds.
+    """
     threads = {name: _start(partial(_guarded, name, sink)) for name, sink in sinks.items()}
     deadline = time.monotonic() + patience_s
     for thread in threads.values():
         thread.join(max(deadline - time.monotonic(), 0))
     late = [name for name, thread in threads.items() if thread.is_alive()]
     for name in late:
-        # In a thread too: it may be the journal that hangs.
+        # Also in a thread, because the journal may be the sink that hangs.
         _start(partial(complain, name, f"did not end within {patience_s} s")).join(1)
 
 
 def complain(sink: str, message: str) -> None:
-    """Write to the journal that something could not be reported. Where even that fails there is nobody left to tell."""
+    """Writes to the journal that a report failed. If that fails too, the error is ignored: no other place is left."""
     with contextlib.suppress(OSError, ValueError):
         journal.write(sys.stderr, events.ERROR, events.failed(sink, message, time.time()))
 
 
 def verdict_sinks(verdict: Verdict, config: Config) -> dict[str, Sink]:
-    """Where a verdict goes at takeoff."""
+    """Returns the sinks for a verdict at takeoff: stdout and journal, and what the configuration names."""
     event = events.verification(verdict, "takeoff")
     sinks: dict[str, Sink] = {
-        "stdout": lambda: _say(verdict.raw),
+        "stdout": lambda: _print(verdict.raw),
         "journal": lambda: journal.write(sys.stderr, events.priority(verdict), event),
     }
     log, mavlink = config.flight_log, config.mavlink
@@ -51,7 +56,11 @@ def verdict_sinks(verdict: Verdict, config: Config) -> dict[str, Sink]:
 
 
 def record(settings: FlightLog, event: Mapping[str, object]) -> None:
-    """Append to the flight recorder; files it removed to make room are named in the journal. Raises ReportError."""
+    """Appends an event to the flight recorder. Writes to the journal which files were removed to make room.
+
+    Raises:
+        ReportError: the event cannot be written.
+    """
     done = flight_log.append(settings.path, event, max_bytes=settings.max_bytes, keep=settings.keep)
     if done.removed:
         complain("flight_log", f"removed to make room: {', '.join(done.removed)}")
@@ -63,7 +72,7 @@ def _send(settings: Mavlink, verdict: Verdict) -> None:
         link.statustext(severity(verdict), verdict.statustext)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -71,7 +80,7 @@ def _say(text: str) -> None:
 def _guarded(name: str, sink: Sink) -> None:
     try:
         sink()
-    except Exception as error:  # noqa: BLE001 - whatever a sink does, the verdict stands
+    except Exception as error:  # noqa: BLE001 - an error in a sink must not change the verdict
         complain(name, f"{type(error).__name__}: {error}")
 
 

@@ -1,6 +1,7 @@
-"""The verdict, taken from a verifier that runs in a process of its own.
+"""Runs the verifier in a separate process and takes its verdict.
 
-A pass is a process that ended with 0 and said so on its last breath, in one JSON object. Whatever else comes is a refusal.
+The verdict is a pass only if the process exits with 0 and its whole output is one JSON object that states the same.
+Anything else is a refusal.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from dataclasses import dataclass
 from takeoff.errors import VerifierCrashedError
 
 MAX_STATUSTEXT = 50
-"""Bytes of MAVLink's STATUSTEXT."""
+"""The size of the text in MAVLink's STATUSTEXT, bytes."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One verdict of the verifier.
 
-    exit_status: the verifier's, from 1 up for a refusal; said: the verifier's JSON object; raw: its line as it stood. began: UTC
-    seconds; took_s: seconds. statustext: at most 50 bytes of ASCII.
+    exit_status: the exit status of the verifier. 1 or higher for a refusal.
+    statustext: the text for the ground station, ASCII, at most 50 bytes.
+    said: the JSON object that the verifier printed.
+    raw: the line that the verifier printed.
+    began: when the verification began, seconds since the epoch.
+    took_s: how long it took, seconds.
     """
 
     exit_status: int
@@ -34,7 +39,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the cache may be flown with."""
+        """Whether the aircraft may fly with the cache."""
         return self.exit_status == 0
 
 
@@ -45,7 +50,14 @@ def run_verifier(
     monotonic: Callable[[], float],
     python: str = sys.executable,
 ) -> Verdict:
-    """Run `python -I -m takeoff` with these arguments and take its verdict. Never raises for what the verifier does."""
+    """Runs `python -I -m takeoff` and returns its verdict. A verifier that fails or cannot be started gives a refusal.
+
+    Args:
+        arguments: the arguments of the verifier.
+        clock: returns seconds since the epoch.
+        monotonic: a monotonic clock, seconds.
+        python: the interpreter.
+    """
     command = [python, "-I", "-m", "takeoff", *arguments, *([] if "--json" in arguments else ["--json"])]
     began, start = clock(), monotonic()
     try:
@@ -57,16 +69,26 @@ def run_verifier(
 
 
 def judge(status: int, output: bytes, began: float, took_s: float) -> Verdict:
-    """The verdict of a process that ended with `status` (negative: killed by that signal) and wrote `output`."""
+    """Returns the verdict of a verifier process that ended.
+
+    Args:
+        status: the exit status, negative if a signal killed the process.
+        output: everything that the process wrote to stdout.
+        began: when it began, seconds since the epoch.
+        took_s: how long it took, seconds.
+    """
     raw = output.decode("ascii", "backslashreplace").strip()
     said = _object(raw)
     if said is None or said.get("exit_status") != status or (said.get("outcome") == "pass") is not (status == 0):
-        return _crashed(f"the verifier ended with {status} and no verdict that says so", raw, status, began, took_s)
+        return _crashed(f"the verifier ended with {status} without a verdict that agrees", raw, status, began, took_s)
     return Verdict(status, statustext(said), said, raw, began, took_s)
 
 
 def statustext(said: Mapping[str, object]) -> str:
-    """What the ground station reads: the verifier's own text for a refusal; for a pass, which manifest and generation."""
+    """Returns the text for the ground station, at most 50 bytes.
+
+    It is the text of the verifier for a refusal. For a pass it names the manifest and the generation.
+    """
     text = said.get("statustext")
     if said.get("outcome") == "pass":
         text = f"CACHE VERIFIED: {str(said.get('manifest_hash'))[:12]} generation {said.get('generation')}"

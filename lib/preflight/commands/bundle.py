@@ -11,7 +11,7 @@ from pathlib import Path
 from preflight.commands.key_management import Said
 from preflight.errors import BundleError
 from preflight.report.table import size_text
-from preflight.store import carry
+from preflight.store import carry, medium
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations
 from preflight.store.manifests import WRITTEN, read_manifest
@@ -33,15 +33,15 @@ def bundle(layout: CacheLayout, name: str, place: Path, trust: Path) -> Said:
         raise BundleError(
             f"{place} overlaps {layout.root} or {trust}; name a card, a mounted disk or a folder of its own: keys travel apart"
         )
-    cargo = load_cargo(choose(layout, name).path)
-    with carry.alone(place) as target:
-        carry.check_names(target, cargo)
-        errand = carry.survey(target, cargo)
-        carry.check_space(target, cargo, errand, shutil.disk_usage(target.root).free)
+    source = load_source(choose(layout, name).path)
+    with carry.open_target(place) as target:
+        medium.check_names(target, source.files)
+        plan = carry.plan_copy(target, source)
+        carry.check_space(target, source, plan, shutil.disk_usage(target.root).free)
         fits: list[bool] = []
-        home = carry.carry(target, cargo, errand, lambda folder: fits.append(judge(folder, trust)))
+        home = carry.copy_generation(target, source, plan, lambda folder: fits.append(judge(folder, trust)))
         removed = carry.prune(target)
-    return _said(cargo, errand, home, target, len(removed), fits=all(fits))
+    return _said(source, plan, home, target, len(removed), fits=all(fits))
 
 
 def choose(layout: CacheLayout, name: str) -> Generation:
@@ -59,7 +59,7 @@ def choose(layout: CacheLayout, name: str) -> Generation:
     return found[0]
 
 
-def load_cargo(path: Path) -> carry.Cargo:
+def load_source(path: Path) -> carry.SourceGeneration:
     """The files of a published generation as its manifest has them. Raises BundleError."""
     file = read_manifest(path)
     manifest = file.manifest
@@ -81,7 +81,7 @@ def load_cargo(path: Path) -> carry.Cargo:
     small = {**determined_files(manifest, file.sha256), MANIFEST: file.content, ENVELOPE: sealed}
     files = {name: (digest, manifest.sizes[name]) for name, digest in manifest.subjects.items()}
     files |= {name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in small.items()}
-    return carry.Cargo(path, files)
+    return carry.SourceGeneration(path, files)
 
 
 def judge(folder: Path, trust: Path) -> bool:
@@ -106,14 +106,14 @@ def _overlap(one: Path, other: Path) -> bool:
 
 
 def _said(
-    cargo: carry.Cargo, errand: carry.Errand, home: Path, target: CacheLayout, removed: int, *, fits: bool
+    source: carry.SourceGeneration, plan: carry.CopyPlan, home: Path, target: CacheLayout, removed: int, *, fits: bool
 ) -> Said:
-    copied = sum(cargo.files[name][1] for name in errand.copied)
-    total = sum(size for _, size in cargo.files.values())
-    if errand.whole:
-        done = f"nothing differed of {len(cargo.files)} files, {size_text(total)}"
+    copied = sum(source.files[name][1] for name in plan.copied)
+    total = sum(size for _, size in source.files.values())
+    if plan.complete:
+        done = f"nothing differed of {len(source.files)} files, {size_text(total)}"
     else:
-        done = f"{len(errand.copied)} of {len(cargo.files)} files copied, {size_text(copied)} of {size_text(total)}"
+        done = f"{len(plan.copied)} of {len(source.files)} files copied, {size_text(copied)} of {size_text(total)}"
     text = (
         f"{home.name} is current on {target.root}, read back from the medium and verified: {done}\n"
         f"on the aircraft: python -I -m takeoff {target.current} --trust DIR"
@@ -124,8 +124,8 @@ def _said(
         "generation": home.name,
         "path": str(target.current),
         "fits_this_machine": fits,
-        "files": len(cargo.files),
-        "files_copied": len(errand.copied),
+        "files": len(source.files),
+        "files_copied": len(plan.copied),
         "bytes": total,
         "bytes_copied": copied,
         "generations_removed": removed,

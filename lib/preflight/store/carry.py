@@ -9,13 +9,9 @@ cache, or absent.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,22 +22,21 @@ from preflight.errors import BundleError
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import FILE_MODE
+from preflight.store.medium import bundle_errors, drop_cached, is_intact, names_below, temporary_folder
 from takeoff.names import ENVELOPE, MANIFEST, sidecar_name
 
 # Written last: a folder without these files is not accepted as a cache.
 LAST = (sidecar_name(MANIFEST), MANIFEST, ENVELOPE)
-# If the copy of a generation is damaged, a new copy gets the suffix and a number. It lies beside the damaged one.
+# If the copy of a generation is damaged, a new copy gets this suffix and a number. It lies beside the damaged one.
 _REPAIR = "-repair"
 _NAME = re.compile(rf"\d{{6,}}-[0-9a-f]{{12}}({_REPAIR}\d+)?")
-# These errors mean that the medium is full, broken or read-only. They do not mean that its file system is unsuitable.
-_MEDIUM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 FOLDER_MODE = 0o755
 BLOCK = 4096
 RESERVE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Cargo:
+class SourceGeneration:
     """The generation to copy.
 
     path: the published generation.
@@ -58,23 +53,23 @@ class Cargo:
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class CopyPlan:
     """What a copy has to do on the target.
 
     home: the final folder of the generation on the target.
-    whole: the target already has the complete generation, so there is nothing to do.
+    complete: the target already has the complete generation, so there is nothing to do.
     linked: name -> equal file that the target already has.
     copied: names of the files to copy from the source.
     """
 
     home: Path
-    whole: bool
+    complete: bool
     linked: Mapping[str, Path]
     copied: tuple[str, ...]
 
 
 @contextmanager
-def alone(place: Path) -> Iterator[CacheLayout]:
+def open_target(place: Path) -> Iterator[CacheLayout]:
     """Creates and locks the target, and removes what killed copies left there. Yields the layout of the target.
 
     Raises:
@@ -112,7 +107,7 @@ def _check_place(layout: CacheLayout) -> None:
 
 
 def _sweep(layout: CacheLayout) -> None:
-    with _bundle_errors(layout.root):
+    with bundle_errors(layout.root):
         for path in layout.root.glob(f"{atomic.TEMPORARY_PREFIX}*"):
             if path.is_dir() and not path.is_symlink():
                 atomic.remove_tree(path)
@@ -120,84 +115,7 @@ def _sweep(layout: CacheLayout) -> None:
                 atomic.remove_file(path)
 
 
-@contextmanager
-def _temporary_folder(layout: CacheLayout) -> Iterator[Path]:
-    """Yields a temporary folder on the target. If it cannot be removed completely, the next `_sweep` tries again."""
-    folder = layout.root / f"{atomic.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    try:
-        with _bundle_errors(layout.root):
-            folder.mkdir()
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _bundle_errors(place: Path) -> Iterator[None]:
-    """Converts OSError to BundleError with a message for the operator."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename2 or error.filename or place
-        raise BundleError(
-            f"{where}: {error.strerror or error}. current on {place} is the old cache, or the new one if its copy was "
-            "complete. Free space or check the medium, then run doit bundle again"
-        ) from error
-
-
-def check_names(layout: CacheLayout, cargo: Cargo) -> None:
-    """Checks that the file system of the target can hold every file name and a symbolic link.
-
-    Raises:
-        BundleError: the file system is not suitable, or the medium is full or broken.
-    """
-    with _temporary_folder(layout) as folder, _bundle_errors(layout.root):
-        _check_case(folder)
-        _try_names(folder / "names", cargo)
-        _try_link(folder)
-
-
-def _check_case(folder: Path) -> None:
-    (folder / "Case").touch()
-    if os.path.lexists(folder / "cASE"):
-        raise BundleError(
-            _unsuitable(folder, "it treats names that differ only in case as equal (as FAT and exFAT do)")
-        )
-
-
-def _try_names(folder: Path, cargo: Cargo) -> None:
-    for name in cargo.files:
-        path = folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        except OSError as error:
-            if error.errno in _MEDIUM_ERRORS:
-                raise
-            raise BundleError(_unsuitable(folder.parent, f"it refuses the name {name} ({error.strerror})")) from error
-    if changed := sorted(cargo.files.keys() ^ _names_below(folder)):
-        raise BundleError(_unsuitable(folder.parent, f"it changes the name {changed[0]}"))
-
-
-def _try_link(folder: Path) -> None:
-    try:
-        (folder / "link").symlink_to("names")
-    except OSError as error:
-        if error.errno in _MEDIUM_ERRORS:
-            raise
-        raise BundleError(_unsuitable(folder, f"it has no symbolic links ({error.strerror})")) from error
-
-
-def _unsuitable(folder: Path, why: str) -> str:
-    place = folder.parent
-    return f"the file system of {place} is not suitable for a cache: {why}; format it as ext4, or name another place"
-
-
-def _names_below(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
-
-
-def survey(layout: CacheLayout, cargo: Cargo) -> Errand:
+def plan_copy(layout: CacheLayout, source: SourceGeneration) -> CopyPlan:
     """Compares the generation with the target and returns what has to be copied. Changes nothing.
 
     The bytes of every candidate are read from the medium, not from the page cache.
@@ -205,22 +123,22 @@ def survey(layout: CacheLayout, cargo: Cargo) -> Errand:
     Raises:
         BundleError: the target cannot be read.
     """
-    with _bundle_errors(layout.root):
+    with bundle_errors(layout.root):
         entries = sorted(layout.generations.iterdir()) if layout.generations.is_dir() else []
         # First the folder of this generation and its repaired copies, then the others.
         folders = sorted(
-            filter(_is_generation, entries), key=lambda path: (not _same(path.name, cargo.path.name), path.name)
+            filter(_is_generation, entries), key=lambda path: (not _same(path.name, source.path.name), path.name)
         )
         linked: dict[str, Path] = {}
         for folder in folders:
-            intact = {name for name in cargo.order if _is_intact(folder / name, *cargo.files[name])}
-            if intact == cargo.files.keys() and _names_below(folder) == intact and not _extra_folders(folder, cargo):
-                return Errand(folder, True, {}, ())
+            intact = {name for name in source.order if is_intact(folder / name, *source.files[name])}
+            if intact == source.files.keys() and names_below(folder) == intact and not _extra_folders(folder, source):
+                return CopyPlan(folder, True, {}, ())
             linked = {**{name: folder / name for name in intact}, **linked}
-            if linked.keys() == cargo.files.keys():
+            if linked.keys() == source.files.keys():
                 break
-    copied = tuple(name for name in cargo.order if name not in linked)
-    return Errand(_free_name(layout, cargo), False, linked, copied)
+    copied = tuple(name for name in source.order if name not in linked)
+    return CopyPlan(_free_name(layout, source), False, linked, copied)
 
 
 def _is_generation(path: Path) -> bool:
@@ -232,47 +150,26 @@ def _same(name: str, other: str) -> bool:
     return name.partition(_REPAIR)[0] == other
 
 
-def _free_name(layout: CacheLayout, cargo: Cargo) -> Path:
+def _free_name(layout: CacheLayout, source: SourceGeneration) -> Path:
     """Returns the generation's path, or that of a repaired copy if the folder exists: it must not be changed."""
-    base = layout.generations / cargo.path.name
+    base = layout.generations / source.path.name
     names = (base.with_name(f"{base.name}{_REPAIR}{number}") for number in count(1))
     return next(path for path in chain([base], names) if not os.path.lexists(path))
 
 
-def _extra_folders(folder: Path, cargo: Cargo) -> bool:
+def _extra_folders(folder: Path, source: SourceGeneration) -> bool:
     """Returns whether there are folders without a file of the generation. The verifier refuses such folders."""
-    needed = {folder / parent for name in cargo.files for parent in Path(name).parents}
+    needed = {folder / parent for name in source.files for parent in Path(name).parents}
     return any(path.is_dir() and path not in needed for path in folder.rglob("*"))
 
 
-def _is_intact(path: Path, sha256: str, size: int) -> bool:
-    """Returns whether a regular file has these bytes on the medium, not only in the page cache.
-
-    A file that the medium cannot read is not intact.
-    """
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
-        return False
-    try:
-        drop_cached(path)
-        digest = hashlib.sha256()
-        buffer = bytearray(atomic.CHUNK)
-        view = memoryview(buffer)
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                digest.update(view[:count])
-    except OSError:
-        # Probably a bad sector. The file is copied again, to another place on the medium.
-        return False
-    return digest.hexdigest() == sha256
-
-
-def check_space(layout: CacheLayout, cargo: Cargo, errand: Errand, free: int) -> None:
+def check_space(layout: CacheLayout, source: SourceGeneration, plan: CopyPlan, free: int) -> None:
     """Checks before a copy that the files fit on the target. free: bytes.
 
     Raises:
         BundleError: there is too little space. The message gives both sizes.
     """
-    blocks = sum(-(-cargo.files[name][1] // BLOCK) for name in errand.copied)
+    blocks = sum(-(-source.files[name][1] // BLOCK) for name in plan.copied)
     needed = blocks * BLOCK + RESERVE
     if needed > free:
         raise BundleError(
@@ -281,13 +178,15 @@ def check_space(layout: CacheLayout, cargo: Cargo, errand: Errand, free: int) ->
         )
 
 
-def carry(layout: CacheLayout, cargo: Cargo, errand: Errand, judge: Callable[[Path], None]) -> Path:
+def copy_generation(
+    layout: CacheLayout, source: SourceGeneration, plan: CopyPlan, judge: Callable[[Path], None]
+) -> Path:
     """Copies the files, verifies the copy as the medium holds it, and makes it current.
 
     Args:
         layout: the layout of the target.
-        cargo: the generation to copy.
-        errand: what `survey` returned.
+        source: the generation to copy.
+        plan: what `plan_copy` returned.
         judge: verifies a copy. Raises BundleError if the copy must not fly.
 
     Returns:
@@ -296,58 +195,49 @@ def carry(layout: CacheLayout, cargo: Cargo, errand: Errand, judge: Callable[[Pa
     Raises:
         BundleError: `judge` refuses the copy, the source is damaged, or the medium reports an error.
     """
-    if errand.whole:
-        _judge_from_medium(errand.home, cargo, judge)
+    if plan.complete:
+        _judge_from_medium(plan.home, source, judge)
     else:
-        with _temporary_folder(layout) as temporary:
-            folder = temporary / errand.home.name
-            with _bundle_errors(layout.root):
-                _fill(folder, cargo, errand)
-            _judge_from_medium(folder, cargo, judge)
-            with _bundle_errors(layout.root):
+        with temporary_folder(layout) as temporary:
+            folder = temporary / plan.home.name
+            with bundle_errors(layout.root):
+                _fill(folder, source, plan)
+            _judge_from_medium(folder, source, judge)
+            with bundle_errors(layout.root):
                 if not layout.generations.exists():
                     layout.generations.mkdir()
                     layout.generations.chmod(FOLDER_MODE)
                     atomic.fsync_directory(layout.root)
-                atomic.rename_directory(folder, errand.home)
-    with _bundle_errors(layout.root):
-        _set_current(layout, errand.home)
-    return errand.home
+                atomic.rename_directory(folder, plan.home)
+    with bundle_errors(layout.root):
+        _set_current(layout, plan.home)
+    return plan.home
 
 
-def _fill(folder: Path, cargo: Cargo, errand: Errand) -> None:
+def _fill(folder: Path, source: SourceGeneration, plan: CopyPlan) -> None:
     """Writes and syncs every file, the manifest and its envelope last. Raises OSError or BundleError."""
     folder.mkdir()
-    for name in cargo.order:
-        target, (sha256, _) = folder / name, cargo.files[name]
+    for name in source.order:
+        target, (sha256, _) = folder / name, source.files[name]
         target.parent.mkdir(parents=True, exist_ok=True)
-        if name in errand.linked:
-            atomic.link_or_copy(errand.linked[name], target, mode=FILE_MODE)
-        elif atomic.copy_hashed(cargo.path / name, target, mode=FILE_MODE) != sha256:
+        if name in plan.linked:
+            atomic.link_or_copy(plan.linked[name], target, mode=FILE_MODE)
+        elif atomic.copy_hashed(source.path / name, target, mode=FILE_MODE) != sha256:
             raise BundleError(
-                f"{cargo.path / name} differs from its manifest: run doit verify, then doit provision. "
+                f"{source.path / name} differs from its manifest: run doit verify, then doit provision. "
                 "The current cache on the target was not changed"
             )
-    for path in sorted({folder / parent for name in cargo.files for parent in Path(name).parents}, reverse=True):
+    for path in sorted({folder / parent for name in source.files for parent in Path(name).parents}, reverse=True):
         # Do not depend on the umask: another user reads the copy on the aircraft.
         path.chmod(FOLDER_MODE)
         atomic.fsync_directory(path)
 
 
-def _judge_from_medium(folder: Path, cargo: Cargo, judge: Callable[[Path], None]) -> None:
-    with _bundle_errors(folder):
-        for name in cargo.files:
+def _judge_from_medium(folder: Path, source: SourceGeneration, judge: Callable[[Path], None]) -> None:
+    with bundle_errors(folder):
+        for name in source.files:
             drop_cached(folder / name)
     judge(folder)
-
-
-def drop_cached(path: Path) -> None:
-    """Drops a synced file from the page cache, so that the next read comes from the medium. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
 
 
 def _set_current(layout: CacheLayout, home: Path) -> None:

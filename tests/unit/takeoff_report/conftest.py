@@ -1,4 +1,4 @@
-"""A small cache that is valid by the machine's own clock, the reporter as a process, and a real MAVLink peer on the loopback."""
+"""A small cache that is valid now, the reporter as a process, and a real MAVLink peer on the loopback."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 
-def _verifiers_own() -> ModuleType:
-    """The helpers of the verifier's tests."""
+def _verifier_helpers() -> ModuleType:
+    """Loads the helpers of the verifier's tests."""
     path = Path(__file__).parent.parent / "takeoff" / "conftest.py"
     spec = importlib.util.spec_from_file_location("takeoff_test_kit", path)
     assert spec is not None
@@ -27,12 +27,12 @@ def _verifiers_own() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def kit():
-    return _verifiers_own()
+    return _verifier_helpers()
 
 
 @pytest.fixture
 def place(tmp_path, kit):
-    """cache and trust: a cache that passes now."""
+    """A cache that the verifier accepts now, and its trust directory."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from takeoff import keys
@@ -48,7 +48,7 @@ def place(tmp_path, kit):
 
 @pytest.fixture
 def configure(tmp_path):
-    """Writes a configuration and gives its path."""
+    """Writes a configuration and returns its path."""
 
     def write(**parts):
         path = tmp_path / "report.json"
@@ -60,7 +60,7 @@ def configure(tmp_path):
 
 @pytest.fixture
 def reporter():
-    """Runs the reporter as an aircraft does; stderr's events as (priority, object)."""
+    """Runs the reporter as an aircraft does. Returns status, stdout, and the events on stderr as (priority, object)."""
 
     def run(*arguments, **options):
         command = [sys.executable, "-I", "-m", "takeoff_report", *map(str, arguments)]
@@ -76,8 +76,8 @@ def reporter():
 
 @pytest.fixture
 def peer(monkeypatch):
-    """A pymavlink connection that waits on the loopback: a ground station, or an autopilot (system 1, component 1)."""
-    pytest.importorskip("pymavlink", reason="pymavlink, the extra `aircraft`, is not installed")
+    """A pymavlink connection on the loopback: a ground station or an autopilot (system 1, component 1)."""
+    pytest.importorskip("pymavlink", reason="pymavlink (the extra `aircraft`) is not installed")
     monkeypatch.setitem(os.environ, "MAVLINK20", "1")
     from pymavlink import mavutil
 
@@ -92,8 +92,8 @@ def peer(monkeypatch):
 
 
 def _receive(connection, kind, fields):
-    """The next message of a kind with these fields, within 20 seconds."""
+    """Returns the next message of a kind with these fields. Waits up to 20 seconds."""
     condition = " and ".join(f"{kind}.{name}=={value!r}" for name, value in fields.items()) or None
-    found = connection.recv_match(type=kind, condition=condition, blocking=True, timeout=20)
-    assert found is not None, f"no {kind} arrived"
-    return found
+    message = connection.recv_match(type=kind, condition=condition, blocking=True, timeout=20)
+    assert message is not None, f"no {kind} arrived"
+    return message

@@ -1,4 +1,4 @@
-"""Arm authorisation against a simulated autopilot that speaks real MAVLink, and the rule by itself."""
+"""Arm authorisation: the rule alone, and the service with a simulated autopilot that speaks real MAVLink."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ BAD = judge(38, b'{"outcome": "fail", "exit_status": 38, "statustext": "CACHE RE
     ("held", "now", "seen", "expected"),
     [
         (Held(GOOD, 100.0, SEEN), 100.0, SEEN, (ACCEPTED, 0, 10)),
-        (Held(GOOD, 100.0, SEEN), 155.5, SEEN, (ACCEPTED, 0, 4)),  # no longer than the verdict lives
+        (Held(GOOD, 100.0, SEEN), 155.5, SEEN, (ACCEPTED, 0, 4)),  # not longer than the verdict is valid
         (Held(GOOD, 100.0, SEEN), 159.0, SEEN, (ACCEPTED, 0, 1)),
         (Held(GOOD, 100.0, SEEN), 159.1, SEEN, (DENIED, TIMED_OUT, 0)),  # too old
         (Held(GOOD, 100.0, SEEN), 99.9, SEEN, (DENIED, TIMED_OUT, 0)),  # from the future
         (None, 100.0, SEEN, (DENIED, TIMED_OUT, 0)),  # absent
         (Held(GOOD, 100.0, SEEN), 100.0, (("/cache/a", 2),), (DENIED, TIMED_OUT, 0)),  # changed since
-        (Held(GOOD, 100.0, SEEN), 100.0, None, (DENIED, TIMED_OUT, 0)),  # cannot be seen now
-        (Held(GOOD, 100.0, None), 100.0, None, (DENIED, TIMED_OUT, 0)),  # could not be seen at all
+        (Held(GOOD, 100.0, SEEN), 100.0, None, (DENIED, TIMED_OUT, 0)),  # no snapshot now
+        (Held(GOOD, 100.0, None), 100.0, None, (DENIED, TIMED_OUT, 0)),  # no snapshot before the verification
         (Held(BAD, 100.0, SEEN), 100.0, SEEN, (DENIED, NO_REASON, 0)),
         (Held(BAD, 100.0, SEEN), 200.0, SEEN, (DENIED, TIMED_OUT, 0)),
     ],
 )
-def test_the_rule(held, now, seen, expected):
-    given_ = answer(held, now, seen, SETTINGS)
-    assert (given_.result, given_.reason, given_.valid_for_s) == expected
-    assert bool(given_.text) is (given_.result == DENIED)
-    assert len(given_.text) <= 50
+def test_the_answer_to_a_request(held, now, seen, expected):
+    reply = answer(held, now, seen, SETTINGS)
+    assert (reply.result, reply.reason, reply.valid_for_s) == expected
+    assert bool(reply.text) is (reply.result == DENIED)
+    assert len(reply.text) <= 50
 
 
 @given(
@@ -58,13 +58,13 @@ def test_the_rule(held, now, seen, expected):
     st.builds(Arm, st.integers(1, 3600), st.integers(1, 3600)),
 )
 def test_only_a_live_pass_authorises_and_no_longer_than_it_lives(held, now, seen, settings):
-    given_ = answer(held, now, seen, settings)
-    if given_.result == ACCEPTED:
+    reply = answer(held, now, seen, settings)
+    if reply.result == ACCEPTED:
         assert held is not None
         assert held.verdict.passed
         assert held.seen == seen is not None
-        assert 1 <= given_.valid_for_s <= settings.valid_for_s
-        assert held.since <= now <= now + given_.valid_for_s <= held.since + settings.max_age_s
+        assert 1 <= reply.valid_for_s <= settings.valid_for_s
+        assert held.since <= now <= now + reply.valid_for_s <= held.since + settings.max_age_s
 
 
 CHANGES = {
@@ -109,13 +109,16 @@ def test_a_link_to_another_generation_is_a_change(place):
 
 
 class Autopilot:
-    """What PX4 does before it arms (ArmAuthorization.cpp): asks a system it has heard, takes an answer meant for it alone."""
+    """Behaves as PX4 does before it arms (ArmAuthorization.cpp).
+
+    It sends a request to a system whose heartbeat it has received, and accepts only an answer that is addressed to it.
+    """
 
     def __init__(self, peer, authoriser=10):
         self.peer, self.authoriser = peer, authoriser
 
     def hear(self):
-        """Until this system was heard, nothing is sent to it."""
+        """Waits for the heartbeat: before it, PX4 sends nothing to the system."""
         beat = self.peer.receive("HEARTBEAT")
         assert beat.get_srcSystem() == self.authoriser
 
@@ -124,7 +127,7 @@ class Autopilot:
         self.peer.link.mav.command_long_send(system, component, command, 0, 0, 0, 0, 0, 0, 0, 0)
 
     def answer(self):
-        """result, reason, seconds."""
+        """Returns result, reason, and seconds of the next COMMAND_ACK."""
         ack = self.peer.receive("COMMAND_ACK", command=3001)
         assert (ack.target_system, ack.target_component) == (1, 1)
         return ack.result, ack.progress, ack.result_param2
@@ -141,7 +144,7 @@ def autopilot(peer):
 
 @pytest.fixture
 def service(place, configure, autopilot):
-    """The real service as a process; its journal's lines come one by one."""
+    """The real service as a process. `event` returns the next line of its journal."""
     log = place.folder / "log" / "flight.jsonl"
     log.parent.mkdir()
     with contextlib.ExitStack() as stack:
@@ -188,7 +191,7 @@ def test_a_refused_cache_is_denied_and_authorised_once_it_is_mended(service, aut
     assert autopilot.peer.receive("STATUSTEXT").text == "CACHE REFUSED: unlisted file"
     assert running.event()["event"] == "arm_denied"
     (place.cache / "more").unlink()
-    assert autopilot.request() == (DENIED, TIMED_OUT, 0)  # changed: a verification begins
+    assert autopilot.request() == (DENIED, TIMED_OUT, 0)  # the cache changed: a verification begins
     assert running.event()["statustext"] == "CACHE REFUSED: changed since verified, arm again"
     assert running.event()["event"] == "verification_passed"
     assert autopilot.request() == (ACCEPTED, 0, 7)
@@ -222,7 +225,7 @@ def test_only_what_is_asked_of_us_is_answered(service, autopilot):
 
 @pytest.fixture
 def inside(peer):
-    """The service in this process, with a verifier and a clock of the test's own."""
+    """The service in this process, with a fake verifier and a fake clock."""
     state = SimpleNamespace(
         now=1000.0, begin=threading.Event(), verdicts=[GOOD], told=[], answered=[], stop=threading.Event()
     )
@@ -243,13 +246,13 @@ def inside(peer):
             look=lambda: SEEN,
             clock=lambda: state.now,
             told=state.told.append,
-            answered=lambda request, given_: state.answered.append(given_),
+            answered=lambda request, reply: state.answered.append(reply),
         )
         thread = threading.Thread(target=service_.serve, args=(state.stop,))
         thread.start()
 
         def end():
-            """Stop; what it was handed is complete now."""
+            """Stops the service. Afterwards `told` and `answered` are complete."""
             state.stop.set()
             state.begin.set()
             thread.join(20)
@@ -275,7 +278,7 @@ def test_before_the_first_verdict_and_after_it_grew_old_there_is_no_authorisatio
     assert autopilot.peer.receive("STATUSTEXT").text == "CACHE REFUSED: expired"
     assert autopilot.request() == (DENIED, NO_REASON, 0)
     inside.end()
-    assert [given_.live for given_ in inside.answered] == [False, True, False, True]
+    assert [reply.live for reply in inside.answered] == [False, True, False, True]
     assert inside.told == [GOOD, BAD]
 
 
@@ -292,14 +295,14 @@ def test_a_verification_that_crashes_takes_the_old_verdict_away(inside, autopilo
     while autopilot.request() != (ACCEPTED, 0, 10):  # denied until the next verification has passed
         inside.begin.set()
     inside.end()
-    assert not any(given_.result == ACCEPTED for given_ in inside.answered[:-1])
+    assert not any(reply.result == ACCEPTED for reply in inside.answered[:-1])
     assert inside.told == [GOOD, GOOD]
-    assert crashed.wait(60)  # its thread says so after it has given the verdict up
+    assert crashed.wait(60)  # the thread reports the crash after it has discarded the verdict
 
 
-def test_nobody_at_the_other_end_is_waited_for_and_a_broken_line_is_an_end():
+def test_a_missing_peer_is_waited_for_and_a_broken_line_ends_the_service():
     class Line:
-        """Refuses a few times as UDP does before the autopilot is up, then breaks as an unplugged line does."""
+        """Refuses twice, as UDP does before the autopilot listens. Then it breaks, as an unplugged line does."""
 
         datagrams = True
         faults = iter(
@@ -334,7 +337,7 @@ def test_nobody_at_the_other_end_is_waited_for_and_a_broken_line_is_an_end():
         ({"more": 1}, None, 1),
     ],
 )
-def test_a_service_that_cannot_begin_says_why(reporter, configure, place, parts, arguments, status):
+def test_a_service_that_cannot_start_reports_why(reporter, configure, place, parts, arguments, status):
     done = reporter("authorise", "--config", configure(**parts), "--", *(arguments or place.arguments))
     assert done.status == status
     assert [event["sink"] for _, event in done.events] == ["authorise"]
@@ -347,8 +350,8 @@ def test_the_event_of_an_answer():
     assert (priority, event["statustext"]) == (3, "CACHE REFUSED: expired")
 
 
-def test_over_a_serial_line_damage_costs_some_requests_and_not_all():
-    """Where bytes are a stream, a damaged length swallows what follows, up to 280 bytes; the autopilot asks again."""
+def test_damage_on_a_serial_line_loses_some_requests_and_not_all():
+    """In a byte stream, a damaged length field swallows up to 280 following bytes. The autopilot then asks again."""
     common = pytest.importorskip("pymavlink.dialects.v20.common", reason="the extra `aircraft` is not installed")
     autopilot = common.MAVLink(None, srcSystem=1, srcComponent=1)
     ask = autopilot.command_long_encode(10, 0, 3001, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -356,10 +359,10 @@ def test_over_a_serial_line_damage_costs_some_requests_and_not_all():
     try:
         with Link(Mavlink(endpoint(f"serial:{os.ttyname(theirs)}:921600"), 10)) as link:
             os.write(ours, b"noise\xfd\xff" + b"".join(ask.pack(autopilot) for _ in range(20)))
-            found = []
-            while not found:
-                found += link.requests(20)
+            requests = []
+            while not requests:
+                requests += link.requests(20)
     finally:
         os.close(ours)
         os.close(theirs)
-    assert found[0] == (1, 1)
+    assert requests[0] == (1, 1)

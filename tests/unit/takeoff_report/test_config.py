@@ -1,4 +1,4 @@
-"""The configuration is read strictly, and the one in the documentation is read."""
+"""The configuration is read strictly. The documented examples are valid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOOD = {
 }
 
 
-def test_all_of_it():
+def test_a_complete_configuration_is_read():
     made = config.parse(json.dumps(GOOD).encode())
     assert made == config.Config(
         config.FlightLog(Path("/var/lib/x/log"), 200_000, 1),
@@ -34,11 +34,11 @@ def test_all_of_it():
     assert config.parse(b"{}") == config.Config()
 
 
-def test_the_documented_examples_are_read():
-    (shown,) = re.findall(r"\n    \{.*?\n    \}\n", config.__doc__, re.DOTALL)
-    assert config.parse(shown.encode()).arm == config.Arm()
-    example = json.loads((ROOT / "cache_templates" / "report.json").read_text())
-    assert config.parse(json.dumps(example).encode()).mavlink is not None
+def test_the_documented_examples_are_valid():
+    (example,) = re.findall(r"\n    \{.*?\n    \}\n", config.__doc__, re.DOTALL)
+    assert config.parse(example.encode()).arm == config.Arm()
+    template = json.loads((ROOT / "cache_templates" / "report.json").read_text())
+    assert config.parse(json.dumps(template).encode()).mavlink is not None
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_the_documented_examples_are_read():
     ],
 )
 def test_endpoints(text, expected):
-    found = config.endpoint(text)
-    assert (found.kind, found.where, found.number) == expected
+    endpoint = config.endpoint(text)
+    assert (endpoint.kind, endpoint.where, endpoint.number) == expected
 
 
 @pytest.mark.parametrize("text", ["", "tcp:a:1", "udpout:a", "udpout::1", "udpout:a:70000", "serial:/dev/x", None, 7])
@@ -65,7 +65,7 @@ def test_endpoints_that_are_refused(text):
     [
         (["more"], 1, "'more'"),
         (["flight_log", "more"], 1, "'more'"),
-        (["flight_log"], None, "flight_log is no JSON object"),
+        (["flight_log"], None, "flight_log is not a JSON object"),
         (["flight_log", "path"], "log", "absolute"),
         (["flight_log", "path"], 1, "absolute"),
         (["flight_log", "max_bytes"], 1000, "max_bytes is 1000"),
@@ -96,12 +96,12 @@ def test_documents_that_are_refused(data):
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_configuration_or_refused(data):
+def test_any_bytes_give_a_configuration_or_a_report_error(data):
     with contextlib.suppress(ReportError):
         assert isinstance(config.parse(data), config.Config)
 
 
-def test_a_file_that_is_not_there_or_wrong_is_named(tmp_path):
+def test_a_missing_or_invalid_file_is_named(tmp_path):
     for content in (None, b"["):
         path = tmp_path / "report.json"
         if content is not None:

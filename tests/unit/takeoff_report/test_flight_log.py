@@ -1,4 +1,4 @@
-"""The flight recorder: what was acknowledged is there, what is torn is named, and what was removed is counted."""
+"""The flight recorder keeps acknowledged records, reports torn ones, and counts removed ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ values = st.recursive(
     max_leaves=5,
 )
 events = st.dictionaries(st.text(max_size=8).filter(lambda name: name not in ("number", "crc32")), values, max_size=4)
-# Each example has a folder of its own.
+# Each example uses its own folder.
 in_folders = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -42,13 +42,13 @@ def fresh(tmp_path):
 
 @in_folders
 @given(st.lists(events, min_size=1, max_size=5))
-def test_what_is_appended_is_read(fresh, several):
+def test_appended_records_are_read_back(fresh, several):
     path = fresh()
     for number, event in enumerate(several, 1):
         assert flight_log.append(path, event, **ROOMY) == (number, ())
     expected = [{**event, "number": number} for number, event in enumerate(several, 1)]
     assert flight_log.read(path) == (expected, [], 0)
-    assert all(json.loads(line)["number"] for line in path.read_text().splitlines())  # any JSON reader can
+    assert all(json.loads(line)["number"] for line in path.read_text().splitlines())  # any JSON parser can read a line
 
 
 @in_folders
@@ -86,12 +86,12 @@ def test_a_changed_byte_is_found(fresh, data):
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_raise_anything(line):
+def test_arbitrary_bytes_are_not_a_record(line):
     assert flight_log.decode(line) is None
 
 
 @pytest.mark.parametrize("body", [b'{"number":"1"', b'{"number":true', b'{"number":1,]', b'{"a":1'])
-def test_a_line_with_a_right_checksum_but_no_number_is_no_record(body):
+def test_a_line_with_a_correct_checksum_but_no_number_is_not_a_record(body):
     import zlib
 
     assert flight_log.decode(body + b',"crc32":"%08x"}' % zlib.crc32(body + b"}")) is None
@@ -131,7 +131,7 @@ def test_a_missing_file_in_the_middle_is_said(fresh):
         if number % 2 == 0 and number < 6:
             path.rename(path.with_name(f"log.jsonl.{number + 1:012d}"))
     path.with_name("log.jsonl.000000000005").unlink()
-    assert flight_log.read(path).problems == ["log.jsonl line 1 has number 5 where 3 comes next"]
+    assert flight_log.read(path).problems == ["log.jsonl line 1 has number 5 instead of 3"]
 
 
 WRITER = """
@@ -163,7 +163,7 @@ def test_a_kill_leaves_at_most_one_torn_line_and_every_acknowledged_record(fresh
     assert flight_log.append(path, {"event": "last"}, **ROOMY).number == found.records[-1]["number"] + 1
 
 
-def test_two_processes_at_once_share_one_row_of_numbers(fresh):
+def test_concurrent_writers_share_one_sequence_of_numbers(fresh):
     path = fresh()
     processes = [writer(path, 25), writer(path, 25)]
     numbers = [int(line) for process in processes for line in process.communicate(timeout=60)[0].split()]
@@ -172,7 +172,7 @@ def test_two_processes_at_once_share_one_row_of_numbers(fresh):
 
 
 def test_a_write_that_the_system_cuts_short_is_said_and_the_next_is_whole(fresh):
-    """A file size limit: the kernel writes what fits, then refuses, as a full disk does."""
+    """With a file size limit, the kernel writes what fits and then fails, as on a full disk."""
     path = fresh()
     flight_log.append(path, {"event": "one"}, **ROOMY)
     limit = path.stat().st_size + 20
@@ -192,7 +192,7 @@ def test_a_write_that_the_system_cuts_short_is_said_and_the_next_is_whole(fresh)
     assert found.problems == ["log.jsonl line 2 is torn or damaged (20 bytes)"]
 
 
-def test_what_is_no_regular_file_is_not_written_through(fresh):
+def test_a_link_or_a_pipe_is_not_written_to(fresh):
     path = fresh()
     (path.parent / "target").write_text("mine")
     path.symlink_to("target")
@@ -205,15 +205,15 @@ def test_what_is_no_regular_file_is_not_written_through(fresh):
     assert (path.parent / "target").read_text() == "mine"
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     for step in (lambda path: flight_log.append(path, {}, **ROOMY), flight_log.read):
         with pytest.raises(ReportError, match="No such file"):
             step(tmp_path / "none" / "log.jsonl")
-    with pytest.raises(ReportError, match="there is no record"):
+    with pytest.raises(ReportError, match="the file has no records"):
         flight_log.read(tmp_path / "log.jsonl")
 
 
-def test_long_texts_are_cut_and_a_record_stays_below_its_bound():
+def test_long_texts_are_cut_and_a_record_has_at_most_64_kib():
     event = {f"name{number}": "\x00" * 10_000 for number in range(20)}
     assert len(flight_log.encode(event, 1)) <= flight_log.MAX_LINE
     with pytest.raises(ReportError, match="more than"):
@@ -221,7 +221,7 @@ def test_long_texts_are_cut_and_a_record_stays_below_its_bound():
 
 
 def test_readers_wait_for_a_writer(fresh):
-    """The lock is the folder's: an append that is under way is never read as torn."""
+    """The folder is locked, so that a reader never sees a record that is being appended as torn."""
     path = fresh()
     flight_log.append(path, {"event": "e"}, **ROOMY)
     descriptor = os.open(path.parent, os.O_RDONLY)

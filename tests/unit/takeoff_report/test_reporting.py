@@ -1,4 +1,4 @@
-"""The reporter as an aircraft runs it. Whatever fails in it, the exit status is the verifier's."""
+"""The reporter as an aircraft runs it. If any part of it fails, it still exits with the verifier's status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from takeoff_report import command_line, flight_log, mavlink
 
 
-def test_a_pass_is_said_everywhere(place, reporter, configure, peer):
+def test_a_pass_is_reported_everywhere(place, reporter, configure, peer):
     log = place.folder / "log.jsonl"
     config = configure(flight_log={"path": str(log)}, mavlink={"endpoint": peer.endpoint, "system": 42})
     done = reporter("verify", "--config", config, "--", *place.arguments)
@@ -30,7 +30,7 @@ def test_a_pass_is_said_everywhere(place, reporter, configure, peer):
     assert (text.severity, text.text) == (6, f"CACHE VERIFIED: {said['manifest_hash'][:12]} generation 1")
 
 
-def test_a_refusal_is_said_everywhere(place, reporter, configure, peer):
+def test_a_refusal_is_reported_everywhere(place, reporter, configure, peer):
     (place.cache / "more").write_bytes(b"")
     (place.cache / "camera.json").unlink()
     log = place.folder / "log.jsonl"
@@ -45,7 +45,7 @@ def test_a_refusal_is_said_everywhere(place, reporter, configure, peer):
 
 
 def test_a_serial_ground_station(place, reporter, configure):
-    """A real parser at the other end of a pseudo-terminal."""
+    """A real MAVLink parser reads the other end of a pseudo-terminal."""
     common = pytest.importorskip("pymavlink.dialects.v20.common", reason="the extra `aircraft` is not installed")
     ours, theirs = os.openpty()
     try:
@@ -61,7 +61,7 @@ def test_a_serial_ground_station(place, reporter, configure):
     assert messages[1].text.startswith("CACHE VERIFIED: ")
 
 
-def test_without_a_configuration_the_verdict_and_the_journal(place, reporter):
+def test_without_a_configuration_stdout_and_journal_are_used(place, reporter):
     done = reporter("verify", "--", *place.arguments, "--json")
     assert done.status == 0
     assert json.loads(done.out)["outcome"] == "pass"
@@ -80,7 +80,7 @@ def test_a_sink_that_fails_changes_no_verdict(place, reporter, configure, fault,
         "no folder": {"flight_log": {"path": "/nowhere/at/all/log.jsonl"}},
         "log is a folder": {"flight_log": {"path": str(place.folder / "folder")}},
         "no device": {"mavlink": {"endpoint": "serial:/dev/none:921600"}},
-        "port in use": {"mavlink": {"endpoint": "udpin:203.0.113.1:14550"}},  # an address that is not ours
+        "port in use": {"mavlink": {"endpoint": "udpin:203.0.113.1:14550"}},  # not an address of this machine
         "nobody there": {"mavlink": {"endpoint": "udpin:127.0.0.1:0"}},
         "broken config": {"unknown": 1},
     }
@@ -94,7 +94,7 @@ def test_a_sink_that_fails_changes_no_verdict(place, reporter, configure, fault,
 
 @pytest.mark.parametrize("spoil", [False, True])
 def test_a_sink_that_hangs_delays_no_verdict(place, reporter, configure, spoil):
-    """The recorder's folder is locked by somebody who never lets go."""
+    """Another process keeps the lock on the recorder's folder."""
     if spoil:
         (place.cache / "more").write_bytes(b"")
     held = os.open(place.folder, os.O_RDONLY)
@@ -129,7 +129,7 @@ def test_a_reporter_that_crashes_changes_no_verdict(place, monkeypatch, capsys):
     assert "RuntimeError: a bug" in capsys.readouterr().err
 
 
-def test_without_pymavlink_everything_else_is_said(place, monkeypatch, capsys, configure):
+def test_without_pymavlink_all_other_reports_are_made(place, monkeypatch, capsys, configure):
     monkeypatch.setitem(sys.modules, "pymavlink.dialects.v20", None)
     config = configure(mavlink={"endpoint": "udpout:127.0.0.1:9"}, flight_log={"path": str(place.folder / "log")})
     assert command_line.main(["verify", "--config", config, "--", *place.arguments]) == 0
@@ -141,20 +141,20 @@ def test_without_pymavlink_everything_else_is_said(place, monkeypatch, capsys, c
     "arguments",
     [[], ["--help"], ["verify"], ["verify", "cache"], ["verify", "--config", "--", "x"], ["authorise", "--", "x"]],
 )
-def test_wrong_calls_are_no_pass(reporter, arguments):
+def test_wrong_command_lines_are_usage_errors(reporter, arguments):
     done = reporter(*arguments)
     assert (done.status, done.out) == (18, "")
     assert "usage: " in done.events[0][1]["message"]
 
 
-def test_a_wrong_call_of_the_verifier_is_its_own_refusal(place, reporter):
+def test_wrong_arguments_of_the_verifier_are_refused_by_the_verifier(place, reporter):
     done = reporter("verify", "--", str(place.cache))
     assert done.status == 18
     assert json.loads(done.out)["fail_reasons"][0]["code"] == "usage"
 
 
 def test_an_interpreter_that_is_not_isolated_refuses(place):
-    """A module planted in the working directory would otherwise run."""
+    """Otherwise, a module that somebody placed in the working directory would run."""
     (place.cache / "json.py").write_text("print('planted'); raise SystemExit(0)")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     command = [sys.executable, "-m", "takeoff_report", "verify", "--", *place.arguments]
@@ -163,10 +163,10 @@ def test_an_interpreter_that_is_not_isolated_refuses(place):
     assert "python -I -m takeoff_report" in done.stderr
     isolated = [sys.executable, "-I", *command[1:]]
     done = subprocess.run(isolated, cwd=place.cache, capture_output=True, text=True, check=False)
-    assert done.returncode == 30  # the planted file is unlisted, and nothing more
+    assert done.returncode == 30  # the only failure is the unlisted file
 
 
-def test_reading_back(place, reporter):
+def test_read_prints_the_records(place, reporter):
     log = place.folder / "log.jsonl"
     for number in range(3):
         flight_log.append(log, {"event": f"e{number}"}, max_bytes=2**20, keep=1)
@@ -175,7 +175,7 @@ def test_reading_back(place, reporter):
     assert [json.loads(line)["event"] for line in done.out.splitlines()] == ["e0", "e1", "e2"]
 
 
-def test_reading_back_what_is_damaged_or_absent(place, capsys):
+def test_read_reports_damaged_and_missing_records(place, capsys):
     log = place.folder / "log.jsonl"
     assert command_line.main(["read", str(log)]) == 1
     for number in range(3):
@@ -192,7 +192,7 @@ def test_reading_back_what_is_damaged_or_absent(place, capsys):
     assert len(said.out.splitlines()) == 2
 
 
-def test_texts_are_cut_to_what_the_field_holds(peer):
+def test_texts_are_cut_to_the_size_of_the_field(peer):
     from takeoff_report import config
 
     with mavlink.Link(config.Mavlink(config.endpoint(peer.endpoint))) as link:

@@ -1,4 +1,4 @@
-"""docs/threat-model.md names tests that exist, and every threat of its tables names one."""
+"""Every test that docs/threat-model.md names exists, and every threat in its tables names a test."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ NAMED = re.compile(r"`([\w/]+\.py)::(test_\w+)`")
 
 @lru_cache
 def functions(path):
-    """The test functions of a file, as its source has them."""
+    """Returns the names of the functions in the source of a test file."""
     tree = ast.parse((TESTS / path).read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_test_it_names_exists():
+def test_every_named_test_exists():
     named = NAMED.findall(TEXT)
     missing = [f"{path}::{name}" for path, name in named if not (TESTS / path).is_file() or name not in functions(path)]
     assert missing == []
     assert len(named) > 80
-    assert TEXT.count("::") == len(named)  # nothing is named in another form and so passed over
+    assert TEXT.count("::") == len(named)  # no test is named in another form, which NAMED would not find
 
 
 def test_every_threat_has_a_rule_and_a_test():

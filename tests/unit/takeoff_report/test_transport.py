@@ -1,4 +1,4 @@
-"""UDP on the loopback and a pseudo-terminal: real lines, no call that waits without an end."""
+"""Real connections: UDP on the loopback and a pseudo-terminal. Every call has a time limit."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def opened():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_there_and_back(opened, host):
+def test_udp_endpoints_exchange_datagrams(opened, host):
     if host == "::1" and not _has_ipv6():
         pytest.skip("this machine has no IPv6 on the loopback")
-    waiting = opened("udpin", host, 0)
-    calling = opened("udpout", host, waiting.port)
-    with pytest.raises(ConnectionError, match="nobody has sent"):
-        waiting.write(b"x")
-    calling.write(b"ask")
-    assert waiting.read(20) == b"ask"
-    waiting.write(b"answer")
-    assert calling.read(20) == b"answer"
-    assert calling.read(0) == b""
+    server = opened("udpin", host, 0)
+    client = opened("udpout", host, server.port)
+    with pytest.raises(ConnectionError, match="the peer is unknown"):
+        server.write(b"x")
+    client.write(b"ask")
+    assert server.read(20) == b"ask"
+    server.write(b"answer")
+    assert client.read(20) == b"answer"
+    assert client.read(0) == b""
 
 
 def _has_ipv6():
@@ -49,17 +49,17 @@ def _has_ipv6():
     return True
 
 
-def test_who_calls_one_peer_hears_nobody_else(opened):
-    waiting, stranger = opened("udpin", "127.0.0.1", 0), opened("udpin", "127.0.0.1", 0)
-    calling = opened("udpout", "127.0.0.1", waiting.port)
-    calling.write(b"ask")
-    waiting.read(20)
-    stranger._socket.sendto(b"forged", ("127.0.0.1", calling.port))
-    waiting.write(b"answer")
-    assert calling.read(20) == b"answer"
+def test_udpout_receives_only_from_its_peer(opened):
+    server, stranger = opened("udpin", "127.0.0.1", 0), opened("udpin", "127.0.0.1", 0)
+    client = opened("udpout", "127.0.0.1", server.port)
+    client.write(b"ask")
+    server.read(20)
+    stranger._socket.sendto(b"forged", ("127.0.0.1", client.port))
+    server.write(b"answer")
+    assert client.read(20) == b"answer"
 
 
-def test_an_address_that_is_taken_or_unknown(opened):
+def test_an_address_that_is_in_use_or_unknown_is_reported(opened):
     taken = opened("udpin", "127.0.0.1", 0)
     with pytest.raises(ReportError, match="cannot be opened"):
         opened("udpin", "127.0.0.1", taken.port)
@@ -69,7 +69,7 @@ def test_an_address_that_is_taken_or_unknown(opened):
 
 @pytest.fixture
 def terminal():
-    """Both ends of a pseudo-terminal: our descriptor, and the device's path."""
+    """A pseudo-terminal: the descriptor of the test's end, and the device path of the other end."""
     ours, theirs = os.openpty()
     yield ours, os.ttyname(theirs)
     for descriptor in (ours, theirs):
@@ -82,7 +82,7 @@ def test_a_serial_line_carries_every_byte_both_ways(opened, terminal):
     line = opened("serial", device, 115200)
     data = bytes(range(256))
     line.write(data)
-    assert _exactly(ours, 256) == data
+    assert _read_exactly(ours, 256) == data
     os.write(ours, data)
     received = b""
     while len(received) < 256:
@@ -90,26 +90,26 @@ def test_a_serial_line_carries_every_byte_both_ways(opened, terminal):
     assert received == data
 
 
-def _exactly(descriptor, count):
+def _read_exactly(descriptor, count):
     data = b""
     while len(data) < count:
         data += os.read(descriptor, count)
     return data
 
 
-def test_a_serial_line_that_takes_nothing_is_given_up(opened, terminal, monkeypatch):
+def test_a_serial_line_that_accepts_nothing_raises_timeout_error(opened, terminal, monkeypatch):
     monkeypatch.setattr(transport, "_WRITE_S", 0.05)
     line = opened("serial", terminal[1], 921600)
-    with pytest.raises(TimeoutError, match="took nothing"):
+    with pytest.raises(TimeoutError, match="did not accept all bytes"):
         line.write(b"x" * 2**20)
 
 
-def test_a_serial_line_that_is_none(opened, tmp_path, terminal):
+def test_invalid_serial_lines_are_refused(opened, tmp_path, terminal):
     (tmp_path / "file").touch()
     for where, number, message in [
         (tmp_path / "none", 115200, "cannot be opened"),
         (tmp_path / "file", 115200, "cannot be opened"),
-        (terminal[1], 12345, "not a speed"),
+        (terminal[1], 12345, "does not support 12345 baud"),
     ]:
         with pytest.raises(ReportError, match=message):
             opened("serial", str(where), number)

@@ -1,4 +1,4 @@
-"""A pass is a process that ended with 0 and said so; whatever else comes is a refusal."""
+"""A verdict is a pass only if the process exits with 0 and says so. Everything else is a refusal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_refusal_keeps_status_and_text():
 @pytest.mark.parametrize(
     ("status", "output", "expected"),
     [
-        (0, b"", 16),  # ended well and said nothing
+        (0, b"", 16),  # exit status 0 without output
         (0, b"PASSED", 16),
         (0, bytes_of(FAIL), 16),
         (0, bytes_of({**PASS, "exit_status": 30}), 16),
@@ -44,7 +44,7 @@ def test_a_refusal_keeps_status_and_text():
         (0, bytes_of(PASS) * 2, 16),
         (0, bytes_of([PASS]), 16),
         (0, b"[" * 100_000, 16),
-        (-9, bytes_of(PASS), 16),  # killed after it spoke
+        (-9, bytes_of(PASS), 16),  # killed after the output
         (-9, b"", 16),
         (30, bytes_of(PASS), 30),
         (30, bytes_of({**FAIL, "outcome": "pass"}), 30),
@@ -65,19 +65,19 @@ def test_only_the_one_way_passes(status, output):
     assert verdict.passed == (status == 0 and output == bytes_of(PASS))
 
 
-def test_a_verifier_that_cannot_be_started_refuses(tmp_path):
+def test_a_verifier_that_cannot_be_started_is_a_refusal(tmp_path):
     verdict = run_verifier(["x"], clock=time.time, monotonic=time.monotonic, python=str(tmp_path / "none"))
     assert (verdict.passed, verdict.exit_status) == (False, 16)
     assert "cannot be started" in json.loads(verdict.raw)["fail_reasons"][0]["message"]
 
 
-def test_a_verifier_that_ends_with_0_and_says_nothing_refuses():
+def test_exit_status_0_without_output_is_a_refusal():
     verdict = run_verifier(["x"], clock=time.time, monotonic=time.monotonic, python="/bin/true")
     assert verdict.exit_status == 16
 
 
 @given(st.integers(0, 2**53))
-def test_every_text_fits(generation):
+def test_every_text_fits_into_50_bytes(generation):
     texts = [statustext({**PASS, "generation": generation})]
     texts += [
         statustext({"outcome": "fail", "statustext": kind.statustext}) for kind in kinds(errors.VerificationError)
@@ -105,5 +105,5 @@ def test_the_event_of_a_verdict_counts_all_failures_and_lists_some():
     event = events.verification(verdict, "takeoff")
     assert event["failures"] == 100
     assert event["fail_reasons"][0] == "[file_missing] f0: is missing"
-    assert len(event["fail_reasons"]) == events.MOST_REASONS
+    assert len(event["fail_reasons"]) == events.MAX_REASONS
     assert event["time"] == "2027-01-15T08:00:00.250Z"

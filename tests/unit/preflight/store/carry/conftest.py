@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from preflight.commands.bundle import load_cargo
+from preflight.commands.bundle import load_source
 from preflight.errors import BundleError
-from preflight.store import carry
+from preflight.store import carry, medium
 from takeoff import envelope, keys, layout, names
 from takeoff import manifest as format_
 from takeoff.verify import verify_manifest
@@ -92,14 +92,14 @@ class Scene:
 
     def copy(self, source, *, free=1 << 40):
         """Copies a generation as `doit bundle` does, and returns the plan of the copy."""
-        cargo = load_cargo(source)
-        with carry.alone(self.card) as target:
-            carry.check_names(target, cargo)
-            errand = carry.survey(target, cargo)
-            carry.check_space(target, cargo, errand, free)
-            carry.carry(target, cargo, errand, self.judge)
+        generation = load_source(source)
+        with carry.open_target(self.card) as target:
+            medium.check_names(target, generation.files)
+            plan = carry.plan_copy(target, generation)
+            carry.check_space(target, generation, plan, free)
+            carry.copy_generation(target, generation, plan, self.judge)
             carry.prune(target)
-        return errand
+        return plan
 
     @property
     def current(self):

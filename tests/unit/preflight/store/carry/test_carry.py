@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from preflight.commands.bundle import bundle, choose, judge, load_cargo
+from preflight.commands.bundle import bundle, choose, judge, load_source
 from preflight.errors import BundleError
-from preflight.store import carry
+from preflight.store import carry, medium
 from preflight.store.cache_layout import CacheLayout
 from takeoff import keys
 
@@ -34,8 +34,8 @@ def flip(path):
 
 def test_a_generation_is_copied_completely(scene):
     source = scene.generation(1)
-    errand = scene.copy(source)
-    assert set(errand.copied) == set(files(source))
+    plan = scene.copy(source)
+    assert set(plan.copied) == set(files(source))
     assert scene.state() == 1
     assert {name: path.read_bytes() for name, path in files(scene.current.resolve()).items()} == {
         name: path.read_bytes() for name, path in files(source).items()
@@ -46,27 +46,27 @@ def test_a_generation_is_copied_completely(scene):
 
 
 def test_the_manifest_and_its_envelope_are_written_last(scene):
-    cargo = load_cargo(scene.generation(1))
-    assert cargo.order[-3:] == ["manifest.json.sha256", "manifest.json", "manifest.dsse.json"]
-    assert sorted(cargo.order) == sorted(cargo.files)
+    generation = load_source(scene.generation(1))
+    assert generation.order[-3:] == ["manifest.json.sha256", "manifest.json", "manifest.dsse.json"]
+    assert sorted(generation.order) == sorted(generation.files)
 
 
 def test_nothing_is_written_if_nothing_differs(scene):
     source = scene.generation(1)
     scene.copy(source)
     before = {name: path.stat() for name, path in files(scene.current.resolve()).items()}
-    errand = scene.copy(source)
-    assert errand.whole
-    assert errand.copied == ()
+    plan = scene.copy(source)
+    assert plan.complete
+    assert plan.copied == ()
     assert {name: path.stat() for name, path in files(scene.current.resolve()).items()} == before
 
 
 def test_only_changed_files_are_copied_for_the_next_generation(scene):
     scene.copy(scene.generation(1))
-    errand = scene.copy(scene.generation(2, {"camera.json": b'{"fx": 1300}'}))
+    plan = scene.copy(scene.generation(2, {"camera.json": b'{"fx": 1300}'}))
     assert scene.state() == 2
-    assert "camera.json" in errand.copied
-    assert {"index.faiss", "index.faiss.sha256"} <= errand.linked.keys()
+    assert "camera.json" in plan.copied
+    assert {"index.faiss", "index.faiss.sha256"} <= plan.linked.keys()
     assert scene.card.joinpath("previous").readlink().name.startswith("000001-")
 
 
@@ -76,12 +76,12 @@ def test_a_changed_byte_on_the_card_is_found_and_repaired(scene, name):
     scene.copy(source)
     flip(scene.current.resolve() / name)
     assert scene.state() == "refused"
-    errand = scene.copy(source)
-    assert errand.copied == (name,)
+    plan = scene.copy(source)
+    assert plan.copied == (name,)
     assert scene.state() == 1
     # The damaged folder was removed. Only the repaired copy is left.
     assert [path.name for path in scene.card.joinpath("gen").iterdir()] == [f"{source.name}-repair1"]
-    assert scene.copy(source).whole
+    assert scene.copy(source).complete
     assert not os.path.lexists(scene.card / "previous")
 
 
@@ -183,7 +183,7 @@ def test_a_target_that_holds_something_else_is_refused(scene, name):
 
 
 def test_a_concurrent_copy_is_refused(scene):
-    with carry.alone(scene.card), pytest.raises(BundleError, match="another doit bundle"):
+    with carry.open_target(scene.card), pytest.raises(BundleError, match="another doit bundle"):
         scene.copy(scene.generation(1))
 
 
@@ -203,7 +203,7 @@ def test_a_copy_is_read_from_the_medium(scene):
     assert path.read_bytes()  # now the file is in the page cache
     if not _is_cached(path):
         pytest.skip("this file system does not report what is cached")
-    carry.drop_cached(path)
+    medium.drop_cached(path)
     assert not _is_cached(path)
 
 
@@ -233,7 +233,7 @@ def test_a_generation_is_chosen_by_number_or_name(scene):
         choose(layout, "3")
     (second / "manifest.json").write_text("{")
     with pytest.raises(BundleError, match="repair=1"):
-        load_cargo(second)
+        load_source(second)
 
 
 @pytest.mark.parametrize("place", ["cache", "cache/sub", ".", "trust"])
