@@ -120,7 +120,7 @@ class _Calibration:
 
 @pytest.fixture(scope="session")
 def quantised(model_file, tmp_path_factory):
-    """quantised(kinds): a ViT of six blocks, and the same model after ONNX Runtime's tools quantised these operators."""
+    """quantised(kinds): a ViT of six blocks, and the same model with these operators quantised."""
     onnxruntime._library()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

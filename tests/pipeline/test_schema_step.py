@@ -73,11 +73,11 @@ def test_commands_that_only_read_report_the_schema_and_change_nothing(two_genera
     assert f"is of schema version {old}; this verifier reads {new}" in refused.sentences
     for command, says in {
         ("rollback",): "set the mission back to its state at that time and run doit provision",
-        ("reproduce",): f"run doit provision, which publishes the mission in schema {new}, then doit reproduce again",
+        ("reproduce",): f"Run doit provision, which publishes the mission in schema {new}, then doit reproduce again",
         (
             "bundle",
             str(tmp_path / "card"),
-        ): f"run doit provision, which publishes the mission in schema {new}, and bundle",
+        ): f"Run doit provision, which publishes the mission in schema {new}, and bundle",
     }.items():
         done = place.doit(*command)
         assert (done.status, why in done.sentences, says in done.sentences) == (1, True, True), done.said

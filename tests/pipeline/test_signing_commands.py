@@ -99,7 +99,7 @@ def test_keys_are_made_trusted_listed_and_revoked(built):
     assert built.doit("trust", "revoke", entry["fingerprint"], f"--trust={trust}").status == 0
     shown = built.doit("trust", "list", f"--trust={trust}")
     assert f"{entry['fingerprint']}  REVOKED  {entry['file']}" in shown.out
-    assert "no allow_dev" in shown.out
+    assert "allow_dev is absent" in shown.out
     refused = built.doit("trust", "add", public, f"--trust={trust}")
     assert refused.status == 1
     assert "is revoked" in refused.sentences
@@ -267,7 +267,7 @@ def test_signatures_that_do_not_fit_are_refused(keyed):
         ((f"--import={signature}",), "does not match key"),
         ((f"--import={signature}", f"--public-key={foreign}"), fingerprint),
         ((f"--import={short}",), "64 bytes"),
-        ((f"--export={place.mission}",), "no earlier export"),
+        ((f"--export={place.mission}",), "is not an earlier export"),
         ((f"--export={out}", f"--key={key}"), "doit help sign"),
     ):
         refused = place.doit("sign", *arguments)
