@@ -75,7 +75,10 @@ def mission(tmp_path):
 
 @pytest.fixture
 def doit(tmp_path):
-    """Run doit in the repository. Returns the exit status, the output, and the top-level names of the loaded modules."""
+    """Run doit in the repository.
+
+    Returns the exit status, the output, and the top-level names of the loaded modules.
+    """
 
     def run(*arguments):
         loaded = tmp_path / "loaded.json"

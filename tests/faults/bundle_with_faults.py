@@ -1,7 +1,9 @@
-"""Copies a generation to a card repeatedly, with a fault at the first, second, ... file operation there. A test runs it.
+"""Copies a generation to a card repeatedly, with a fault at the first, second, ... file operation there.
 
-usage: bundle_with_faults.py FOLDER KIND WHAT, where KIND is the name of an errno or `kill`, and WHAT is `next` or `mend`.
-Prints one outcome for each fault, as JSON.
+A test runs it.
+
+usage: bundle_with_faults.py FOLDER KIND WHAT, where KIND is the name of an errno or `kill`, and WHAT is `next` or
+`mend`. Prints one outcome for each fault, as JSON.
 """
 
 from __future__ import annotations

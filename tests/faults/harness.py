@@ -1,7 +1,7 @@
 """Shared by the fault tests and `benchmarks/kill_campaign.py`: a small mission, runs with faults, and the checks.
 
-This file is also a program (`harness.py serve`). It loads the heavy libraries once and forks a child for each run of doit. So
-a run costs a fraction of a second. A child can fail or end at the n-th file operation below a folder.
+This file is also a program (`harness.py serve`). It loads the heavy libraries once and forks a child for each run of
+doit. So a run costs a fraction of a second. A child can fail or end at the n-th file operation below a folder.
 """
 
 # ruff: noqa: PTH100, PTH115, PTH117, PTH118 - plain functions of os, since some are called inside an audit hook, where pathlib is slow
@@ -266,7 +266,10 @@ def _doit(main, arguments):
 
 
 def _wait(order):
-    """Wait for a child; return its exit status, negative for a signal. Sends a signal after some seconds if requested."""
+    """Wait for a child; return its exit status, negative for a signal.
+
+    Sends a signal after some seconds if requested.
+    """
     pid = order["pid"]
     if order.get("signal"):
         handle = os.pidfd_open(pid)
@@ -491,10 +494,12 @@ def check_rows(address, place):
 
 @dataclass
 class Ground:
-    """A small mission that was provisioned once and then changed: one tile replaced, another flight. Tests must not change it.
+    """A small mission that was provisioned once and then changed: one tile replaced, another flight.
 
-    The tile store of `place` is served by a Postgres at `address`, which runs all the time. `whole` is the same mission with
-    its own tile store and its own embedded server, which is stopped.
+    Tests must not change it.
+
+    The tile store of `place` is served by a Postgres at `address`, which runs all the time. `whole` is the same mission
+    with its own tile store and its own embedded server, which is stopped.
     """
 
     folder: Path
@@ -636,7 +641,10 @@ CHANGES = ("flight", "flight", "index", "queries", "engine")
 
 
 def kill_campaign(scene, *, kills, seed, own_tiles=False):
-    """Provision one place repeatedly and kill each run at a random moment, until `kills` were killed. Then let one finish."""
+    """Provision one place repeatedly and kill each run at a random moment, until `kills` were killed.
+
+    Then let one finish.
+    """
     draw = random.Random(seed)
     place = scene.copy(own_tiles=own_tiles)
     tally, number, old, new = Tally(), 0, FIRST, SECOND
@@ -675,7 +683,10 @@ def kill_campaign(scene, *, kills, seed, own_tiles=False):
 
 
 def _change(place, draw, number, new):
-    """Change a part of the mission, and its flight id, which identifies the generation. Returns how many engines this costs."""
+    """Change a part of the mission, and its flight id, which identifies the generation.
+
+    Returns how many engines this costs.
+    """
     kind = draw.choice(CHANGES)
 
     def change(mission):

@@ -1,6 +1,7 @@
 """Publishes a tiny cache repeatedly, with a fault at the first, second, ... file system call. A test runs it.
 
-usage: publish_with_faults.py FOLDER KIND, where KIND is the name of an errno, `kill before` or `kill after`. Prints JSON.
+usage: publish_with_faults.py FOLDER KIND, where KIND is the name of an errno, `kill before` or `kill after`. Prints
+JSON.
 """
 
 from __future__ import annotations

@@ -91,7 +91,10 @@ def full(tmp_path):
 
 
 def test_a_full_card_keeps_its_cache(tmp_path, full):
-    """The copy is refused before it starts, with the sizes. If another program fills the card meanwhile, nothing is lost."""
+    """The copy is refused before it starts, with the sizes.
+
+    If another program fills the card meanwhile, nothing is lost.
+    """
     program = f"""
 import sys; sys.argv = ["x"]
 sys.path.insert(0, {str(PROGRAM.parent)!r})

@@ -1,4 +1,7 @@
-"""Faults while FAISS, SQLite, atomicwrites or Postgres write: strace makes the n-th system call fail, or kills there."""
+"""Faults while FAISS, SQLite, atomicwrites or Postgres write.
+
+Strace makes the n-th system call fail, or kills the process.
+"""
 
 from __future__ import annotations
 

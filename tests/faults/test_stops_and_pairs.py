@@ -114,7 +114,10 @@ def test_a_database_that_is_killed_while_descriptors_are_embedded(harness, scene
 
 
 def test_a_run_killed_at_the_switch_of_current_is_registered_by_the_next_run(harness, scene):
-    """A row is pending before `current` is switched, and active after it. The next run corrects rows to match the files."""
+    """A row is pending before `current` is switched, and active after it.
+
+    The next run corrects rows to match the files.
+    """
     calls = harness.operations(scene)
     flip = max(at for at, call in enumerate(calls, 1) if call == "symlink")
     seen = set()

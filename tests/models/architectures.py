@@ -1,7 +1,7 @@
 """Real architectures for the three kinds of models in a corpus: descriptor, keypoints and matching.
 
-Each function returns an `onnx.ModelProto` with seeded weights inside. The graphs are like those of exporters at the given
-opset: one operator if the opset has it, otherwise its parts. Dynamic shapes are read from the graph.
+Each function returns an `onnx.ModelProto` with seeded weights inside. The graphs are like those of exporters: one
+operator if the given opset has it, otherwise its parts. Dynamic shapes are read from the graph.
 """
 
 from __future__ import annotations
@@ -304,8 +304,8 @@ def lightglue(
 ) -> onnx.ModelProto:
     """Return a LightGlue-style matcher of two point sets of any size: rotary self-attention and cross-attention.
 
-    keypoints0 (batch, m, 2), keypoints1 (batch, n, 2), descriptors0 (batch, m, width), descriptors1 (batch, n, width) ->
-    log_assignment (batch, m, n), matches0 (batch, m) int64 (the best of the other set), match_scores0 (batch, m).
+    keypoints0 (batch, m, 2), keypoints1 (batch, n, 2), descriptors0 (batch, m, width), descriptors1 (batch, n, width)
+    -> log_assignment (batch, m, n), matches0 (batch, m) int64 (the best of the other set), match_scores0 (batch, m).
     """
     graph = Graph("lightglue", opset, seed)
     graph.scope = "/posenc/"

@@ -43,7 +43,10 @@ def architectures() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def model_file(architectures: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """model_file(kind, opset, external=False, **changes): the path of an ONNX file. Equal arguments give the same file."""
+    """model_file(kind, opset, external=False, **changes): the path of an ONNX file.
+
+    Equal arguments give the same file.
+    """
     made: dict[object, Path] = {}
 
     def make(kind: str, opset: int = 17, *, external: bool = False, **changes: object) -> Path:

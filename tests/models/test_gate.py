@@ -54,7 +54,10 @@ def layout(tmp_path):
 
 @pytest.fixture
 def gate(layout):
-    """gate(spec, runtime): run the steps inspect, compile and parity of a build. Returns the parity report and components."""
+    """gate(spec, runtime): run the steps inspect, compile and parity of a build.
+
+    Returns the parity report and components.
+    """
 
     def run(spec, runtime):
         choice = RuntimeChoice(RUNTIMES.named(runtime.name), runtime.version, lambda: runtime)
@@ -117,7 +120,7 @@ class _Calibration:
 
 @pytest.fixture(scope="session")
 def quantised(model_file, tmp_path_factory):
-    """quantised(kinds): a ViT of six blocks, and the same model with these operators quantised by ONNX Runtime's tools."""
+    """quantised(kinds): a ViT of six blocks, and the same model with these operators quantised."""
     onnxruntime._library()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -165,7 +168,10 @@ def test_a_runtime_that_interprets_a_quantised_file_differently_is_refused(quant
 
 
 def test_a_badly_quantised_file_is_refused_by_every_runtime(runtime, quantised, request_for, tmp_path):
-    """Sums are quantised as well. The model runs and its outputs look like descriptors, but no threshold accepts them."""
+    """Sums are quantised as well.
+
+    The model runs and its outputs look like descriptors, but no threshold accepts them.
+    """
     source, target, feed = quantised(("MatMul", "Conv", "Add"))
     asked, engine = request_for("tiny_vit", target), tmp_path / "engine"
     runtime.compile(asked, engine)

@@ -1,4 +1,7 @@
-"""Engines of several hosts in one cache root. Each host builds and uses its own engines and never changes the others."""
+"""Engines of several hosts in one cache root.
+
+Each host builds and uses its own engines and never changes the others.
+"""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def feed(pictures):
 
 @pytest.fixture
 def brought(model_file, tools, feed, tmp_path):
-    """brought(kind, precision): the spec with the prepared file, and reference outputs for samples outside the calibration."""
+    """brought(kind, precision): the spec with the prepared file, and the reference's outputs for other samples."""
 
     def make(kind, precision, overrides=(), *, opset=17, symmetric=True):
         small = {"depth": 6, "width": 96, "heads": 3, "side": 56} if kind == "vit" else {}

@@ -237,7 +237,10 @@ def box_around(tiles):
 
 @contextmanager
 def open_folder():
-    """Make a folder that the embedded server's user can also enter if the tests run as root. Pytest's folders are 0700."""
+    """Make a folder that the embedded server's user can also enter if the tests run as root.
+
+    Pytest's folders are 0700.
+    """
     folder = Path(tempfile.mkdtemp(prefix="preflight-pipeline-"))
     folder.chmod(0o755)
     try:
@@ -247,7 +250,10 @@ def open_folder():
 
 
 def duplicate(place, folder, *, own_tiles=True):
-    """Copy a place with its modes, owners and hard links. Without `own_tiles`, share the tile store, which is quicker."""
+    """Copy a place with its modes, owners and hard links.
+
+    Without `own_tiles`, share the tile store, which is quicker.
+    """
     if own_tiles:
         subprocess.run(["cp", "-a", place.folder, folder], check=True)
         return Place(folder)

@@ -1,8 +1,8 @@
 """Caches of an earlier version stay up to date. Its build records, kept as a test vector, must equal those of today.
 
-`tests/vectors/records/small_mission.json` contains the records of the small mission as commit 545933d wrote them, before the
-modules moved into packages. A renamed component, a changed value or a raised step version rebuilds every cache in the field.
-If a change is intended, write the file again:
+`tests/vectors/records/small_mission.json` contains the records of the small mission as commit 545933d wrote them,
+before the modules moved into packages. A renamed component, a changed value or a raised step version rebuilds every
+cache in the field. If a change is intended, write the file again:
 `python tests/pipeline/test_build_records.py WORK >tests/vectors/records/small_mission.json`
 """
 

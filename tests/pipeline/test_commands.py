@@ -52,7 +52,10 @@ def fly_elsewhere(place, flight=OTHER_FLIGHT):
 
 
 def flip(path):
-    """Flip one bit in a copy and replace the file by it. Generations share inodes, so an edit in place would hit several."""
+    """Flip one bit in a copy and replace the file by it.
+
+    Generations share inodes, so an edit in place would hit several.
+    """
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x01
     other = path.with_name("altered")
@@ -80,7 +83,7 @@ def test_plan_before_anything_is_built(fresh):
     assert not fresh.cache.exists()
     text = fresh.doit("plan")
     assert text.status == 0
-    assert "80 of 80 there descriptors 80 in all, 80 to embed" in text.sentences
+    assert "80 of 80 in the tile store descriptors 80 in all, 80 to embed" in text.sentences
     assert "unknown before the first build" in text.sentences
     assert not fresh.cache.exists()
     assert fresh.servers() == []
@@ -108,8 +111,8 @@ def test_plan_of_a_demo_counts_the_tiles_it_will_import_first(room, numbers, pla
     assert (plan["tiles_to_import"], plan["units_to_embed"], plan["at_most"]) == (600, 600, False)
     assert plan["bytes_needed"] > 600 * 1000
     text = place.doit("plan").sentences
-    assert "600 tiles of the demo first" in text
-    assert "0 of 600 there descriptors 600 in all, 600 to embed" in text
+    assert "600 tiles of the demo into the empty tile store" in text
+    assert "0 of 600 in the tile store descriptors 600 in all, 600 to embed" in text
     # Each tile has three windows besides its own, except at the borders of the map.
     place.edit(lambda mission: section(mission)["descriptors"].update(overlap=0.5))
     plan, _ = plan_of(place)
@@ -245,7 +248,7 @@ def test_why_another_flight(built):
     assert step["changes"] == [{"component": "flight_id", "old": old, "new": OTHER_FLIGHT}]
     # The next task has not changed yet.
     assert why(built, "publish") == [
-        "judged as things are; manifest will run before and may change it",
+        "this is the state now; manifest will run before and may change it",
         "publish: up to date",
         "last built because of never built here",
     ]

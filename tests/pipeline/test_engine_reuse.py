@@ -9,8 +9,8 @@ import pytest
 
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "torch", "tensorrt"}
 MODEL = "weight_free_vpr"
-# Runs doit in a fresh interpreter. At exit it always writes three facts: how often each file below a folder was opened, which
-# modules were imported, and which Python programs were started.
+# Runs doit in a fresh interpreter. At exit it always writes three facts: how often each file below a folder was opened,
+# which modules were imported, and which Python programs were started.
 PROGRAM = """
 import atexit, collections, json, os, sys
 result, folder, *arguments = sys.argv[1:]

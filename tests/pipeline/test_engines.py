@@ -49,7 +49,10 @@ def add_backbone(place, name, path):
 
 @pytest.fixture
 def engines(tmp_path):
-    """engines(place, *options): the exit status, and the state of each backbone. Checks that no temporary file is left."""
+    """engines(place, *options): the exit status, and the state of each backbone.
+
+    Checks that no temporary file is left.
+    """
     room = tmp_path / "tmp"
     room.mkdir()
 

@@ -50,7 +50,10 @@ DESCRIPTOR = "weight_free_vpr"
 
 @dataclass(frozen=True)
 class Built:
-    """What a run did. ran: its steps; counts: from the run log; hashed: files read for a digest; warned: misses and moves."""
+    """What a run did.
+
+    ran: its steps; counts: from the run log; hashed: files read for a digest; warned: misses and moves.
+    """
 
     report: BuildReport
     ran: list[str]
@@ -247,7 +250,10 @@ def sealed(place):
 
 
 def test_the_area_shifted_by_one_column(built, build, landscape_tiles):
-    """Another batch size gives another descriptor space. So no descriptor of the shifted area's new tiles exists yet."""
+    """Another batch size gives another descriptor space.
+
+    So no descriptor of the shifted area's new tiles exists yet.
+    """
 
     def narrow(mission):
         mission["area"] = {"bbox": columns(landscape_tiles, 0, 3)}

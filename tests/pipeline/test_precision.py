@@ -55,7 +55,10 @@ def prepared(place, runtime="onnxruntime"):
 
 
 def replace_a_tile(place, tiles, folder):
-    """Replace the pixels of the tile that is last in the calibration sample. The sample is drawn in the order of hashes."""
+    """Replace the pixels of the tile that is last in the calibration sample.
+
+    The sample is drawn in the order of hashes.
+    """
     tile = max(tiles, key=lambda tile: hashlib.sha256(tile.content).digest())
     other = next(iter(landscape.generate(99, columns=2, rows=2)))
     path = folder / str(tile.zoom) / str(tile.x) / f"{tile.y}.jpg"

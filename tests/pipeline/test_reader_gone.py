@@ -60,7 +60,10 @@ def test_a_command_without_a_reader_ends_quietly(built, unread, arguments):
 
 @pytest.fixture
 def redirected(python_outside):
-    """redirected(place, to, *arguments): run with standard output redirected by the shell. Returns status and errors."""
+    """redirected(place, to, *arguments): run with standard output redirected by the shell.
+
+    Returns status and errors.
+    """
 
     def start(place, to, *arguments):
         done = python_outside(["sh", "-c", f'exec "$0" "$@" {to}', *place.command(*arguments)])

@@ -11,7 +11,10 @@ from takeoff_report import arm, flight_log
 
 
 def report(place, config):
-    """Run `takeoff_report verify` as the systemd unit does. Returns the status, the verdict, and the events on stderr."""
+    """Run `takeoff_report verify` as the systemd unit does.
+
+    Returns the status, the verdict, and the events on stderr.
+    """
     command = [sys.executable, "-I", "-m", "takeoff_report", "verify", "--config", str(config), "--"]
     verifier = [str(place.current), "--trust", str(place.folder / "trust"), "--floor", str(place.folder / "floor")]
     done = subprocess.run([*command, *verifier], capture_output=True, text=True, check=False)

@@ -33,7 +33,7 @@ def of_another_flight(mission):
 
 @pytest.fixture
 def two_generations(built, releases):
-    """two_generations(schema): the built mission, whose two generations were published by a release with this schema."""
+    """two_generations(schema): the built mission, whose two generations a release with this schema published."""
 
     def make(schema):
         place = replace(built, python=releases[schema])
@@ -59,7 +59,7 @@ def test_commands_that_only_read_report_the_schema_and_change_nothing(two_genera
     assert statuses(place) == [("previous", old, False), ("current", old, False)]
     shown = place.doit("status").sentences
     assert f"manifest schema {old}" in shown
-    assert f"next doit provision publishes the mission in schema {new}; current stays as it is until then" in shown
+    assert f"next doit provision publishes the mission in schema {new}; until then current does not change" in shown
     (plan,) = place.doit("plan", "log=json").events
     assert {stage["name"]: stage["reasons"] for stage in plan["stages"] if stage["status"] != "up to date"} == {
         "manifest": [f"manifest: the manifest signed last {why}"],
@@ -72,12 +72,12 @@ def test_commands_that_only_read_report_the_schema_and_change_nothing(two_genera
     assert (refused.status, place.takeoff().status) == (26, 26)
     assert f"has schema version {old}; this verifier reads {new}" in refused.sentences
     for command, says in {
-        ("rollback",): "set the mission back to what it was then and run doit provision",
-        ("reproduce",): f"run doit provision, which publishes the mission in schema {new}, then doit reproduce again",
+        ("rollback",): "set the mission back to its state at that time and run doit provision",
+        ("reproduce",): f"Run doit provision, which publishes the mission in schema {new}, then doit reproduce again",
         (
             "bundle",
             str(tmp_path / "card"),
-        ): f"run doit provision, which publishes the mission in schema {new}, and bundle",
+        ): f"Run doit provision, which publishes the mission in schema {new}, and bundle",
     }.items():
         done = place.doit(*command)
         assert (done.status, why in done.sentences, says in done.sentences) == (1, True, True), done.said
@@ -145,7 +145,10 @@ def rewritten(generation, key, schema, issued):
 
 
 def test_back_to_this_schema_from_one_issued_ahead_of_the_clock(two_generations, releases):
-    """This happens after a trial of the next release with a wrong clock. issued_at must not fall below an aircraft's floor."""
+    """This happens after a trial of the next release with a wrong clock.
+
+    issued_at must not fall below the floor of an aircraft.
+    """
     place = two_generations("1.1")
     ahead = int(datetime.now(timezone.utc).timestamp()) + 5_000
     key = load_signing_key(place.folder / "keys" / "dev.pem", None, None)

@@ -99,7 +99,7 @@ def test_keys_are_made_trusted_listed_and_revoked(built):
     assert built.doit("trust", "revoke", entry["fingerprint"], f"--trust={trust}").status == 0
     shown = built.doit("trust", "list", f"--trust={trust}")
     assert f"{entry['fingerprint']}  REVOKED  {entry['file']}" in shown.out
-    assert "no allow_dev" in shown.out
+    assert "allow_dev is absent" in shown.out
     refused = built.doit("trust", "add", public, f"--trust={trust}")
     assert refused.status == 1
     assert "is revoked" in refused.sentences
@@ -168,13 +168,14 @@ def test_signed_elsewhere_and_brought_back(keyed):
     assert status_of(place) == {
         "signed": False,
         "problem": None,
-        "next": "doit sign --export=FILE, sign FILE where the key is, then doit sign --import=FILE.sig",
+        "next": "doit sign --export=FILE, sign FILE on the machine with the key, then doit sign --import=FILE.sig",
         "facts": {"signer": fingerprint, **summary(waiting)},
     }
     text = place.doit("status")
     assert "waits generation 2 for flight 0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10, written 20" in text.sentences
     assert (
-        f"waits for its signature by {fingerprint[:12]} next doit sign --export=FILE, sign FILE where" in text.sentences
+        f"waits for its signature by {fingerprint[:12]} next doit sign --export=FILE, sign FILE on the"
+        in text.sentences
     )
     assert snapshot(place.cache) == before
 
@@ -266,7 +267,7 @@ def test_signatures_that_do_not_fit_are_refused(keyed):
         ((f"--import={signature}",), "does not match key"),
         ((f"--import={signature}", f"--public-key={foreign}"), fingerprint),
         ((f"--import={short}",), "64 bytes"),
-        ((f"--export={place.mission}",), "no earlier export"),
+        ((f"--export={place.mission}",), "is not an earlier export"),
         ((f"--export={out}", f"--key={key}"), "doit help sign"),
     ):
         refused = place.doit("sign", *arguments)
@@ -291,7 +292,7 @@ def test_signatures_that_do_not_fit_are_refused(keyed):
     place.edit(lambda mission: mission.update(flight_id=None))
     moved = place.doit("sign", f"--import={signature}")
     assert moved.status == 1
-    assert "no more what is to be published" in moved.sentences
+    assert "the signed statement is outdated" in moved.sentences
     assert place.generation == old
 
 
@@ -309,7 +310,7 @@ def test_an_export_that_is_too_old_is_refused(keyed):
 
     out = place.folder / "cache.pae"
     told = sign.awaited(later(14).job, runtime_gone)
-    assert told.problem == "a statement lies out to be signed, and cannot be judged: no runtime"
+    assert told.problem == "a statement waits for its signature, but cannot be checked: no runtime"
     assert sign.export(later(14), out).event == "signature_requested"
     for days, why in ((16, "more than half of its validity"), (-1, "has not begun")):
         assembly = later(days)
@@ -371,7 +372,8 @@ def on_terminal(command, answers):
     try:
         while block := os.read(leader, 4096):
             shown += block
-            # A prompt ends without a line feed. Input typed before the prompt is lost when the program turns off the echo.
+            # A prompt ends without a line feed. Input typed before the prompt is lost when the program turns off the
+            # echo.
             if left and shown.endswith(b": "):
                 os.write(leader, left.pop(0).encode() + b"\n")
     except OSError as error:
@@ -411,11 +413,11 @@ def test_a_cache_copied_to_a_card_passes_the_stand_alone_verifier(built, python_
     (told,) = again.event("bundled")
     assert told["files_copied"] == 1
     third = built.doit("bundle", str(moved))
-    assert "nothing differed" in third.out
+    assert "files were there already" in third.out
     for arguments, why in (
         ((), "give one DIR"),
         ((str(built.cache / "x"),), "overlaps"),
-        ((str(moved), "--generation=99"), "names no generation"),
+        ((str(moved), "--generation=99"), "there is no generation 99"),
         ((str(moved), f"--trust={built.folder / 'none'}"), "the verifier refuses the copy"),
     ):
         refused = built.doit("bundle", *arguments)

@@ -51,7 +51,10 @@ def edited_in_place(path):
 
 
 def refuse_then_repair(place, name):
-    """Check that verify refuses and names the file, provision repairs it, and verify passes. Returns the repairing run."""
+    """Check that verify refuses and names the file, provision repairs it, and verify passes.
+
+    Returns the repairing run.
+    """
     generation = place.current.readlink()
     refused = place.doit("verify")
     assert refused.status >= 16

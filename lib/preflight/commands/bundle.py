@@ -1,4 +1,4 @@
-"""`doit bundle`: a published generation on a card, as the aircraft will read it."""
+"""`doit bundle`: copies a published generation to a memory card or disk, from which the aircraft reads it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from preflight.commands.key_management import Said
+from preflight.commands.key_management import CommandResult
 from preflight.errors import BundleError
 from preflight.report.table import size_text
 from preflight.store import carry, medium
@@ -21,17 +21,23 @@ from takeoff.layout import determined_files
 from takeoff.names import ENVELOPE, MANIFEST
 
 
-def bundle(layout: CacheLayout, name: str, place: Path, trust: Path) -> Said:
-    """Copy a generation to a place, judge it there with the verifier that flies, and make it current.
+def bundle(layout: CacheLayout, name: str, place: Path, trust: Path) -> CommandResult:
+    """Copy a generation to another place, verify the copy with the shipped verifier, and make it current there.
 
-    name: the generation's number or folder name; empty for the current one. trust: whom the aircraft trusts.
+    Args:
+        layout: the cache root to copy from.
+        name: the number or the folder name of the generation; empty for the current one.
+        place: the folder to copy to.
+        trust: the trust directory of the aircraft.
 
     Raises:
-        BundleError: nothing to carry, a place that is not fit or too small, or a copy that is refused.
+        BundleError: there is no such generation, the place is unsuitable or too small, or the verifier refuses the
+            copy.
     """
     if _overlap(place, layout.root) or _overlap(place, trust):
         raise BundleError(
-            f"{place} overlaps {layout.root} or {trust}; name a card, a mounted disk or a folder of its own: keys travel apart"
+            f"{place} overlaps {layout.root} or {trust}. Name a card, a mounted disk or a separate folder: the trust directory "
+            "must not travel with the cache"
         )
     source = load_source(choose(layout, name).path)
     with carry.open_target(place) as target:
@@ -41,11 +47,11 @@ def bundle(layout: CacheLayout, name: str, place: Path, trust: Path) -> Said:
         fits: list[bool] = []
         home = carry.copy_generation(target, source, plan, lambda folder: fits.append(judge(folder, trust)))
         removed = carry.prune(target)
-    return _said(source, plan, home, target, len(removed), fits=all(fits))
+    return _result(source, plan, home, target, len(removed), fits=all(fits))
 
 
 def choose(layout: CacheLayout, name: str) -> Generation:
-    """The generation meant. Raises BundleError."""
+    """Return the generation with this number or folder name; the current one if `name` is empty. Raises BundleError."""
     generations = Generations(layout, DigestCache(None))
     if not name:
         current = generations.current()
@@ -55,28 +61,30 @@ def choose(layout: CacheLayout, name: str) -> Generation:
     found = [item for item in generations.all() if item.path.name == name or str(item.number) == name.lstrip("0")]
     if len(found) != 1:
         there = ", ".join(item.path.name for item in generations.all()) or "none"
-        raise BundleError(f"--generation={name} names no generation of {layout.root}; there are: {there}")
+        raise BundleError(
+            f"there is no generation {name} in {layout.root}; there are: {there}. Choose one with --generation=NAME"
+        )
     return found[0]
 
 
 def load_source(path: Path) -> carry.SourceGeneration:
-    """The files of a published generation as its manifest has them. Raises BundleError."""
+    """Return the files of a published generation with hashes and sizes from its manifest. Raises BundleError."""
     file = read_manifest(path)
     manifest = file.manifest
     if manifest is None and file.other_schema is not None:
         raise BundleError(
-            f"the manifest of {path.name} {file.fault}: run doit provision, which publishes the mission in schema "
-            f"{WRITTEN}, and bundle that; or bundle this one with the release of preflight that made it"
+            f"the manifest of {path.name} {file.fault}. Run doit provision, which publishes the mission in schema {WRITTEN}, "
+            "and bundle the new generation. Or bundle this one with the release of preflight that made it"
         )
     if manifest is None:
         raise BundleError(
-            f"the manifest of {path.name} {file.fault}: run doit provision repair=1, and bundle what that publishes"
+            f"the manifest of {path.name} {file.fault}. Run doit provision repair=1, and bundle the new generation"
         )
     try:
         sealed = (path / ENVELOPE).read_bytes()
     except OSError as error:
         raise BundleError(
-            f"the envelope of {path.name} cannot be read ({error}): run doit provision repair=1, and bundle what that publishes"
+            f"the envelope of {path.name} cannot be read ({error}). Run doit provision repair=1, and bundle the new generation"
         ) from error
     small = {**determined_files(manifest, file.sha256), MANIFEST: file.content, ENVELOPE: sealed}
     files = {name: (digest, manifest.sizes[name]) for name, digest in manifest.subjects.items()}
@@ -85,16 +93,23 @@ def load_source(path: Path) -> carry.SourceGeneration:
 
 
 def judge(folder: Path, trust: Path) -> bool:
-    """Let the shipped verifier judge a copy in a process of its own; returns whether its engines are for this machine.
+    """Verify a copy with the shipped verifier in a separate process.
 
-    Where they are for another, everything else was verified: that status is the highest there is. Raises BundleError.
+    The status for engines of another machine is the highest one. So if the verifier returns it, all other checks
+    passed.
+
+    Returns:
+        Whether the engines are for this machine.
+
+    Raises:
+        BundleError: the verifier refuses the copy for another reason.
     """
     command = [sys.executable, "-I", "-m", "takeoff", str(folder), "--trust", str(trust)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in {0, HostMismatchError.exit_status}:
-        said = (done.stdout + done.stderr).strip()
+        output = (done.stdout + done.stderr).strip()
         raise BundleError(
-            f"the verifier refuses the copy (status {done.returncode}): {said}; it was not made current. Run doit verify: where "
+            f"the verifier refuses the copy (status {done.returncode}): {output}; it was not made current. Run doit verify: if "
             "that passes, the medium is bad"
         )
     return done.returncode == 0
@@ -105,13 +120,13 @@ def _overlap(one: Path, other: Path) -> bool:
     return first == second or first in second.parents or second in first.parents
 
 
-def _said(
+def _result(
     source: carry.SourceGeneration, plan: carry.CopyPlan, home: Path, target: CacheLayout, removed: int, *, fits: bool
-) -> Said:
+) -> CommandResult:
     copied = sum(source.files[name][1] for name in plan.copied)
     total = sum(size for _, size in source.files.values())
     if plan.complete:
-        done = f"nothing differed of {len(source.files)} files, {size_text(total)}"
+        done = f"all {len(source.files)} files were there already, {size_text(total)}"
     else:
         done = f"{len(plan.copied)} of {len(source.files)} files copied, {size_text(copied)} of {size_text(total)}"
     text = (
@@ -119,7 +134,7 @@ def _said(
         f"on the aircraft: python -I -m takeoff {target.current} --trust DIR"
     )
     if not fits:
-        text += "\nits engines are for another machine than this one: only there can be verified that they fit"
+        text += "\nits engines are for another machine: run the verifier there to check that they fit"
     fields = {
         "generation": home.name,
         "path": str(target.current),
@@ -130,4 +145,4 @@ def _said(
         "bytes_copied": copied,
         "generations_removed": removed,
     }
-    return Said("bundled", text, fields)
+    return CommandResult("bundled", text, fields)

@@ -53,7 +53,10 @@ def collect(assembly: Assembly, session: Session, limit: int | None, *, dry_run:
 
 
 def _resumable(assembly: Assembly) -> list[Path]:
-    """Return the segments of the mission's own engine. A run that was killed before it wrote its record resumes from them."""
+    """Return the segments of the mission's own engine.
+
+    A run that was killed before it wrote its record resumes from them.
+    """
     try:
         return assembly.descriptors.store().segments()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`doit engines`: shows whether the engine of each backbone can be reused, and whether this host can build the others."""
+"""`doit engines`: shows which engines of the backbones can be reused, and whether this host can build the others."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def _reasons(steps: list[Explanation]) -> Iterator[str]:
 def check_engines(mission: Mission, surroundings: Surroundings, states: list[EngineState]) -> list[EngineState]:
     """Try to build each engine that cannot be reused, in a temporary folder that is then removed.
 
-    Runs the steps of a real build, with the parity gate if the cache root has a sample of tiles for it. Takes no lock and
-    only reads the cache root: the samples of tiles for parity gate and calibration, and the calibration tables.
+    Runs the steps of a real build, with the parity gate if the cache root has a sample of tiles for it. Takes no lock
+    and only reads the cache root: the samples of tiles for parity gate and calibration, and the calibration tables.
 
     Args:
         mission: the mission.

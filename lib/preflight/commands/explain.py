@@ -1,4 +1,4 @@
-"""What `doit plan` and `doit why` say, for people and for programs."""
+"""The output of `doit plan` and `doit why`, for people and for programs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from preflight.run.session import Explanation, Session
 
 
 def plan_json(plan: Plan) -> str:
-    """One JSON object on one line."""
+    """Return a plan as a JSON object on one line, for programs."""
     value = {name: getattr(plan, name) for name in plan.__slots__ if name != "stages"}
     value["stages"] = [{"name": s.name, "status": s.status, "reasons": list(s.reasons)} for s in plan.stages]
     return json.dumps(value)
 
 
 def plan_text(plan: Plan, *, width: int) -> str:
-    """A table of the stages, and the figures."""
-    from rich import box  # noqa: PLC0415 - only this command's output needs it
-    from rich.table import Table  # noqa: PLC0415
+    """Return a plan for people: a table of the stages, then the numbers. width: the maximum number of columns."""
+    from rich import box  # noqa: PLC0415 - only this output needs it
+    from rich.table import Table  # noqa: PLC0415 - as above
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("stage", no_wrap=True)
@@ -33,22 +33,30 @@ def plan_text(plan: Plan, *, width: int) -> str:
     time = "unknown before the first build" if plan.seconds is None else f"about {plan.seconds:.0f} s"
     most = "at most " if plan.at_most else ""
     rows = [
-        ("tiles", f"{plan.tiles_present:,} of {plan.tiles_expected:,} there"),
+        ("tiles", f"{plan.tiles_present:,} of {plan.tiles_expected:,} in the tile store"),
         ("descriptors", f"{most}{plan.units:,} in all, {most}{plan.units_to_embed:,} to embed"),
         ("writes", f"about {size_text(plan.bytes_needed)}, {size_text(plan.bytes_free)} free"),
         ("time", "none" if plan.idle else time),
     ]
     if plan.tiles_to_import:
-        rows.insert(0, ("import", f"{plan.tiles_to_import:,} tiles of the demo first, into the empty tile store"))
+        rows.insert(
+            0, ("import", f"{plan.tiles_to_import:,} tiles of the demo into the empty tile store, before the build")
+        )
     for label, text in rows:
         figures.add_row(label, text)
     return plain_text(table, figures, width=width)
 
 
 def explain(session: Session, task: str) -> list[Explanation]:
-    """The steps of a task: a stage, or one step of it, by the name `doit plan` gives it.
+    """Return the explanations of the steps of a task.
 
-    `engine` alone means all of that kind; so does `parity`. Raises CommandLineError for what the mission has not.
+    Args:
+        session: the stages of the mission.
+        task: the name of a stage, or of one step, as `doit plan` shows it. `engine` means all stages of this kind, and
+            `parity` all steps of this kind.
+
+    Raises:
+        CommandLineError: the mission has no such stage or step.
     """
     if stages := _stages(session, task):
         return [item for name in stages for item in session.explain(name)]
@@ -56,9 +64,10 @@ def explain(session: Session, task: str) -> list[Explanation]:
 
 
 def waiting_for(session: Session, task: str) -> list[str]:
-    """What is not current and comes before a task: what it builds may give the task further reasons.
+    """Return what will run before a task. Its results may give the task more reasons to run.
 
-    Stages; of the stage a step belongs to, the steps before it. Raises as `explain`.
+    Returns the earlier stages that are not up to date. For a step, it also returns the earlier steps of its stage.
+    Raises CommandLineError as `explain` does.
     """
     asked = _stages(session, task)
     own = asked or _holding(session, task)
@@ -81,20 +90,20 @@ def _stages(session: Session, task: str) -> list[str]:
 
 
 def _holding(session: Session, task: str) -> list[str]:
-    """The stages with a step of this name. Raises CommandLineError where there is none."""
+    """Return the stages with a step of this name. Raises CommandLineError if there is none."""
     steps = {name: [step.name for step in stage.steps] for name, stage in session.stages.items()}
     found = [name for name, inside in steps.items() if any(_is(task, step) for step in inside)]
     if not found:
         further = [step for inside in steps.values() for step in inside if not _stages(session, step)]
         raise CommandLineError(
-            f"{task} is no stage or step of this mission; its stages are {', '.join(session.stages)}, and further steps of "
-            f"theirs {', '.join(further)}"
+            f"{task or 'an empty name'} is no stage or step of this mission. Choose a stage: {', '.join(session.stages)}; or a "
+            f"step: {', '.join(further)}"
         )
     return found
 
 
 def _earlier(session: Session, stage: str, task: str) -> Iterator[str]:
-    """The steps of a stage that run before the first of this name."""
+    """Yield the steps of a stage that are not up to date and run before the first one of this name."""
     for item in session.explain(stage):
         if _is(task, item.step):
             return
@@ -107,7 +116,7 @@ def _current(session: Session, name: str) -> bool:
 
 
 def why_json(found: list[Explanation], waiting: list[str]) -> str:
-    """One JSON object on one line: full digests, old and new."""
+    """Return the explanations as a JSON object on one line, for programs. It has the full old and new digests."""
     return json.dumps(
         {
             "after": waiting,
@@ -129,8 +138,8 @@ def why_json(found: list[Explanation], waiting: list[str]) -> str:
 
 
 def why_text(found: list[Explanation], waiting: list[str]) -> str:
-    """A few lines a step."""
-    lines = [f"judged as things are; {', '.join(waiting)} will run before and may change it"] if waiting else []
+    """Return the explanations as a few lines for each step, for people."""
+    lines = [f"this is the state now; {', '.join(waiting)} will run before and may change it"] if waiting else []
     for item in found:
         lines.append(f"{item.step}: {'up to date' if item.verdict.current else 'will be built'}")
         lines += [f"    {_short(reason)}" for reason in item.verdict.reasons]
@@ -140,5 +149,5 @@ def why_text(found: list[Explanation], waiting: list[str]) -> str:
 
 
 def _short(reason: str) -> str:
-    """Digests cut to 12 digits, as people compare them."""
+    """Shorten digests to 12 digits."""
     return " ".join(word[:12] if len(word) == 64 and word.isalnum() else word for word in reason.split(" "))

@@ -75,7 +75,10 @@ def report_text(report: ImportReport, source: str, origin: str, shown: int | Non
 
 
 def write_report(report: ImportReport, source: str, origin: str, folder: Path) -> str:
-    """Write import_report.json and .txt into the tile store; return the text for the terminal. Raises CacheRootError."""
+    """Write import_report.json and .txt into the tile store; return the text for the terminal.
+
+    Raises CacheRootError.
+    """
     try:
         atomic_write(folder / f"{REPORT}.json", report_json(report, source, origin).encode())
         # A path may contain bytes that cannot be decoded.

@@ -24,7 +24,7 @@ from takeoff import keys
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CommandResult:
     """The result of a command: an event with its name and fields for programs, and a text for people."""
 
     event: str
@@ -34,7 +34,7 @@ class Said:
 
 def keygen(
     path: Path, *, passphrase_file: Path | None, variable: str | None, ask: Ask | None, unencrypted: bool
-) -> Said:
+) -> CommandResult:
     """Make a key pair.
 
     Args:
@@ -60,10 +60,10 @@ def keygen(
         "allowed_operator_fingerprints"
     )
     fields = {"private_key": str(path), "public_key": str(public), "encrypted": not unencrypted}
-    return Said("key_made", text, {**fields, "fingerprint": key.fingerprint})
+    return CommandResult("key_made", text, {**fields, "fingerprint": key.fingerprint})
 
 
-def trust(directory: Path, arguments: Sequence[str], now: datetime) -> Said:
+def trust(directory: Path, arguments: Sequence[str], now: datetime) -> CommandResult:
     """Run `doit trust ...`: `add KEY`, `revoke FINGERPRINT` (or KEY), or `list`.
 
     Args:
@@ -87,7 +87,7 @@ def trust(directory: Path, arguments: Sequence[str], now: datetime) -> Said:
             raise CommandLineError("give `add KEY`, `revoke FINGERPRINT` (or KEY), or `list`; see doit help trust")
 
 
-def _add(directory: Path, path: Path) -> Said:
+def _add(directory: Path, path: Path) -> CommandResult:
     label = path.name.removesuffix(".pem").removesuffix(".pub")
     fingerprint, name = add_key(directory, load_public_key(path), label)
     text = (
@@ -95,10 +95,10 @@ def _add(directory: Path, path: Path) -> Said:
         if name is None
         else f"{directory} now trusts {fingerprint}, in the file {name}. Copy the directory to every aircraft that shall trust it"
     )
-    return Said("key_trusted", text, {"fingerprint": fingerprint, "file": name, "trust": str(directory)})
+    return CommandResult("key_trusted", text, {"fingerprint": fingerprint, "file": name, "trust": str(directory)})
 
 
-def _revoke(directory: Path, name: str, now: datetime) -> Said:
+def _revoke(directory: Path, name: str, now: datetime) -> CommandResult:
     path = Path(name)
     fingerprint = keys.fingerprint(load_public_key(path)) if path.is_file() else name.lower()
     new = revoke_key(directory, fingerprint, now)
@@ -108,17 +108,17 @@ def _revoke(directory: Path, name: str, now: datetime) -> Said:
         if new
         else f"{fingerprint} is revoked in {directory} already"
     )
-    return Said("key_revoked", text, {"fingerprint": fingerprint, "new": new, "trust": str(directory)})
+    return CommandResult("key_revoked", text, {"fingerprint": fingerprint, "new": new, "trust": str(directory)})
 
 
-def _list(directory: Path) -> Said:
+def _list(directory: Path) -> CommandResult:
     listing = list_trust(directory)
     fields: dict[str, object] = {
         "trust": str(directory),
         "allow_dev": listing.allow_dev,
         "keys": [asdict(key) for key in listing.keys],
     }
-    return Said("trust_listed", _table(directory, listing), fields)
+    return CommandResult("trust_listed", _table(directory, listing), fields)
 
 
 def _table(directory: Path, listing: TrustListing) -> str:

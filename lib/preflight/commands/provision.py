@@ -1,4 +1,4 @@
-"""What `doit provision` says at the end."""
+"""The text that `doit provision` prints at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from preflight.trace.digests import DigestCache
 
 
 def closing_text(session: Session, report: BuildReport, *, width: int) -> str:
-    """The closing table of a run that ended well."""
+    """Return the closing table of a successful run. width: the maximum number of columns."""
     return closing_table(
         session.run_log.stages,
         report,
@@ -27,7 +27,7 @@ def closing_text(session: Session, report: BuildReport, *, width: int) -> str:
 
 
 def cache_facts(layout: CacheLayout) -> CacheFacts | None:
-    """What the current generation says of itself; None when there is none that this release can read."""
+    """Return the facts about the current generation; None if there is none that this release can read."""
     current = Generations(layout, DigestCache(None)).current()
     manifest = None if current is None else read_manifest(current.path).manifest
     if current is None or manifest is None:

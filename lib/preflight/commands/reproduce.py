@@ -1,4 +1,4 @@
-"""`doit reproduce`: is the current cache what its mission builds, byte by byte, with nothing reused?"""
+"""`doit reproduce`: builds the mission again without reusing anything, and compares it with the current cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ MISSING = "missing in the current cache"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One file of the cache, as it is and as it was built again."""
+    """The comparison of one file of the cache with the file that was built again.
+
+    note: how it was compared, or differs.
+    """
 
     name: str
     equal: bool
@@ -41,31 +44,39 @@ class Comparison:
 
 
 def reproduce(mission: Mission, surroundings: Surroundings, ask: Ask | None = None) -> list[Comparison]:
-    """Build the mission in a fresh root in staging/, compare with `current`, remove the fresh root.
+    """Build the mission in a new cache root in staging/, compare it with `current`, and remove the new root.
 
-    The gates' sample is an input, drawn once: it is taken over. Nothing else is. ask: for the passphrase of an encrypted key.
+    Copies only the sample of tiles for the parity gate, because it is an input that is drawn once.
+
+    Args:
+        mission: the mission.
+        surroundings: the host, the clock and the environment.
+        ask: asks for the passphrase of an encrypted key; None if there is no terminal.
+
+    Returns:
+        One comparison for each file.
 
     Raises:
-        CacheRootError: there is no current generation.
-        BuildLockHeldError: a build runs.
-        PreflightError: as the stages do.
+        CacheRootError: there is no current generation, or its manifest cannot be read.
+        BuildLockHeldError: a build is running.
+        PreflightError: as the stages raise.
     """
     layout = CacheLayout(mission.job.cache_root)
     current = Generations(layout, DigestCache(None)).current()
     if current is None:
         raise CacheRootError(f"{layout.root} has no current generation to compare with; run doit provision first")
-    _published(current.path)  # where it cannot be read, nothing needs to be built to say so
+    _published(current.path)  # if it cannot be read, fail before anything is built
     outer = Assembly(mission.job, tile_access(mission.tile_root, mission.database), surroundings, Options(), demo=False)
     held = outer.session()
-    # Under staging/, with the lock: what a kill leaves there, the next run sweeps.
-    room = layout.staging / uuid.uuid4().hex
+    # This run holds the lock. If it is killed, the next run removes what is left in staging/.
+    folder = layout.staging / uuid.uuid4().hex
     try:
         held.hold()
-        job = replace(mission.job, cache_root=room / "cache")
+        job = replace(mission.job, cache_root=folder / "cache")
         return _build_and_compare(job, mission, surroundings, current.path, ask)
     finally:
-        if room.exists():
-            shutil.rmtree(room)
+        if folder.exists():
+            shutil.rmtree(folder)
         held.close()
 
 
@@ -83,7 +94,7 @@ def _build_and_compare(
         for name in session.stages:
             if name not in ("manifest", "publish"):
                 session.run(name)
-        # Both CPU runtimes repeat their bytes; the gate's figure is for those that do not.
+        # Both CPU runtimes give the same bytes again. Only other runtimes would need the cosine of the parity gate.
         statement = _statement(assembly, session)
         return compare(current, assembly.builder.artifacts(), statement, _signer(assembly, current), lambda _: None)
     finally:
@@ -91,21 +102,24 @@ def _build_and_compare(
 
 
 def _statement(assembly: Assembly, session: Session) -> bytes:
-    """The fresh manifest, signed or not."""
+    """Return the new manifest, signed or not."""
     try:
         session.run("manifest")
     except SignatureAwaitedError:
-        # The key lies elsewhere, and a comparison needs no new signature.
+        # The key is on another machine. A comparison needs no new signature.
         return assembly.signer().waiting() or b""
     return assembly.layout.manifest.read_bytes()
 
 
 def _signer(assembly: Assembly, current: Path) -> Signer:
-    """Who signs the fresh manifest once its times are the current one's; offline, the signature that is there already."""
+    """Return the signer of the new manifest, which gets the times of the current one.
+
+    If the key is on another machine, the signer returns the existing signature.
+    """
     signer = assembly.signer()
     if isinstance(signer, OfflineSigner):
         with suppress(VerificationError, OSError, OfflineSigningError):
-            # What does not fit is a difference, and is told as one.
+            # A signature that does not fit is reported as a difference.
             signed = envelope.decode((current / ENVELOPE).read_bytes(), format_.MAX_BYTES * 2)
             signer.lay_out(signed.payload)
             signer.accept(signed.payload, signed.signature)
@@ -119,12 +133,21 @@ def compare(
     signer: Signer,
     parity_of: Callable[[str], str | None],
 ) -> list[Comparison]:
-    """Compare a published cache with what was built again.
+    """Compare a published cache with files that were built again.
 
-    artifacts: name -> the fresh file. statement: the fresh manifest, which is compared after it was given the current one's
-    number and times. parity_of: for an engine whose bytes no build repeats, what its parity gate found; None for any other.
+    Args:
+        current: the folder of the published cache.
+        artifacts: name -> the new file.
+        statement: the new manifest. It is compared after it has received the number and times of the current one.
+        signer: signs the changed manifest.
+        parity_of: returns the cosine of the parity gate for an engine whose bytes differ in each build; None for
+            others.
 
-    Raises CacheRootError: the current manifest cannot be read.
+    Returns:
+        One comparison for each file.
+
+    Raises:
+        CacheRootError: the current manifest cannot be read.
     """
     published = _published(current)
     found = [
@@ -135,7 +158,7 @@ def compare(
         for name in sorted(artifacts.keys() - published.subjects.keys())
     ]
     if any(item.note.startswith("by parity") for item in found):
-        # Other engine bytes, other manifest: what can be compared has been.
+        # With other engine bytes, the manifest differs as well. So nothing is left to compare.
         return found
     return [*found, *_signed(current, published, statement, signer)]
 
@@ -146,11 +169,11 @@ def _published(current: Path) -> format_.Manifest:
         return file.manifest
     if file.other_schema is None:
         raise CacheRootError(
-            f"the manifest of {current.name} {file.fault}: run doit provision repair=1, then doit reproduce again"
+            f"the manifest of {current.name} {file.fault}. Run doit provision repair=1, then doit reproduce again"
         )
     raise CacheRootError(
-        f"the manifest of {current.name} {file.fault}: run doit provision, which publishes the mission in schema {WRITTEN}, "
-        "then doit reproduce again; or run doit reproduce with the release of preflight that made it"
+        f"the manifest of {current.name} {file.fault}. Run doit provision, which publishes the mission in schema {WRITTEN}, "
+        "then doit reproduce again. Or run doit reproduce with the release of preflight that made it"
     )
 
 
@@ -162,7 +185,7 @@ def _artifact(name: str, old: Path, new: Path | None, parity: str | None) -> Com
     if hash_file(old) == hash_file(new):
         return Comparison(name, True, "byte by byte")
     if parity is not None:
-        return Comparison(name, True, f"by parity, since no build repeats its bytes: cosine {parity}")
+        return Comparison(name, True, f"by parity, because its bytes differ in each build: cosine {parity}")
     return Comparison(name, False, "bytes differ")
 
 
@@ -191,11 +214,11 @@ def _envelope(signer: Signer, content: bytes) -> bytes:
     try:
         return signer.sign(content)
     except SignatureAwaitedError:
-        return b""  # equal to none: the signature that is there is over other bytes
+        return b""  # differs from every envelope: the existing signature is for other bytes
 
 
 def reproduce_text(found: list[Comparison]) -> str:
-    """For people: a line a file, then the verdict."""
+    """Return one line for each file and then the verdict, for people."""
     lines = [f"{'equal  ' if item.equal else 'DIFFERS'}  {item.name}  ({item.note})" for item in found]
     different = sum(not item.equal for item in found)
     verdict = "reproduced" if not different else f"not reproduced: {different} of {len(found)} files differ"
@@ -203,6 +226,6 @@ def reproduce_text(found: list[Comparison]) -> str:
 
 
 def reproduce_json(found: list[Comparison]) -> str:
-    """For programs: one JSON object on one line."""
+    """Return the comparisons as a JSON object on one line, for programs."""
     files = [{"name": item.name, "equal": item.equal, "note": item.note} for item in found]
     return json.dumps({"reproduced": all(item.equal for item in found), "files": files})

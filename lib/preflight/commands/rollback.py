@@ -1,4 +1,4 @@
-"""`doit rollback`: the previous content, published again as a new generation."""
+"""`doit rollback`: publishes the content of the previous generation again, as a new generation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ DAY = 86400
 
 
 def roll_back(assembly: Assembly) -> Generation:
-    """Roll the mission's cache root back. The caller holds the lock. Raises as `republish_previous`, and DatabaseError."""
+    """Publish the previous content of the mission's cache root again. The caller must hold the lock.
+
+    Returns:
+        The new generation.
+
+    Raises:
+        DatabaseError: the tile store does not answer.
+        PreflightError: as `republish_previous` raises.
+    """
     previous(assembly.generations)
     signer = assembly.signer()
     assembly.prepare_database()
@@ -30,7 +38,7 @@ def roll_back(assembly: Assembly) -> Generation:
         assembly.publisher,
         signer,
         assembly.surroundings.clock,
-        judge=lambda generation, manifest: _judge(generation, manifest, assembly.job.trust),
+        judge=lambda generation, manifest: _verify(generation, manifest, assembly.job.trust),
         signing_mode=section.signing_mode,
         valid_for_days=section.valid_for_days,
         overtaken=assembly.builder.overtaken,
@@ -38,10 +46,10 @@ def roll_back(assembly: Assembly) -> Generation:
 
 
 def previous(generations: Generations) -> Generation:
-    """The generation to go back to. Raises CacheRootError when there is none."""
+    """Return the generation to publish again. Raises CacheRootError if there is none."""
     found = generations.previous()
     if found is None or generations.current() is None:
-        raise CacheRootError("there is no previous generation to go back to; doit status shows what there is")
+        raise CacheRootError("there is no previous generation to go back to; doit status shows all generations")
     return found
 
 
@@ -56,19 +64,29 @@ def republish_previous(
     valid_for_days: int,
     overtaken: Callable[[format_.Manifest], str | None] = lambda _: None,
 ) -> Generation:
-    """Sign the previous generation's content anew, with the next number and a later time, and make it current.
+    """Sign the previous generation's content again, with the next number and a later time, and make it current.
 
-    The aircraft's rollback floor compares issued_at, so the old manifest itself must never come back. It states the mode it is
-    now signed in. The caller holds the lock.
+    The old manifest must never be published again, because the aircraft's rollback floor compares issued_at. The caller
+    must hold the lock.
 
-    judge: raises ManifestCoverageError for a generation that may not come back. overtaken: why a statement that waits for its
-    signature may no more be published, or None.
+    Args:
+        generations: the generations of the cache root.
+        publisher: writes the new generation.
+        signer: signs the new manifest.
+        clock: gives the start of the new validity.
+        judge: raises ManifestCoverageError if a generation must not be published again.
+        signing_mode: the mode for the new manifest.
+        valid_for_days: the length of the new validity, in days.
+        overtaken: returns why a statement that waits for its signature must not be published, or None.
+
+    Returns:
+        The new generation.
 
     Raises:
         CacheRootError: there is no previous generation.
-        ManifestWriteError: this release cannot read its manifest. It does not matter whether it can read the current one.
-        ManifestCoverageError: the verifier refuses it.
-        SignatureAwaitedError: it is signed elsewhere; `doit sign --import` goes on here.
+        ManifestWriteError: this release cannot read the previous manifest. It need not be able to read the current one.
+        ManifestCoverageError: the verifier refuses the previous generation.
+        SignatureAwaitedError: the key is on another machine. `doit sign --import` continues here.
     """
     old_generation = previous(generations)
     old = _manifest(old_generation)
@@ -76,7 +94,7 @@ def republish_previous(
     now = int(clock().timestamp())
     renewed = old._replace(
         generation=generations.next_number(),
-        # It may run ahead of the clock when builds follow within a second; the validity must not.
+        # This may be later than the clock if builds follow within a second. The start of the validity must not be.
         issued_at=max(now, newest_issue(generations) + 1),
         valid_from=now,
         valid_until=now + valid_for_days * DAY,
@@ -89,13 +107,14 @@ def republish_previous(
     return publisher.publish(content, signer.sign(content), sources)
 
 
-def _judge(generation: Generation, manifest: format_.Manifest, trust: Path) -> None:
-    """The verifier's verdict at the time it was signed: its content may come back although its validity has passed."""
+def _verify(generation: Generation, manifest: format_.Manifest, trust: Path) -> None:
+    """Verify a generation at the start of its validity. An expired generation may be published again."""
     result = verify_manifest(generation.path, trust=trust, now=lambda: manifest.valid_from)
     if result.failures:
         reasons = "; ".join(result.fail_reasons)
         raise ManifestCoverageError(
-            f"the verifier refuses {generation.path.name}: {reasons}; it is not published again, and current stays as it is"
+            f"the verifier refuses {generation.path.name}: {reasons}. It is not published again, and current does not change. "
+            "Run doit provision to publish what the mission describes"
         )
 
 
@@ -103,10 +122,12 @@ def _manifest(generation: Generation) -> format_.Manifest:
     file = read_manifest(generation.path)
     if file.manifest is not None:
         return file.manifest
-    way = "set the mission back to what it was then and run doit provision, which builds only what is not in work/"
+    advice = (
+        "set the mission back to its state at that time and run doit provision, which builds only what is not in work/"
+    )
     if file.other_schema is not None:
-        way += "; or run doit rollback with the release of preflight that made it"
+        advice += "; or run doit rollback with the release of preflight that made it"
     raise ManifestWriteError(
-        f"the previous generation {generation.path.name} cannot be published again: its manifest {file.fault}; current stays "
-        f"as it is. To get that content back, {way}"
+        f"the previous generation {generation.path.name} cannot be published again: its manifest {file.fault}. current does "
+        f"not change. To get that content back, {advice}"
     )

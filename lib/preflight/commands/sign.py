@@ -1,4 +1,4 @@
-"""`doit sign`: the statement goes out, is signed where the key is, and its signature comes back."""
+"""`doit sign`: exports a statement, signs it on the machine with the key, and imports the signature."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight.commands.key_management import Said
+from preflight.commands.key_management import CommandResult
 from preflight.commands.rollback import roll_back
 from preflight.errors import OfflineSigningError, PreflightError, SignatureAwaitedError
 from preflight.mission.job import Job
@@ -34,16 +34,18 @@ from takeoff import keys
 
 _EXPORT_START = b"DSSEv1 "
 SUFFIX = ".sig"
-_WAY = "doit sign --export=FILE, sign FILE where the key is, then doit sign --import=FILE.sig"
-_MOVED_ON = "what was signed is no more what is to be published: something it is made of has changed since the export"
+_HOW_TO_SIGN = "doit sign --export=FILE, sign FILE on the machine with the key, then doit sign --import=FILE.sig"
+_OUTDATED = "the signed statement is outdated: the mission or one of its inputs has changed since the export"
 
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """A statement that is laid out to be signed elsewhere.
+    """A statement that waits for a signature from another machine.
 
-    facts: what it says; none where it cannot be read. signed: its signature has come back. problem: why it may no more be
-    published, else None. next: what to do.
+    facts: the content of the statement; empty if it cannot be read.
+    signed: whether its signature has been imported.
+    problem: why it must not be published; None if it may be.
+    next: what the operator should do.
     """
 
     facts: Mapping[str, str]
@@ -53,9 +55,15 @@ class Awaited:
 
 
 def awaited(job: Job, assemble: Callable[[], Assembly]) -> Awaited | None:
-    """What waits, without the lock and changing nothing; None where nothing does, or the key lies here.
+    """Return the statement that waits for a signature. Takes no lock and changes nothing.
 
-    assemble: called where a statement waits. What it or the key raises is told as the statement's problem.
+    Args:
+        job: the job of the mission.
+        assemble: makes the parts of the mission. It is called only if a statement waits. If it or the key raises an
+            error, the error becomes the problem of the statement.
+
+    Returns:
+        The statement; None if nothing waits, or if the mission signs on this machine.
     """
     request = SigningRequest(CacheLayout(job.cache_root).signing)
     if job.config.manifest.signing == "here" or not request.statement.exists():
@@ -63,20 +71,20 @@ def awaited(job: Job, assemble: Callable[[], Assembly]) -> Awaited | None:
     try:
         assembly = assemble()
         try:
-            return _judged(assembly, _offline(assembly.signer()))
+            return _state(assembly, _offline(assembly.signer()))
         finally:
             assembly.tiles.close()
     except PreflightError as error:
         return Awaited(
             {},
             False,
-            f"a statement lies out to be signed, and cannot be judged: {error}",
-            "mend that, then doit provision",
+            f"a statement waits for its signature, but cannot be checked: {error}",
+            "correct that, then doit provision",
         )
 
 
-def _judged(assembly: Assembly, signer: OfflineSigner) -> Awaited | None:
-    statement = _laid_out(assembly, signer)
+def _state(assembly: Assembly, signer: OfflineSigner) -> Awaited | None:
+    statement = _unpublished(assembly, signer)
     if statement is None:
         return None
     signed, maker = signer.signed(statement), _maker(signer, statement)
@@ -84,41 +92,48 @@ def _judged(assembly: Assembly, signer: OfflineSigner) -> Awaited | None:
         facts = {"signer": signer.fingerprint, **summary(_waiting(assembly, signer))}
     except OfflineSigningError as error:
         return Awaited({}, signed, str(error), maker)
-    return Awaited(facts, signed, None, f"{maker}, which publishes it" if signed else _WAY)
+    return Awaited(facts, signed, None, f"{maker}, which publishes it" if signed else _HOW_TO_SIGN)
 
 
-def export(assembly: Assembly, target: Path) -> Said:
-    """Write the bytes to sign, and beside them a JSON file that says what they are.
+def export(assembly: Assembly, target: Path) -> CommandResult:
+    """Write the bytes to sign to a file, and a readable summary to a JSON file beside it.
+
+    Args:
+        assembly: the parts of the mission.
+        target: the file to write. The summary gets the name of this file with `.json` added.
 
     Raises:
-        OfflineSigningError: nothing waits, it may no more be published, or `target` is another file.
+        OfflineSigningError: nothing waits, the statement must not be published, or `target` exists and is no export.
     """
     signer = _offline(assembly.signer())
     statement = _waiting(assembly, signer)
     if target.exists() and not _is_export(target):
-        raise OfflineSigningError(f"{target} is there and no earlier export; name another file")
+        raise OfflineSigningError(f"{target} exists and is not an earlier export; name another file")
     facts = {"signer": signer.fingerprint, **summary(statement)}
-    told = target.with_name(f"{target.name}.json")
+    readable = target.with_name(f"{target.name}.json")
     try:
         atomic.atomic_write(target, export_bytes(statement))
-        atomic.atomic_write(told, json.dumps(facts, indent=2).encode() + b"\n")
+        atomic.atomic_write(readable, json.dumps(facts, indent=2).encode() + b"\n")
     except OSError as error:
         raise OfflineSigningError(f"{target} cannot be written: {error.strerror}") from error
     text = (
-        f"{_lines(facts)}\nwritten              {target} (what is signed), {told.name} (what it says)\n"
-        f"next                 where the key is: doit sign --key=KEY {target.name}, or openssl pkeyutl -sign -rawin "
-        f"-inkey KEY -in {target.name} -out {target.name}{SUFFIX}; then here: doit sign --import={target}{SUFFIX}"
+        f"{_lines(facts)}\nwritten              {target} (the bytes to sign), {readable.name} (their meaning)\n"
+        f"next                 on the machine with the key: doit sign --key=KEY {target.name}, or openssl pkeyutl -sign -rawin "
+        f"-inkey KEY -in {target.name} -out {target.name}{SUFFIX}; then on this machine: doit sign --import={target}{SUFFIX}"
     )
-    return Said("signature_requested", text, {**facts, "path": str(target)})
+    return CommandResult("signature_requested", text, {**facts, "path": str(target)})
 
 
-def sign(path: Path, unlock: Callable[[], SigningKey], show: Callable[[str], None]) -> Said:
-    """Sign an export with a key that lies on this machine; `FILE.sig` is written beside it. Needs no mission.
+def sign(path: Path, unlock: Callable[[], SigningKey], show: Callable[[str], None]) -> CommandResult:
+    """Sign an export with a key on this machine, and write the signature to `FILE.sig` beside it. Needs no mission.
 
-    show: told what is signed before `unlock` loads the key, and may ask for its passphrase.
+    Args:
+        path: the export.
+        unlock: loads the key, and may ask for its passphrase.
+        show: displays what will be signed. It is called before `unlock`.
 
     Raises:
-        OfflineSigningError: it is no export, or another signature is there.
+        OfflineSigningError: the file is no export, or there is another signature.
         SigningKeyError: as `unlock` raises.
     """
     statement = read_export(path)
@@ -130,29 +145,36 @@ def sign(path: Path, unlock: Callable[[], SigningKey], show: Callable[[str], Non
     try:
         if target.exists() and target.read_bytes() != signature:
             raise OfflineSigningError(
-                f"{target} is there and holds another signature; remove it, or sign a copy elsewhere"
+                f"{target} exists and contains another signature; remove it, or sign a copy of the export in another folder"
             )
         atomic.atomic_write(target, signature)
     except OSError as error:
         raise OfflineSigningError(f"{target} cannot be written: {error.strerror}") from error
     text = (
         f"signed by            {key.fingerprint}\n"
-        f"written              {target}; carry it back, then there: doit sign --import={target.name}"
+        f"written              {target}; copy it to the machine with the mission, then there: doit sign --import={target.name}"
     )
-    return Said("signed", text, {**facts, "signer": key.fingerprint, "path": str(target)})
+    return CommandResult("signed", text, {**facts, "signer": key.fingerprint, "path": str(target)})
 
 
 def bring_back(
     assembly: Assembly, session: Session, signature: Path, public_key: Path | None
 ) -> BuildReport | Generation:
-    """Take a signature and go on to the published cache; what was built before is not built again.
+    """Import a signature, and continue until the cache is published. Finished steps are not built again.
 
-    Returns the report of the build, or the generation that a rollback published.
+    The shipped verifier checks the cache before it is published.
 
-    public_key: whose it is; must be the mission's own. The verifier that flies judges the cache before it is published.
+    Args:
+        assembly: the parts of the mission.
+        session: its session; it is closed in any case.
+        signature: the file with the signature.
+        public_key: the public key of the signature, which must be that of the mission; None to skip this check.
+
+    Returns:
+        The report of the build, or the generation that a rollback published.
 
     Raises:
-        OfflineSigningError: it does not fit what waits, or that may no more be published.
+        OfflineSigningError: the signature does not fit the waiting statement, or that must not be published.
         PreflightError: as a provision raises.
     """
     try:
@@ -167,9 +189,9 @@ def bring_back(
     try:
         done = _roll_back(assembly, session) if signer.is_rollback(statement) else session.build()
     except SignatureAwaitedError as error:
-        raise OfflineSigningError(f"{_MOVED_ON}, and a new statement waits: run doit sign --export=FILE") from error
+        raise OfflineSigningError(f"{_OUTDATED}. A new statement waits: run doit sign --export=FILE") from error
     if _published(assembly) != statement:
-        raise OfflineSigningError(f"{_MOVED_ON}; doit provision says whether there is anything to do")
+        raise OfflineSigningError(f"{_OUTDATED}. Run doit provision to see whether there is anything to do")
     return done
 
 
@@ -184,45 +206,47 @@ def _roll_back(assembly: Assembly, session: Session) -> Generation:
 def _offline(signer: Signer) -> OfflineSigner:
     if not isinstance(signer, OfflineSigner):
         raise OfflineSigningError(
-            "this mission signs with a key that lies here: for signing elsewhere set signing: offline and signing_key: the "
-            "public key in components.c10_provisioning.manifest, then run doit provision"
+            "this mission signs with a key on this machine. To sign on another machine, set signing: offline and "
+            "signing_key: the public key in components.c10_provisioning.manifest, then run doit provision"
         )
     return signer
 
 
 def _waiting(assembly: Assembly, signer: OfflineSigner) -> bytes:
-    """The statement that waits. Raises OfflineSigningError."""
-    statement = _laid_out(assembly, signer)
+    """Return the statement that waits for its signature. Raises OfflineSigningError."""
+    statement = _unpublished(assembly, signer)
     if statement is None:
-        raise OfflineSigningError("nothing waits for a signature; doit provision says whether there is anything to do")
+        raise OfflineSigningError(
+            "nothing waits for a signature. Run doit provision to see whether there is anything to do"
+        )
     file = parse_manifest(statement)
     if file.manifest is None or file.other_schema is not None:
         raise OfflineSigningError(
-            f"the statement that waits for its signature {file.fault}: run {_maker(signer, statement)}, which writes a new "
+            f"the statement that waits for its signature {file.fault}. Run {_maker(signer, statement)}, which writes a new "
             "one, then doit sign --export=FILE again"
         )
     overtaken = assembly.builder.overtaken(file.manifest)
     if overtaken is not None:
         raise OfflineSigningError(
-            f"the statement that waits may no more be published: {overtaken}; run {_maker(signer, statement)}, which writes a "
-            "new one, then doit sign --export=FILE again"
+            f"the statement that waits for its signature is outdated: {overtaken}. Run {_maker(signer, statement)}, which writes "
+            "a new one, then doit sign --export=FILE again"
         )
     return statement
 
 
-def _laid_out(assembly: Assembly, signer: OfflineSigner) -> bytes | None:
-    """The statement that waits; None where it was published."""
+def _unpublished(assembly: Assembly, signer: OfflineSigner) -> bytes | None:
+    """Return the statement that waits for its signature; None if there is none or it was published."""
     statement = signer.waiting()
     return None if statement is None or _published(assembly) == statement else statement
 
 
 def _maker(signer: OfflineSigner, statement: bytes) -> str:
-    """The command that wrote a statement, and takes its signature."""
+    """Return the command that wrote a statement and publishes it."""
     return "doit rollback" if signer.is_rollback(statement) else "doit provision"
 
 
 def _published(assembly: Assembly) -> bytes | None:
-    """The current generation's statement; None when there is none."""
+    """Return the statement of the current generation; None if there is no current generation."""
     published = assembly.builder.published()
     return None if published is None else published.content
 
@@ -230,8 +254,8 @@ def _published(assembly: Assembly) -> bytes | None:
 def _same_key(public_key: bytes, signer: OfflineSigner, path: Path) -> None:
     if keys.fingerprint(public_key) != signer.fingerprint:
         raise OfflineSigningError(
-            f"{path} is the key {keys.fingerprint(public_key)}, and the mission names {signer.fingerprint} as its "
-            "signing_key: correct one of the two"
+            f"{path} is the key {keys.fingerprint(public_key)}, but signing_key in the mission is {signer.fingerprint}. Correct "
+            "one of them"
         )
 
 

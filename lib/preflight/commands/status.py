@@ -1,4 +1,4 @@
-"""`doit status`: the generations of a cache root, what they are for, who signed them, how long they hold."""
+"""`doit status`: shows the generations of a cache root, their flight, their signer and the end of their validity."""
 
 from __future__ import annotations
 
@@ -21,10 +21,18 @@ from takeoff.names import ENVELOPE
 
 @dataclass(frozen=True, slots=True)
 class GenerationStatus:
-    """One generation.
+    """The state of one generation.
 
-    mark: current, previous or nothing. fault: why its manifest or envelope cannot be read, else None. other_schema: its
-    manifest schema, where that is not the one that this release writes, else None.
+    name: the name of its folder.
+    mark: `current`, `previous` or empty.
+    tiles: the number of its tiles.
+    flight_id: its flight, or None.
+    signer: the fingerprint of the key that signed it.
+    signing_mode: `dev` or `operator`.
+    valid_until: the end of its validity, in UTC and ISO 8601.
+    size: its size in bytes.
+    fault: why its manifest or envelope cannot be read; None if both can be read.
+    other_schema: its manifest schema if this release writes another one; otherwise None.
     """
 
     name: str
@@ -40,7 +48,7 @@ class GenerationStatus:
 
 
 def read_status(layout: CacheLayout) -> list[GenerationStatus]:
-    """Every generation, ascending. Nothing is hashed: only `doit verify` says whether a cache is intact."""
+    """Return the state of every generation, in ascending order. Hashes no file: only `doit verify` detects damage."""
     generations = Generations(layout, DigestCache(None))
     marks = {
         generation.path: mark
@@ -78,7 +86,7 @@ def _read(generation: Generation, mark: str) -> GenerationStatus:
 def status_json(
     layout: CacheLayout, mission: str, found: list[GenerationStatus], awaited: Awaited | None = None
 ) -> str:
-    """For programs."""
+    """Return the state of the cache root as JSON, for programs."""
     generations = [{name: getattr(item, name) for name in item.__slots__} for item in found]
     value = {
         "mission": mission,
@@ -92,7 +100,7 @@ def status_json(
 def status_text(
     layout: CacheLayout, mission: str, found: list[GenerationStatus], awaited: Awaited | None = None, *, width: int
 ) -> str:
-    """For people."""
+    """Return the state of the cache root as text of at most `width` columns, for people."""
     parts = [f"mission    {mission}\ncache root {layout.root}"]
     if found:
         parts.append(_table(found, width))
@@ -105,8 +113,8 @@ def status_text(
 
 
 def _table(found: list[GenerationStatus], width: int) -> str:
-    from rich import box  # noqa: PLC0415 - only this command's output needs it
-    from rich.table import Table  # noqa: PLC0415
+    from rich import box  # noqa: PLC0415 - only this output needs it
+    from rich.table import Table  # noqa: PLC0415 - as above
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     for column in ("generation", "", "tiles", "flight", "signed by", "valid until (UTC)", "size"):
@@ -124,15 +132,15 @@ def _table(found: list[GenerationStatus], width: int) -> str:
 
 
 def _advice(found: list[GenerationStatus]) -> Iterator[str]:
-    """What to do about generations that are of another schema, or cannot be read."""
+    """Yield advice about generations with another schema, or that cannot be read."""
     others = sum(item.other_schema is not None for item in found)
     if others:
-        yield f"schema     {others} of {len(found)} generations are not of manifest schema {WRITTEN}, which this release writes"
+        yield f"schema     {others} of {len(found)} generations have another manifest schema than {WRITTEN} of this release"
     for item in found:
         if item.mark == "current" and item.other_schema is not None:
-            yield f"next       doit provision publishes the mission in schema {WRITTEN}; current stays as it is until then"
+            yield f"next       doit provision publishes the mission in schema {WRITTEN}; until then current does not change"
         elif item.mark == "current" and item.fault is not None:
-            yield "next       doit provision publishes the mission again; doit verify says what else is damaged"
+            yield "next       doit provision publishes the mission again; doit verify shows what else is damaged"
 
 
 def _awaited_lines(awaited: Awaited) -> Iterator[str]:

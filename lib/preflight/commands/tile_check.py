@@ -23,7 +23,10 @@ _BLOCK = 1 << 10  # tiles; the paths and digests of two blocks fit in a pipe of 
 
 
 class SealedTile(NamedTuple):
-    """One tile as it was when the cache was signed. lat, lon: the centre in degrees. path: the file in the tile store."""
+    """One tile as it was when the cache was signed.
+
+    lat, lon: the centre in degrees. path: the file in the tile store.
+    """
 
     zoom: int
     x: int
@@ -96,8 +99,8 @@ def drift(inventory: Inventory, rows: Iterable[TileRow]) -> Iterator[TileDriftEr
 def file_failures(inventory: Inventory, pixels: TilePixelStore, hashing: TwoProcesses) -> Iterator[TileFileError]:
     """Hash the file of every signed tile, and yield a failure for each file that is missing or has other content.
 
-    If the store keeps its tiles as files in one folder, two processes hash them. The store itself then opens the files that
-    were not verified, because it knows the reason. It opens every tile if it does not keep files.
+    If the store keeps its tiles as files in one folder, two processes hash them. The store itself then opens the files
+    that were not verified, because it knows the reason. It opens every tile if it does not keep files.
     """
     blocks = [(start, min(start + _BLOCK, len(inventory))) for start in range(0, len(inventory), _BLOCK)]
     folder = pixels.folder()
@@ -124,7 +127,10 @@ def sealed_tiles(inventory: Inventory) -> Iterator[SealedTile]:
 
 
 def _block(inventory: Inventory, start: int, end: int) -> list[SealedTile]:
-    """Read the tiles from `start` to `end` column by column. Reading NumPy rows one by one costs more than hashing the files."""
+    """Read the tiles from `start` to `end` column by column.
+
+    Reading NumPy rows one by one costs more than hashing the files.
+    """
     rows = inventory.rows[start:end]
     zooms, xs, ys, lats, lons, sources = (rows[name].tolist() for name in ("zoom", "x", "y", "lat", "lon", "source"))
     names = [inventory.header.sources[number] for number in sources]

@@ -1,8 +1,8 @@
 """Hashes many small tile files with SHA-256, in two processes.
 
 Two threads are no faster than one here. Hashing 20 kB takes 11 microseconds, and each system call around it hands the
-interpreter's lock to the other thread. The second process runs this file as its program. So the file imports the standard
-library only.
+interpreter's lock to the other thread. The second process runs this file as its program. So the file imports the
+standard library only.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def unverified(folder: str, paths: Sequence[str], digests: str) -> list[int]:
     """Hash files and return the positions in `paths` of those that it could not verify, in ascending order.
 
-    A file is verified if it is a regular file, lies at exactly this path, and has this SHA-256. A symbolic link or a file
-    that cannot be read is not verified, and neither is any other unusual case. The caller must examine these files itself.
+    A file is verified if it is a regular file, lies at exactly this path, and has this SHA-256. A symbolic link or a
+    file that cannot be read is not verified, and neither is any other unusual case. The caller must examine these files
+    itself.
 
     Args:
         folder: an absolute path that contains no symbolic link.
@@ -83,7 +84,10 @@ class _Folders:
         return found
 
     def sha256(self, path: str, buffer: memoryview) -> str:
-        """Return the hash as hex digits, or "" if this is no regular file or its size changes. Raises OSError, ValueError."""
+        """Return the hash as hex digits, or "" if this is no regular file or its size changes.
+
+        Raises OSError, ValueError.
+        """
         folder, _, name = path.rpartition("/")
         handle = self._open.get(folder)
         file = os.open(name, _FILE, dir_fd=self._enter(folder) if handle is None else handle)
@@ -97,7 +101,8 @@ class _Folders:
                 count = os.readv(file, (buffer,))
                 digest.update(buffer[:count])
                 total += count
-            # If the last read did not fill the buffer, it reached the end of the file. If it did, the file may be longer.
+            # If the last read did not fill the buffer, it reached the end of the file. If it did, the file may be
+            # longer.
             return digest.hexdigest() if total == status.st_size and not (count == _BUFFER and os.read(file, 1)) else ""
         finally:
             os.close(file)
@@ -148,8 +153,8 @@ class TwoProcesses:
     def unverified(self, folder: str, blocks: Iterable[Tiles]) -> Iterator[list[int]]:
         """Hash blocks of files, and yield for each block, in order, what the function `unverified` returns for it.
 
-        The process that is free takes the next block. If the second process fails, this one hashes the blocks without an
-        answer, and logs a warning.
+        The process that is free takes the next block. If the second process fails, this one hashes the blocks without
+        an answer, and logs a warning.
 
         Args:
             folder: an absolute path that contains no symbolic link.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("preflight.verify")
 
-# The exit statuses that mean a damaged cache, not a wrong clock or flight (docs/manifest-format.md). An unknown key is one of
-# them, because the envelope that names the key may be damaged.
+# The exit statuses that mean a damaged cache, not a wrong clock or flight (docs/manifest-format.md). An unknown key is
+# one of them, because the envelope that names the key may be damaged.
 DAMAGE = range(KeyUnknownError.exit_status, SidecarMismatchError.exit_status + 1)
 
 
@@ -46,8 +46,8 @@ def verify(
     Args:
         places: the cache root and the trust directory.
         mission: loads the whole mission. It is called in operator mode and with `deep` only: they need the tile store.
-        mode: `airborne`: the engines must fit this machine, as on the aircraft. `operator`: this may be another machine,
-            and the verdict names each tile that drifted.
+        mode: `airborne`: the engines must fit this machine, as on the aircraft. `operator`: this may be another
+            machine, and the verdict names each tile that drifted.
         cache: a folder to verify instead of the current cache.
         clock: the time against which the validity counts.
         as_json: return the verdict as JSON.

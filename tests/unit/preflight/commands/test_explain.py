@@ -16,7 +16,7 @@ OLD, NEW = "a" * 64, "b" * 64
 
 
 class Stages:
-    """As much of a session as explaining needs."""
+    """The part of a session that `explain` uses."""
 
     def __init__(self, *stale):
         names = {
@@ -34,7 +34,7 @@ class Stages:
 
 
 def steps(name):
-    """What a stage is made of."""
+    """Return the names of the steps of a stage."""
     kind, _, model = name.partition(":")
     return {"tiles": ["tiles", "windows"], "engine": [f"model:{model}", name, f"parity:{model}"]}.get(kind, [name])
 
@@ -43,13 +43,13 @@ def step(name):
     return Step(name, 1, (), dict, (), lambda: ())
 
 
-def test_a_task_and_all_engines():
+def test_a_stage_or_all_engines_can_be_explained():
     assert [item.step for item in explain(Stages(), "index")] == ["index"]
     assert [item.step for item in explain(Stages(), "engine:two")] == ["model:two", "engine:two", "parity:two"]
     assert [item.step for item in explain(Stages(), "engine")] == [*steps("engine:one"), *steps("engine:two")]
 
 
-def test_one_step_of_a_task_by_its_own_name():
+def test_a_step_can_be_explained_by_its_name():
     assert [item.step for item in explain(Stages(), "windows")] == ["windows"]
     assert [item.step for item in explain(Stages(), "parity:two")] == ["parity:two"]
     assert [item.step for item in explain(Stages(), "parity")] == ["parity:one", "parity:two"]
@@ -60,17 +60,15 @@ def test_one_step_of_a_task_by_its_own_name():
 
 
 @pytest.mark.parametrize("task", ["", "three", "engine:three", "engine:", "parity:", "provision"])
-def test_no_task_of_this_mission(task):
-    known = (
-        "tiles, engine:one, engine:two, index, manifest, and further steps of theirs windows, model:one, parity:one, "
-    )
+def test_an_unknown_task_is_refused(task):
+    known = "a stage: tiles, engine:one, engine:two, index, manifest; or a step: windows, model:one, parity:one, "
     with pytest.raises(CommandLineError, match=known):
         explain(Stages(), task)
     with pytest.raises(CommandLineError, match=known):
         waiting_for(Stages(), task)
 
 
-def test_what_will_run_before():
+def test_which_stages_will_run_before_a_stage():
     assert waiting_for(Stages(), "manifest") == []
     assert waiting_for(Stages("manifest"), "manifest") == []
     assert waiting_for(Stages("tiles", "engine:two"), "manifest") == ["tiles", "engine:two"]
@@ -78,7 +76,7 @@ def test_what_will_run_before():
     assert waiting_for(Stages("tiles"), "engine") == ["tiles"]
 
 
-def test_what_will_run_before_a_step_are_stages_and_the_steps_before_it():
+def test_which_stages_and_steps_will_run_before_a_step():
     assert waiting_for(Stages("windows"), "parity:two") == ["tiles"]
     assert waiting_for(Stages("engine:two"), "parity:two") == ["engine:two"]
     assert waiting_for(Stages("parity:two"), "parity:two") == []
@@ -96,7 +94,7 @@ def current():
     return Explanation("index", Verdict(True), LastBuild(record, (f"vectors: {OLD} → {NEW}",)), True)
 
 
-def test_for_people_digests_are_short():
+def test_the_text_has_short_digests():
     assert why_text([changed(), current()], []).splitlines() == [
         "engine:one: will be built",
         "    onnx: aaaaaaaaaaaa → bbbbbbbbbbbb",
@@ -106,11 +104,11 @@ def test_for_people_digests_are_short():
     ]
 
 
-def test_what_is_waited_for_is_said_first():
-    assert why_text([current()], ["tiles"]).startswith("judged as things are; tiles will run before")
+def test_the_text_starts_with_the_stages_that_run_before():
+    assert why_text([current()], ["tiles"]).startswith("this is the state now; tiles will run before")
 
 
-def test_for_programs_digests_are_whole():
+def test_the_json_has_full_digests():
     text = why_json([changed(), current()], ["tiles"])
     assert "\n" not in text
     assert json.loads(text) == {
@@ -139,7 +137,7 @@ def plan_with(status="will run", seconds=None):
     return Plan(stages, 1200, 1000, 1000, 40, 3_000_000, 5_000_000_000, seconds)
 
 
-def test_a_plan_for_programs():
+def test_a_plan_as_json():
     value = json.loads(plan_json(plan_with(seconds=1.5)))
     assert value == {
         "tiles_expected": 1200,
@@ -163,15 +161,15 @@ def test_a_plan_for_programs():
         (plan_with("up to date", 0.0), "none"),
     ],
 )
-def test_a_plan_for_people(plan, time):
+def test_a_plan_as_text(plan, time):
     said = " ".join(plan_text(plan, width=120).split())
-    assert "1,000 of 1,200 there descriptors 1,000 in all, 40 to embed" in said
+    assert "1,000 of 1,200 in the tile store descriptors 1,000 in all, 40 to embed" in said
     assert f"time {time}" in said
     assert plan.stages[0].status in said
     assert OLD not in said
 
 
-def test_a_plan_that_knows_only_bounds_says_so():
+def test_a_plan_with_upper_bounds_says_at_most():
     plan = replace(plan_with(), at_most=True)
     assert json.loads(plan_json(plan))["at_most"]
     assert "at most 1,000 in all, at most 40 to embed" in plan_text(plan, width=120)

@@ -1,4 +1,4 @@
-"""What is compared with what; a whole build and its comparison are in the pipeline tests."""
+"""The comparison of `doit reproduce`. The pipeline tests make a whole build and compare it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sha256(content):
 
 
 class Key:
-    """Stands for a key whose signature is a function of the bytes, as Ed25519's is."""
+    """Replaces a key. The signature depends only on the bytes, as with Ed25519."""
 
     fingerprint = "f" * 64
 
@@ -52,7 +52,7 @@ def manifest_of(contents, *, generation, at, flight=None):
 
 
 class Two:
-    """A published cache and a fresh build beside it."""
+    """A published cache and a new build of it."""
 
     def __init__(self, folder):
         self.current, self.fresh = folder / "current", folder / "fresh"
@@ -89,7 +89,7 @@ def different(found):
     return {name for name, item in found.items() if not item.equal}
 
 
-def test_equal_but_for_number_and_times(two):
+def test_equal_except_for_number_and_times(two):
     found = two.compare()
     assert set(found) == {*CONTENTS, "manifest.json", "manifest.dsse.json", "SHA256SUMS"}
     assert different(found) == set()
@@ -126,25 +126,25 @@ def test_a_manifest_that_cannot_be_read(two, content):
         two.compare()
 
 
-def test_an_artifact_no_longer_built_and_a_new_one(two):
+def test_an_artifact_that_is_no_longer_built_and_a_new_one(two):
     (two.fresh / "descriptors.faiss").rename(two.fresh / "other.faiss")
     found = two.compare()
     assert found["descriptors.faiss"].note == "not built by this mission"
     assert found["other.faiss"] == Comparison("other.faiss", False, "built now, not in the current cache")
 
 
-def test_an_engine_that_cannot_repeat_its_bytes_is_compared_by_parity_and_said_to_be(two):
+def test_an_engine_whose_bytes_differ_in_each_build_is_compared_by_parity(two):
     two.write(two.fresh / ENGINE, b"the same engine, other bytes")
     assert different(two.compare()) >= {ENGINE, "manifest.json"}
     found = two.compare(parity="0.99971")
     assert different(found) == set()
     assert "by parity" in found[ENGINE].note
     assert "0.99971" in found[ENGINE].note
-    # Its bytes are in the manifest, which can therefore not be equal and is not claimed to be.
+    # The manifest contains the hash of the engine. So it differs as well, and is not compared.
     assert set(found) == set(CONTENTS)
 
 
-def test_an_engine_that_repeats_its_bytes_is_compared_by_them(two):
+def test_an_engine_with_reproducible_bytes_is_compared_by_bytes(two):
     found = two.compare(parity="0.99971")
     assert found[ENGINE].note == "byte by byte"
     assert "manifest.json" in found

@@ -1,4 +1,4 @@
-"""What is signed on the way back; a real rollback with the real verifier is in the pipeline tests."""
+"""What a rollback signs. The pipeline tests make a real rollback with the real verifier."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def manifest_of(generation, issued_at, flight):
 
 
 class Publisher:
-    """Takes what it is handed, after a verifier that may refuse."""
+    """Records what it receives. Its verifier may refuse."""
 
     def __init__(self, refusal=None):
         self.refusal = refusal
@@ -84,7 +84,7 @@ class Root:
             (folder / link).symlink_to(f"gen/{path.name}")
 
     def back(self, publisher, now=NOW):
-        clock = lambda: datetime.fromtimestamp(now, timezone.utc)  # noqa: E731 - a value, not a function of its own
+        clock = lambda: datetime.fromtimestamp(now, timezone.utc)  # noqa: E731 - used as a value
         return republish_previous(
             self.generations,
             publisher,
@@ -104,7 +104,7 @@ def root(tmp_path):
     return Root(tmp_path, (NOW - 200, FLIGHTS[0]), (NOW - 100, FLIGHTS[1]))
 
 
-def test_the_previous_content_with_a_new_number_and_time(root):
+def test_the_previous_content_is_published_with_a_new_number_and_time(root):
     publisher = Publisher()
     root.back(publisher)
     (_, judged), (_, made, envelope, sources) = publisher.deeds
@@ -113,7 +113,7 @@ def test_the_previous_content_with_a_new_number_and_time(root):
     assert made.identity == old.identity
     assert (made.manifest_hash, made.subjects, made.quality) == (old.manifest_hash, old.subjects, old.quality)
     assert (made.generation, made.issued_at, made.valid_from) == (3, NOW, NOW)
-    # As it is signed now, not as it was signed then: a dev key must not inherit an operator's mode.
+    # The mode is that of the new signature. A dev key must not inherit the mode of an operator.
     assert (old.signing_mode, made.signing_mode) == ("dev", "operator")
     assert made.valid_until == NOW + 30 * DAY
     assert envelope == b"signed " + format_.encode(made)
@@ -121,8 +121,8 @@ def test_the_previous_content_with_a_new_number_and_time(root):
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 50])
-def test_issued_later_than_all_before_and_valid_from_now(tmp_path, ahead):
-    """The aircraft's floor compares issued_at; a manifest that is not valid yet would be refused."""
+def test_it_is_issued_after_all_others_and_valid_from_now(tmp_path, ahead):
+    """The aircraft's floor compares issued_at. A manifest that is not valid yet would be refused."""
     root = Root(tmp_path, (NOW - 200, None), (NOW + ahead, None))
     publisher = Publisher()
     root.back(publisher)
@@ -131,14 +131,14 @@ def test_issued_later_than_all_before_and_valid_from_now(tmp_path, ahead):
 
 
 @pytest.mark.parametrize("issued", [(), ((NOW - 100, None),)], ids=["none", "one"])
-def test_nothing_to_go_back_to(tmp_path, issued):
+def test_without_a_previous_generation(tmp_path, issued):
     publisher = Publisher()
     with pytest.raises(CacheRootError, match="no previous generation"):
         Root(tmp_path, *issued).back(publisher)
     assert publisher.deeds == []
 
 
-def test_what_the_verifier_refuses_is_not_signed(root):
+def test_a_generation_that_the_verifier_refuses_is_not_signed(root):
     publisher = Publisher(ManifestCoverageError("refused"))
     with pytest.raises(ManifestCoverageError, match="refused"):
         root.back(publisher)
@@ -157,7 +157,7 @@ def damaged(path):
 
 @pytest.mark.parametrize(("act", "says"), [(damaged, "not JSON"), (of_another_schema, "is of schema 9.9")])
 def test_a_previous_manifest_that_cannot_be_read(root, act, says):
-    """To repair or publish the current generation would not make the previous one readable."""
+    """The advice must help: repairing the current generation does not make the previous one readable."""
     act(root.paths[0])
     publisher = Publisher()
     with pytest.raises(ManifestWriteError, match=says) as raised:
@@ -170,8 +170,8 @@ def test_a_previous_manifest_that_cannot_be_read(root, act, says):
 
 
 @pytest.mark.parametrize("act", [damaged, of_another_schema])
-def test_a_current_manifest_that_cannot_be_read_is_no_reason_to_stay_with_it(tmp_path, act):
-    """Its time is told by its bytes, where its sidecar says that they are whole; or by the envelope."""
+def test_a_rollback_works_even_if_the_current_manifest_cannot_be_read(tmp_path, act):
+    """issued_at comes from the bytes of the manifest if they match the sidecar, otherwise from the envelope."""
     root = Root(tmp_path, (NOW - 200, None), (NOW + 500, None))
     content = (root.paths[1] / "manifest.json").read_bytes()
     act(root.paths[1])

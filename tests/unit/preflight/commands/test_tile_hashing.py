@@ -1,4 +1,7 @@
-"""Two processes hash tile files. Either of them accepts only a regular file with the signed content at its exact path."""
+"""Two processes hash tile files.
+
+Either of them accepts only a regular file with the signed content at its exact path.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_the_build_publishes_what_was_signed(waiting):
 
 def test_a_build_that_does_not_publish_the_signed_statement_is_reported(waiting):
     """After the export, the mission was changed back. Its build is up to date and does not need the signature."""
-    with pytest.raises(OfflineSigningError, match="no more what is to be published"):
+    with pytest.raises(OfflineSigningError, match="the signed statement is outdated"):
         bring_back(
             waiting.assembly,
             session_of(waiting, lambda: "idempotent_no_op"),
