@@ -249,12 +249,12 @@ def test_several_batches_in_progress_give_the_bits_of_one(tiny_onnx, request_for
             if number >= engine.depth:
                 found.append(engine.collect()["descriptor"])
             engine.submit({"image": batch})
-        with pytest.raises(EngineBuildError, match="under way"):
+        with pytest.raises(EngineBuildError, match="pending batches"):
             engine.submit({"image": images})
-        with pytest.raises(EngineBuildError, match="under way"):
+        with pytest.raises(EngineBuildError, match="pending batches"):
             engine.run({"image": images})
         found += [engine.collect()["descriptor"] for _ in range(3)]
-        with pytest.raises(EngineBuildError, match="no batch under way"):
+        with pytest.raises(EngineBuildError, match="no pending batch"):
             engine.collect()
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)

@@ -11,15 +11,18 @@ from preflight.ports import InferenceRuntime
 _WITH_CUDA = "onnxruntime-gpu"
 
 PACKAGES = (_WITH_CUDA, "onnxruntime")
-"""What brings the module `onnxruntime`. Where both are installed, the one with CUDA has replaced the other's files."""
+"""The packages that contain the module `onnxruntime`.
+
+If both are installed, the files are those of the one with CUDA.
+"""
 
 
 def installed(setup: RuntimeSetup) -> InstalledRuntime:
-    """As `preflight.engine.runtime_choice` describes it. Raises EngineBuildError."""
+    """Return the installed ONNX Runtime, as `preflight.engine.runtime_choice` describes it. Raises EngineBuildError."""
     if setup.gpu and not is_installed(_WITH_CUDA):
         raise EngineBuildError(
             f"the runtime {setup.row.name} with device cuda needs the package {_WITH_CUDA}, which replaces onnxruntime: "
-            f"remove that one, then run {setup.install_command}; or set device to cpu"
+            f"remove onnxruntime, then run {setup.install_command}; or set device to cpu"
         )
 
     def make() -> InferenceRuntime:

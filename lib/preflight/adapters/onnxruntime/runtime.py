@@ -1,13 +1,14 @@
-"""C7 by ONNX Runtime: the fp32 reference of the parity gate, and a runtime of its own, on a CPU or by CUDA.
+"""The inference runtime (C7) with ONNX Runtime, on a CPU or with CUDA, and the fp32 reference of the parity gate.
 
-The artifact is the optimised graph as an `.onnx` file: the same bytes each time, which its `.ort` form is not.
-Optimisation stops at the extended level: what comes after depends on the CPU's cache layout and is done at load.
+An engine is the optimised graph as an `.onnx` file. Its bytes are reproducible; those of the `.ort` format are not. The
+optimisation stops at the extended level. The later steps depend on the CPU's cache layout, so they run when it is
+loaded.
 
-ONNX Runtime goes on with the CPU where CUDA does not start, and says so only in its log. What a session runs on is therefore
-read back and compared, and its own second attempt on the CPU after a failed run is switched off.
+If CUDA does not start, ONNX Runtime continues on the CPU and reports this only in its log. So the providers of a
+session are read back and compared. After a failed run, ONNX Runtime would try again on the CPU; this is switched off.
 
-On Linux too ONNX Runtime reports to a server on the network and keeps what it could not send in the user's cache
-folder, from the moment it is imported, unless the environment says no; `_library` says it.
+ONNX Runtime also reports to a server on the network, on Linux too, from the moment it is imported. It keeps unsent
+reports in the user's cache folder. An environment variable prevents this, which `_library` sets.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ __all__ = ["OnnxRuntime", "compare_providers"]
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
-# TF32 is on by default: fp32 products would be rounded to ten bits of mantissa, which nobody asked for. The default search
-# measures convolutions and takes the quickest, whose bits then follow the machine's load.
+# TF32 is on by default. It would round fp32 products to ten bits of mantissa. By default, ONNX Runtime also measures
+# the convolution algorithms and takes the fastest, so the bits would depend on the machine's load.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
-_FATAL_ONLY = 4  # every error is raised as well; standard error would show it a second time
+_FATAL_ONLY = 4  # every error is also raised, so standard error would show it twice
 _OUT_OF_MEMORY = re.compile(r"[Ff]ailed to allocate memory|bad_alloc|[Oo]ut of memory", re.ASCII)
-# Numpy types of the tensors a graph may take, by ONNX Runtime's name for them.
+# ONNX Runtime's name of a tensor type -> numpy's name. A graph may have inputs of these types.
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -51,10 +52,10 @@ _DTYPES = {
 
 
 class OnnxRuntime:
-    """The `InferenceRuntime` of ONNX Runtime: fp32, and int8 of a file that holds Q/DQ nodes.
+    """The `InferenceRuntime` of ONNX Runtime: fp32, and int8 for files with Q/DQ nodes.
 
-    threads: how many one engine uses. They wait without spinning: spinning threads collapse where cores are shared. cuda: run
-    on CUDA's device 0 or not at all; only the arithmetic of shapes stays on the CPU there.
+    threads: the number of threads of an engine. They wait without spinning, because spinning threads become very slow
+    on shared cores. cuda: run on CUDA's device 0, without a fallback. Only the arithmetic of shapes stays on the CPU.
     """
 
     def __init__(self, threads: int = 1, *, cuda: bool = False) -> None:
@@ -63,7 +64,7 @@ class OnnxRuntime:
 
     @property
     def name(self) -> str:
-        """As in the mission."""
+        """The name in mission files."""
         return "onnxruntime"
 
     @property
@@ -71,20 +72,27 @@ class OnnxRuntime:
         """ONNX Runtime's release, such as 1.23.2."""
         found = re.match(r"[0-9]+(?:\.[0-9]+)*", _library().__version__)
         if found is None:
-            raise EngineBuildError(f"ONNX Runtime calls its version {_library().__version__!r}: no number.")
+            raise EngineBuildError(
+                f"ONNX Runtime's version {_library().__version__!r} does not begin with a number. Install a release."
+            )
         return found.group()
 
     def compile(self, request: CompileRequest, target: Path) -> None:
-        """Write the optimised graph to `target`, made in a process of its own; the same bytes for the same file and version.
+        """Optimise an ONNX file in its own process and write the graph to `target`.
+
+        The same file and version give the same bytes.
 
         Raises:
-            EngineBuildError: another precision, a graph ONNX Runtime cannot take, inputs that are not those
-                of the request, weights in files beside the graph, or a `target` that cannot be written.
+            EngineBuildError: the precision is not supported, ONNX Runtime cannot load the graph, its inputs are not
+                those of the request, its weights are in separate files, or `target` cannot be written.
         """
         self.start(request, target, slot=0).wait()
 
     def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
-        """As `ports.ConcurrentRuntime`; each slot has a core of its own, as far as there are."""
+        """Start a compilation, as `ports.ConcurrentRuntime` describes.
+
+        Each slot has its own core if there are enough.
+        """
         _require_precision(request)
         return CompilingProcess(
             __name__,
@@ -95,7 +103,7 @@ class OnnxRuntime:
         )
 
     def optimise(self, request: CompileRequest, target: Path) -> None:
-        """What `start` orders, in this process. Raises EngineBuildError."""
+        """Do the work that `start` ordered, in this process. Raises EngineBuildError."""
         _require_quantised(request)
         options = self._options("ORT_ENABLE_EXTENDED")
         options.optimized_model_filepath = str(target)
@@ -104,25 +112,29 @@ class OnnxRuntime:
         self._prove_whole(target, request)
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
-        """Open an optimised graph.
+        """Load an optimised graph.
 
         Raises:
-            EngineBuildError: another precision, an absent or damaged file, other inputs than asked.
+            EngineBuildError: the precision is not supported, the file is absent or damaged, or its inputs are not those
+                of the request.
         """
         _require_precision(request)
         if not engine.is_file():
-            raise EngineBuildError(f"The engine {engine} is not there. Build it again.")
-        # By its path: its bytes would be in memory a second time.
+            raise EngineBuildError(f"The engine {engine} does not exist. Build it again.")
+        # Load it by its path. Otherwise its bytes would be in memory twice.
         return self._opened(engine, self._options("ORT_ENABLE_ALL"), engine, request)
 
     def _prove_whole(self, engine: Path, request: CompileRequest) -> None:
-        """Open it from its bytes alone: the optimised graph would still point at weights left beside the original."""
+        """Load the engine from its bytes alone.
+
+        The optimised graph could still refer to weights in files beside the original.
+        """
         try:
             content = engine.read_bytes()
         except OSError as error:
             raise EngineBuildError(f"The engine {engine} cannot be read: {error}. Build it again.") from error
         options = self._options("ORT_ENABLE_ALL")
-        # A place that can hold nothing: an engine is one file, and may need no other.
+        # A path that cannot be a folder: an engine must not need other files.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(engine.resolve()))
         self._opened(content, options, engine, request).close()
 
@@ -132,10 +144,10 @@ class OnnxRuntime:
         return opened
 
     def reference(self, onnx_path: Path) -> Engine:
-        """The fp32 ONNX file itself on the CPU, without fusions: what every engine is compared with.
+        """Load the fp32 ONNX file on the CPU, without fusions. Every engine is compared with it.
 
         Raises:
-            EngineBuildError: the file does not load.
+            EngineBuildError: the file cannot be loaded.
         """
         session = _session(onnx_path, self._options("ORT_ENABLE_BASIC"), str(onnx_path), "load")
         return _OnnxRuntimeEngine(session, onnx_path.name)
@@ -156,7 +168,7 @@ class OnnxRuntime:
 
 
 class _OnnxRuntimeEngine:
-    """One session."""
+    """An engine with one session."""
 
     def __init__(self, session: Any, label: str) -> None:  # noqa: ANN401 - ONNX Runtime ships no types
         self._session = session
@@ -169,15 +181,15 @@ class _OnnxRuntimeEngine:
 
     @property
     def input_names(self) -> list[str]:
-        """Names of the graph's inputs."""
+        """The names of the graph's inputs, sorted."""
         return sorted(self._dtypes)
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        """One forward pass; the arrays returned belong to the caller.
+        """Run one forward pass. The returned arrays belong to the caller.
 
         Raises:
-            OutOfDeviceMemory: the batch did not fit.
-            EngineBuildError: closed, inputs of another name, type or shape, or a failure inside ONNX Runtime.
+            OutOfDeviceMemory: the batch did not fit into memory.
+            EngineBuildError: the engine is closed, an input has another name, type or shape, or ONNX Runtime failed.
         """
         if self._session is None:
             raise EngineBuildError(f"The engine {self._label} is closed.")
@@ -211,17 +223,20 @@ class _OnnxRuntimeEngine:
 
 
 def _library() -> Any:  # noqa: ANN401 - ONNX Runtime ships no types
-    """ONNX Runtime, imported without its reporter."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the library is loaded
+    """Return the module `onnxruntime`, imported without its telemetry."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # the library reads it once, when it is loaded
     import onnxruntime  # noqa: PLC0415 - only after the line above
 
-    # For a process in which somebody else imported it first: nothing more is recorded.
+    # If other code imported the library first, this stops the recording.
     onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's own exceptions share no base, and are no RuntimeError."""
+    """Return ONNX Runtime's exception classes.
+
+    They have no common base class, and are not subclasses of RuntimeError.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415 - only after `_library`
 
     names = (
@@ -236,7 +251,7 @@ def _session(model: Path | bytes, options: Any, label: str, verb: str, *, cuda: 
     offered = library.get_available_providers()
     if cuda and _CUDA not in offered:
         raise EngineBuildError(
-            f"ONNX Runtime {library.__version__} cannot {verb} {label} for CUDA: this build of it has only "
+            f"ONNX Runtime {library.__version__} cannot {verb} {label} for CUDA: this build has only "
             f"{', '.join(offered)}. Remove the package onnxruntime and run pip install -e '.[gpu]', or set `device` to cpu."
         )
     source = str(model) if isinstance(model, Path) else model
@@ -256,7 +271,10 @@ def _session(model: Path | bytes, options: Any, label: str, verb: str, *, cuda: 
 
 
 def compare_providers(found: list[str], label: str, *, cuda: bool) -> None:
-    """Compare what a session runs on with what was asked. Raises EngineBuildError."""
+    """Check that a session runs on the requested providers. Raises EngineBuildError.
+
+    found: the providers of the session. label: the model or engine in the message. cuda: whether CUDA was requested.
+    """
     asked = [_CUDA, _CPU] if cuda else [_CPU]
     if found != asked:
         raise EngineBuildError(
@@ -268,28 +286,32 @@ def compare_providers(found: list[str], label: str, *, cuda: bool) -> None:
 def _compare_inputs(engine: _OnnxRuntimeEngine, request: CompileRequest) -> None:
     if engine.input_names != sorted(request.inputs):
         raise EngineBuildError(
-            f"{request.onnx_path} takes the inputs {engine.input_names}, but {sorted(request.inputs)} were asked for."
+            f"{request.onnx_path} has the inputs {engine.input_names}, but the request has {sorted(request.inputs)}. Correct "
+            "the mission."
         )
 
 
 def _require_precision(request: CompileRequest) -> None:
     if request.precision not in {"fp32", "int8"}:
         raise EngineBuildError(
-            f"{request.onnx_path}: ONNX Runtime builds fp32 and int8 engines here, not {request.precision}. Set `precision` "
+            f"{request.onnx_path}: ONNX Runtime builds fp32 and int8 engines, not {request.precision}. Set `precision` "
             "to fp32, or choose the runtime openvino for bf16."
         )
 
 
 def _require_quantised(request: CompileRequest) -> None:
-    """An unquantised file would compile, and compute in fp32. The operator's name stands in the file as it is."""
+    """Check that an int8 file has Q/DQ nodes; without them it would compute in fp32.
+
+    Operator names are text in the file.
+    """
     if request.precision == "int8" and not _holds(request.onnx_path, b"DequantizeLinear"):
         raise EngineBuildError(
-            f"{request.onnx_path}: int8 was asked for, but it holds no Q/DQ nodes. Quantise it, or set `precision` to fp32."
+            f"{request.onnx_path}: int8 is requested, but the file has no Q/DQ nodes. Quantise it, or set `precision` to fp32."
         )
 
 
 def _holds(path: Path, word: bytes) -> bool:
-    """Whether a file has these bytes somewhere; it is not read into memory."""
+    """Return whether a file contains these bytes. It is not read into memory."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(word) >= 0
@@ -300,5 +322,5 @@ def _holds(path: Path, word: bytes) -> bool:
 
 
 def compile_here(order: Mapping[str, Any], target: Path) -> None:
-    """What `OnnxRuntime.start` orders, in the process made for it. Raises EngineBuildError."""
+    """Do the work that `OnnxRuntime.start` ordered, in the process that was started for it. Raises EngineBuildError."""
     OnnxRuntime(cuda=order["cuda"]).optimise(request_of(order), target)

@@ -7,7 +7,7 @@ from preflight.ports import InferenceRuntime
 
 
 def installed(setup: RuntimeSetup) -> InstalledRuntime:
-    """As `preflight.engine.runtime_choice` describes it. Raises EngineBuildError."""
+    """Return the installed OpenVINO, as `preflight.engine.runtime_choice` describes it. Raises EngineBuildError."""
     return InstalledRuntime(setup.version("openvino"), _make)
 
 

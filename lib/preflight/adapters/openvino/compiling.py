@@ -1,7 +1,7 @@
-"""A model compiled by OpenVINO, in the process that was made for it.
+"""Compiles a model with OpenVINO, in a process that was started for this model.
 
-OpenVINO names the nodes it makes by a counter that runs for the whole process, and the names are in the blob: only the first
-model a process reads gives reproducible bytes.
+OpenVINO names the nodes that it creates with a counter. The counter runs for the whole process, and the names are in
+the blob. So only the first model that a process reads gives reproducible bytes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,20 @@ _EXPORT_THREADS = 1
 
 
 def failure(request: CompileRequest) -> str:
-    """What an error of compiling begins with."""
+    """Return the beginning of each error message about this compilation."""
     return f"OpenVINO cannot compile {request.onnx_path} for {request.precision}"
 
 
 def compile_here(order: Mapping[str, Any], target: Path) -> None:
-    """What `OpenVinoRuntime.start` orders, in the process made for it. Raises EngineBuildError."""
+    """Do the work that `OpenVinoRuntime.start` ordered, in the process that was started for it.
+
+    Args:
+        order: the order of `OpenVinoRuntime.start`.
+        target: the file that gets the blob; it exists.
+
+    Raises:
+        EngineBuildError: OpenVINO cannot compile the model, or `target` cannot be written.
+    """
     request = request_of(order)
     try:
         blob = _compiled(request).export_model()
@@ -36,8 +44,8 @@ def compile_here(order: Mapping[str, Any], target: Path) -> None:
 
 
 def _compiled(request: CompileRequest) -> Any:  # noqa: ANN401 - OpenVINO ships no types
-    # A blob notes how many threads its model prefers, counted over the cores this process may use: here it is one, so that
-    # the bytes do not follow the machine's load rules; a process that imports it uses all the cores it has.
+    # A blob contains the preferred number of threads, which depends on the cores that this process may use. It is fixed
+    # to 1, so that the bytes do not depend on the machine. A process that imports the blob still uses all its cores.
     core = library().Core()
     onnx = str(request.onnx_path)
     try:
@@ -46,8 +54,8 @@ def _compiled(request: CompileRequest) -> Any:  # noqa: ANN401 - OpenVINO ships 
         raise EngineBuildError(reason(error) + _unconverted(onnx)) from error
     compare_inputs([port.get_any_name() for port in model.inputs], request.inputs, onnx)
     if request.precision == "int8" and not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
-        # Compiled all the same, it would compute in fp32.
-        raise EngineBuildError("it holds no Q/DQ nodes. Quantise it, or set `precision` to fp32.")
+        # OpenVINO would compile it, but the engine would compute in fp32.
+        raise EngineBuildError("the file has no Q/DQ nodes. Quantise it, or set `precision` to fp32.")
     hint, _ = HINTS[request.precision]
     properties = {**FIXED, "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": _EXPORT_THREADS}
     compiled = core.compile_model(model, "CPU", properties)
@@ -56,18 +64,21 @@ def _compiled(request: CompileRequest) -> Any:  # noqa: ANN401 - OpenVINO ships 
 
 
 def _unconverted(onnx: str) -> str:
-    """The operators OpenVINO has no conversion for, with their nodes; empty where that is not what failed."""
+    """Return a sentence that names the operators without a conversion and their nodes.
+
+    It is empty if that is not the problem.
+    """
     library()
     from openvino.frontend import FrontEndManager  # noqa: PLC0415 - only after `library`
 
-    # Each held by a name: freed in another order, OpenVINO's objects take the process with them.
+    # Each object keeps a name. If OpenVINO's objects are freed in another order, the process crashes.
     manager = FrontEndManager()
     frontend = manager.load_by_framework("onnx")
     try:
         loaded = frontend.load(onnx)
         model = frontend.convert_partially(loaded)
         left = [op for op in model.get_ops() if "Framework" in op.get_type_name()]
-    except RuntimeError:  # no file of ONNX at all: the first failure says so
+    except RuntimeError:  # it is not an ONNX file, which the first error already says
         return ""
     nodes: dict[str, list[str]] = {}
     for op in left:
@@ -75,6 +86,6 @@ def _unconverted(onnx: str) -> str:
         kind = ".".join(part for part in (known.get("ONNX_META_domain"), known.get("ONNX_META_type")) if part)
         nodes.setdefault(kind or op.get_type_name(), []).append(op.get_friendly_name())
     listed = "; ".join(f"{kind} (node {', '.join(sorted(names)[:3])})" for kind, names in sorted(nodes.items()))
-    return (
-        f" Not known to OpenVINO: {listed}. Choose another runtime, or export the model without them." if listed else ""
-    )
+    if not listed:
+        return ""
+    return f" OpenVINO does not support: {listed}. Choose another runtime, or export the model without these operators."

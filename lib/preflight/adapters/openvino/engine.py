@@ -1,4 +1,4 @@
-"""An engine of OpenVINO's: one blob, run a batch at a time or several."""
+"""An OpenVINO engine: one blob, which runs one batch or several batches at the same time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,19 @@ _OUT_OF_MEMORY = re.compile(r"bad_alloc|[Cc]annot allocate memory|[Oo]ut of memo
 
 
 class OpenVinoEngine:
-    """One blob, imported for one batch at a time or for several: never both, since each has the weights in memory."""
+    """An imported blob.
+
+    It is imported for one batch at a time or for several, never for both: each import loads the weights.
+    """
 
     def __init__(self, opened: Callable[[bool], Any], streams: int, label: str) -> None:
-        """opened: imports the blob; told whether for several batches at a time."""
+        """Import the blob for one batch at a time.
+
+        Args:
+            opened: imports the blob. Its argument says whether several batches run at the same time.
+            streams: the number of batches that can be computed at the same time.
+            label: the engine's name in messages.
+        """
         self._opened, self._streams, self._label = opened, streams, label
         compiled = opened(False)
         self._idle: list[Any] = [compiled.create_infer_request()]
@@ -42,11 +51,11 @@ class OpenVinoEngine:
         self._slice = fixed.pop() if len(fixed) == 1 and all(not batch.is_dynamic for batch in batches) else None
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        """One forward pass; the arrays given are read in place, those returned belong to the caller.
+        """Run one forward pass. It reads the given arrays in place; the returned arrays belong to the caller.
 
         Raises:
-            OutOfDeviceMemory: the batch did not fit.
-            EngineBuildError: closed, inputs of another name, type or shape, or a failure inside OpenVINO.
+            OutOfDeviceMemory: the batch did not fit into memory.
+            EngineBuildError: the engine is closed, an input has another name, type or shape, or OpenVINO failed.
         """
         self._check(inputs)
         self._enter(queued=False)
@@ -54,39 +63,40 @@ class OpenVinoEngine:
 
     @property
     def depth(self) -> int:
-        """One batch more than are computed at a time, so that the next is there when one is done.
+        """The largest number of pending batches.
 
-        1 for a graph that fixes its batch size: its slices are run one after the other.
+        It is one more than are computed at the same time, so that the next one is ready. It is 1 if the graph has a
+        fixed batch size, because its slices run one after the other.
         """
         return self._streams + 1 if self._slice is None and self._streams > 1 else 1
 
     def submit(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
-        """As `ports.QueueingEngine`; the arrays given are read in place."""
+        """Start a batch, as `ports.QueueingEngine` describes. It reads the given arrays in place."""
         self._check(inputs)
         self._enter(queued=True)
         if not self._idle:
-            raise EngineBuildError(f"The engine {self._label} has {self.depth} batches under way; collect one first.")
+            raise EngineBuildError(f"The engine {self._label} has {self.depth} pending batches. Collect one first.")
         with self._translated():
             self._idle[-1].start_async(dict(inputs), share_inputs=True)
         self._under_way.append(self._idle.pop())
 
     def collect(self) -> dict[str, NDArray[np.float32]]:
-        """As `ports.QueueingEngine`."""
+        """Return the results of the oldest pending batch, as `ports.QueueingEngine` describes."""
         if not self._under_way:
-            raise EngineBuildError(f"The engine {self._label} has no batch under way.")
+            raise EngineBuildError(f"The engine {self._label} has no pending batch. Submit one first.")
         self._idle.append(self._under_way.popleft())
         return self._results(self._idle[-1])
 
     def discard(self) -> None:
-        """As `ports.QueueingEngine`."""
+        """Drop all pending batches, as `ports.QueueingEngine` describes."""
         while self._under_way:
             try:
                 self.collect()
-            except (EngineBuildError, OutOfDeviceMemory):  # of a batch nobody asks for any more
+            except (EngineBuildError, OutOfDeviceMemory):  # nobody needs this batch any more
                 continue
 
     def close(self) -> None:
-        """Release the engine's memory, once what is under way has ended. Idempotent."""
+        """Wait for the pending batches and release the engine's memory. Idempotent."""
         self.discard()
         self._idle = []
         self._closed = True
@@ -107,12 +117,12 @@ class OpenVinoEngine:
             )
 
     def _enter(self, *, queued: bool) -> None:
-        """Import the blob again, the other way, where it is not imported so."""
+        """Import the blob again if it is not imported in this mode. queued: for several batches at the same time."""
         if self._queued is queued:
             return
         if self._under_way:
-            raise EngineBuildError(f"The engine {self._label} has batches under way; collect them first.")
-        # First, so that the two are never in memory together; also what a failure leaves.
+            raise EngineBuildError(f"The engine {self._label} has pending batches. Collect them first.")
+        # The old import is released first, so that two are never in memory. A failed import leaves this state, too.
         self._idle, self._queued = [], None
         with self._translated():
             compiled = self._opened(queued)
@@ -120,8 +130,8 @@ class OpenVinoEngine:
         self._queued = queued
 
     def _infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        # Started and awaited, not `infer`: that one swallows a failure and leaves the outputs of the run before
-        # (OpenVINO 2026.4, when memory runs out).
+        # `infer` hides a failure and leaves the outputs of the previous run (OpenVINO 2026.4, when memory runs out).
+        # So the request is started and awaited instead.
         (request,) = self._idle
         with self._translated():
             request.start_async(dict(inputs), share_inputs=True)
@@ -130,7 +140,7 @@ class OpenVinoEngine:
     def _results(self, request: Any) -> dict[str, NDArray[np.float32]]:  # noqa: ANN401 - OpenVINO ships no types
         with self._translated():
             request.wait()
-            # Each a copy: the request's own memory is written over by its next run.
+            # Copy each output: the next run of the request overwrites its memory.
             return {name: request.get_tensor(name).data.astype("float32", copy=True) for name in self._outputs}
 
     @contextmanager

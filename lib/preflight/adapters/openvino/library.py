@@ -1,7 +1,7 @@
-"""OpenVINO itself, what it says, and what compiling a blob and importing it must agree on.
+"""The OpenVINO library: its import, its messages, and the settings that compilation and import of a blob share.
 
-Its Python package reports each import to a server on the network. The package that does so is optional; `library` declares it
-absent before the first import.
+OpenVINO's Python package reports each import to a server on the network. An optional package does this. `library` marks
+that package as absent before the first import.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from preflight.ports import CompileRequest
 
 __all__ = ["FIXED", "HINTS", "checked_hint", "compare_inputs", "compare_precision", "library", "reason", "release"]
 
-# The hint of a precision, and the capability a CPU must list for it.
+# precision -> the hint for OpenVINO, and the capability that the CPU must have.
 HINTS = {
     "fp32": ("f32", "FP32"),
     "bf16": ("bf16", "BF16"),
     "fp16": ("f16", "FP16"),
-    "int8": ("f32", "INT8"),  # int8 is in the file, as Q/DQ nodes; this is for the rest
+    "int8": ("f32", "INT8"),  # Q/DQ nodes in the file make it int8; the hint is for the rest
 }
-# Everything that would otherwise follow the machine or its load, and so change the bytes of a blob.
+# Without these, the machine or its load would decide, and the bytes of a blob would change.
 FIXED = {
     "PERFORMANCE_HINT": "LATENCY",
     "EXECUTION_MODE_HINT": "PERFORMANCE",
@@ -33,9 +33,9 @@ FIXED = {
 
 
 def library() -> Any:  # noqa: ANN401 - OpenVINO ships no types
-    """OpenVINO, imported without its reporter."""
+    """Return the module `openvino`, imported without its telemetry."""
     if "openvino" not in sys.modules:
-        # None makes `import openvino_telemetry` fail; OpenVINO then takes its own stub.
+        # None makes `import openvino_telemetry` fail. OpenVINO then uses its own stub.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is documented for this
     import openvino  # noqa: PLC0415 - only after the line above
 
@@ -43,43 +43,50 @@ def library() -> Any:  # noqa: ANN401 - OpenVINO ships no types
 
 
 def release(version: str) -> str:
-    """The numbers a version begins with. Raises EngineBuildError."""
+    """Return the numbers at the start of a version. Raises EngineBuildError if there are none."""
     found = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
     if found is None:
-        raise EngineBuildError(f"OpenVINO calls its version {version!r}, which does not begin with a number.")
+        raise EngineBuildError(
+            f"OpenVINO's version {version!r} does not begin with a number. Install a released version."
+        )
     return found.group()
 
 
 def checked_hint(core: Any, request: CompileRequest) -> str:  # noqa: ANN401 - OpenVINO ships no types
-    """The precision hint of a request. Raises EngineBuildError where this CPU cannot do it."""
+    """Return the precision hint of a request. Raises EngineBuildError if this CPU does not support the precision."""
     hint, capability = HINTS[request.precision]
     offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if capability not in offered:
         raise EngineBuildError(
             f"{request.onnx_path}: this CPU does not compute in {request.precision} (OpenVINO offers "
-            f"{', '.join(sorted(offered))}). Set `precision` to fp32, or build on a CPU that has it."
+            f"{', '.join(sorted(offered))}). Set `precision` to fp32, or build on a CPU that supports it."
         )
     return hint
 
 
 def compare_precision(compiled: Any, hint: str, label: str) -> None:  # noqa: ANN401 - OpenVINO ships no types
-    """Hold a compiled model to its hint. Raises EngineBuildError, which begins with the label."""
+    """Check that a compiled model has the precision of its hint.
+
+    Raises EngineBuildError; label: how its message begins.
+    """
     actual = compiled.get_property("INFERENCE_PRECISION_HINT")
     if actual != getattr(library().Type, hint):
         raise EngineBuildError(
-            f"{label}: OpenVINO was asked for {hint} but runs {actual.get_type_name()}. Set `precision` to what this "
-            "CPU computes in."
+            f"{label}: OpenVINO was asked for {hint}, but it computes in {actual.get_type_name()}. Set `precision` to one "
+            "that this CPU supports."
         )
 
 
 def compare_inputs(found: list[str], asked: Mapping[str, object] | list[str], label: str) -> None:
-    """Hold a model to the inputs of its request. Raises EngineBuildError, which begins with the label."""
+    """Check that a model has the inputs of its request. Raises EngineBuildError; label: how its message begins."""
     if sorted(found) != sorted(asked):
-        raise EngineBuildError(f"{label} takes the inputs {sorted(found)}, but {sorted(asked)} were asked for.")
+        raise EngineBuildError(
+            f"{label} has the inputs {sorted(found)}, but the request has {sorted(asked)}. Correct the mission."
+        )
 
 
 def reason(error: BaseException) -> str:
-    """OpenVINO's message without the lines that name its own source files."""
+    """Return OpenVINO's message without the lines that name its own source files."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
     return " ".join(said or [line for line in lines if line] or [type(error).__name__])

@@ -1,13 +1,14 @@
-"""C7 on a CPU by OpenVINO: an ONNX file becomes a compiled blob, and a blob an engine.
+"""The inference runtime (C7) on a CPU with OpenVINO: compiles ONNX files into blobs, and loads blobs as engines.
 
-A blob does not carry its precision: without a hint, a CPU with bf16 runs a blob compiled for fp32 in bf16. The hint is
-therefore set when compiling and again when importing, read back both times, and compared.
+A blob does not contain its precision. Without a hint, a CPU with bf16 runs a blob that was compiled for fp32 in bf16.
+So the hint is set for the compilation and again for the import. Each time, the actual precision is read back and
+compared.
 
-One blob is imported in two ways, and gives the same bits in both: for one batch at a time, every core on it; and, once the
-first batch is submitted, for throughput: several batches at a time, each on some of the cores.
+A blob is imported in one of two modes, which give identical bits. In the first, all cores work on one batch. In the
+second, several batches run at the same time, each on some of the cores. The engine changes to it when a batch is
+submitted.
 
-Compiling happens in a process of its own (`_openvino_compile`); OpenVINO is imported without its reporter
-(`_openvino_library`).
+Each compilation has its own process (`compiling`). OpenVINO is imported without its telemetry (`library`).
 """
 
 from __future__ import annotations
@@ -34,15 +35,18 @@ from preflight.ports import Compilation, CompileRequest, Engine
 
 __all__ = ["OpenVinoRuntime"]
 
-# Batches at a time: each holds the activations of a whole batch, and more than a few win nothing where a batch is large.
+# Batches at the same time. Each one needs memory for its activations, and with large batches more of them are not
+# faster.
 _STREAMS = 4
 
 
 class OpenVinoRuntime:
-    """The `InferenceRuntime` of OpenVINO's CPU plug-in: fp32; bf16 and fp16 where the CPU has them; int8 of Q/DQ files.
+    """The `InferenceRuntime` of OpenVINO's CPU plug-in.
 
-    threads: how many one engine uses; 0 leaves it to OpenVINO, which takes every core this process may use. It does not
-    change the bytes of a blob.
+    It supports fp32, bf16 and fp16 if the CPU has them, and int8 for files with Q/DQ nodes.
+
+    threads: the number of threads of an engine. 0 leaves it to OpenVINO, which uses every core that this process may
+    use. The number does not change the bytes of a blob.
     """
 
     def __init__(self, threads: int = 0) -> None:
@@ -51,7 +55,7 @@ class OpenVinoRuntime:
 
     @property
     def name(self) -> str:
-        """As in the mission."""
+        """The name in mission files."""
         return "openvino"
 
     @property
@@ -60,27 +64,32 @@ class OpenVinoRuntime:
         return release(library().__version__)
 
     def compile(self, request: CompileRequest, target: Path) -> None:
-        """Write the compiled blob of an ONNX file to `target`; the same bytes for the same file, version and CPU.
+        """Compile an ONNX file in its own process and write the blob to `target`.
+
+        The same file, version and CPU give the same bytes.
 
         Raises:
-            EngineBuildError: this CPU lacks the precision, OpenVINO cannot compile the graph, its inputs are not
-                those of the request, or `target` cannot be written.
+            EngineBuildError: this CPU does not support the precision, OpenVINO cannot compile the graph, its inputs are
+                not those of the request, or `target` cannot be written.
         """
         self.start(request, target, slot=0).wait()
 
     def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
-        """As `ports.ConcurrentRuntime`; each slot has a core of its own, as far as there are."""
+        """Start a compilation, as `ports.ConcurrentRuntime` describes.
+
+        Each slot has its own core if there are enough.
+        """
         with kept_signal_stack():
             checked_hint(self._opened(), request)
         order, failure = request_value(request), compiling.failure(request)
         return CompilingProcess(compiling.__name__, order, target, failure=failure, slot=slot)
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
-        """Import a blob at the request's precision.
+        """Import a blob with the precision of the request.
 
         Raises:
-            EngineBuildError: the file is absent or damaged, was built by another OpenVINO or for another CPU, or runs
-                at another precision than asked.
+            EngineBuildError: the file is absent or damaged, another OpenVINO release built it, it is for another CPU,
+                or it runs with another precision.
         """
         core = self._opened()
         with kept_signal_stack():

@@ -1,8 +1,8 @@
-"""The stack that signals of a thread are handled on, kept as it was while a library is let in.
+"""Keeps a thread's alternate signal stack unchanged while a library is used.
 
-OpenVINO's CPU plug-in gives the thread that loads it an alternate signal stack, just large enough for the registers of a CPU with
-AMX, and frees it when it goes, in whichever thread that happens. Python's handlers run on such a stack where there is one: on
-freed memory, SIGTERM would end the program as SIGSEGV, with nothing tidied up.
+OpenVINO's CPU plug-in gives an alternate signal stack to the thread that loads it. The stack is just large enough for
+the registers of a CPU with AMX. The plug-in frees it when it is unloaded, in any thread. Python's signal handlers run
+on such a stack if there is one. On freed memory, SIGTERM would end the program as SIGSEGV, without any clean-up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["kept_signal_stack", "signal_stack"]
 
 
 class _Stack(ctypes.Structure):
-    """stack_t of Linux (sigaltstack(2)). flags: SS_DISABLE, 2, where there is none."""
+    """stack_t of Linux (sigaltstack(2)). flags: SS_DISABLE, which is 2, if there is no stack."""
 
     _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
@@ -27,14 +27,14 @@ def _now() -> _Stack:
 
 
 def signal_stack() -> tuple[int | None, int]:
-    """Where this thread's alternate signal stack lies, and its size; (None, 0) where there is none."""
+    """Return the address and the size in bytes of this thread's alternate signal stack; (None, 0) if there is none."""
     found = _now()
     return found.pointer, found.size
 
 
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Give the thread back the alternate signal stack that it had before the block, or none."""
+    """Restore the thread's alternate signal stack at the end of the block. If there was none, remove it."""
     before = _now()
     try:
         yield

@@ -83,7 +83,7 @@ def test_a_build_of_onnxruntime_without_cuda_is_refused_and_does_not_run_on_the_
     from preflight.ports import CompileRequest
 
     request = CompileRequest(tmp_path / "m.onnx", {"image": (1, 3, 8, 8)}, "fp32", 1, 1)
-    with pytest.raises(EngineBuildError, match=r"for CUDA: this build of it has only .*CPUExecutionProvider.*\[gpu\]"):
+    with pytest.raises(EngineBuildError, match=r"for CUDA: this build has only .*CPUExecutionProvider.*\[gpu\]"):
         runtime.load(tmp_path / "engine", request)
 
 
