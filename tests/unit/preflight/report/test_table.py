@@ -131,7 +131,7 @@ def test_status_shows_generations_signer_validity_and_size(tmp_path):
 
 
 def test_status_holds_no_control_code_and_no_wide_line(tmp_path):
-    text = status_text(CacheLayout(tmp_path), "m.yaml", [status(), status(fault="[red]not JSON")], width=80)
+    text = status_text(CacheLayout(tmp_path), "m.yaml", [status(), status("previous", "[red]not JSON")], width=80)
     lines = text.split("\n")[2:]
     assert all(line.isprintable() for line in lines)
     assert max(map(len, lines)) <= 80

@@ -158,7 +158,7 @@ def test_an_image_that_is_not_square_is_refused(bring):
 
 def test_other_bytes_are_refused_without_replace(bring):
     bring([tile(1)])
-    with pytest.raises(ImportSourceError, match=r"10/1/5 of field.*replacement"):
+    with pytest.raises(ImportSourceError, match=r"10/1/5 of field.*--update"):
         bring([tile(1, b"tile, but other bytes")])
     assert bring([tile(1, b"tile, but other bytes")], source="other").added == 1
 
