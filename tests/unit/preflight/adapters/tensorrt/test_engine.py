@@ -1,4 +1,4 @@
-"""Loading and running engines, with a fake CUDA driver that uses host memory, and a fake TensorRT that computes there."""
+"""Loading and running engines, with a fake CUDA driver in host memory and a fake TensorRT that computes there."""
 
 from __future__ import annotations
 
