@@ -42,9 +42,6 @@ def pack(program: Any, signature: Mapping[str, Any]) -> bytes:  # noqa: ANN401 -
     """Return an exported program as the bytes of an archive, without sample inputs and source lines.
 
     The same program gives the same bytes. signature: what the engine must know about itself, as JSON values.
-
-    Raises:
-        RuntimeError and other exceptions of PyTorch: the program cannot be saved.
     """
     program.example_inputs = None
     for node in program.graph.nodes:
