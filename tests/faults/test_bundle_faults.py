@@ -1,7 +1,7 @@
 """Every file operation of `doit bundle` on the card fails once, or its process is killed there.
 
-What is current there must be the old cache, whole, or the new one; a cache that was damaged before is refused until it
-is mended. The next copy must work.
+`current` on the card must be the complete old cache or the complete new one. A cache that was damaged before is refused
+until it is repaired. The next copy must work.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def test_the_card_has_a_complete_cache_after_a_fault_at_any_point(driven, kind, 
         else:
             assert outcome["ended"] in {"BundleError", "nothing raised"}, outcome
         if outcome["ended"] == "nothing raised":
-            # A link that cannot be made is a copy, a bad file is written anew; what stays of a temporary folder, the
-            # next run removes. Nothing else is worked around.
+            # If a link fails, the file is copied. A damaged file is written again. The next run removes the rest of a
+            # temporary folder. Every other fault makes the copy fail.
             assert outcome["call"] in {"link", "remove", "rmdir"}, outcome
             assert outcome["state"] == after, outcome
     assert {outcome["state"] for outcome in outcomes} == {before, after}

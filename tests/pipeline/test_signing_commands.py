@@ -130,12 +130,12 @@ def test_a_statement_that_waits_across_a_step_to_another_schema(keyed, releases)
     told = status_of(new)
     assert told["signed"] is False
     assert (
-        f"the statement that waits for its signature {why}: run doit provision, which writes a new" in told["problem"]
+        f"the statement that waits for its signature {why}. Run doit provision, which writes a new" in told["problem"]
     )
     for option in (f"--export={stick / 'new'}", f"--import={stick / 'old.sig'}"):
         refused = new.doit("sign", option)
         assert refused.status == 1
-        assert f"{why}: run doit provision, which writes a new one, then doit sign --export=FILE" in refused.sentences
+        assert f"{why}. Run doit provision, which writes a new one, then doit sign --export=FILE" in refused.sentences
     assert (old.work / "signing" / "statement.json").read_bytes() == waiting
     assert new.provision().status == 1
     assert new.doit("sign", f"--export={stick / 'new'}").status == 0

@@ -1,4 +1,4 @@
-"""Properties of the signed format, over whatever a build could record."""
+"""Properties of the signed format, for any manifest that a build could write."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _clash_free(found: list[str]) -> bool:
 
 
 def _passed(parity: manifest.Parity) -> manifest.Parity:
-    """The same two numbers, so that the gate was passed."""
+    """Return the parity with its two numbers in the order in which the gate passes."""
     low, high = sorted((parity.cosine_min, parity.threshold), key=float)
     return parity._replace(cosine_min=high, threshold=low)
 
@@ -128,7 +128,7 @@ def test_a_changed_byte_is_refused_or_is_another_manifest(made, data):
         other = manifest.decode(good[:place] + bytes([byte]) + good[place + 1 :])
     except VerificationError:
         return
-    assert other != made  # no second encoding of the same manifest
+    assert other != made  # a manifest has only one encoding
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,4 +1,7 @@
-"""A mission in which one value is of another type is refused at that value's path, and nothing else ever happens."""
+"""A mission is refused if one value has another type; the error names the value's path.
+
+No input raises another exception.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ def numeric(value):
 
 def of_another_type(old, new):
     if isinstance(old, float) and numeric(new):
-        return False  # an integer is a fair way to write such a number
+        return False  # an integer is a valid way to write such a number
     return type(old) is not type(new)
 
 
@@ -161,7 +164,7 @@ def test_an_unknown_key_beside_any_leaf_is_refused_at_its_path(load, path, name)
     value = copy.deepcopy(MISSION)
     at_path(value, path[:-1])[name] = 1
     if path[-2:-1] == ("inputs",):
-        return  # there a key is an input's name
+        return  # in `inputs`, each key is an input's name
     with pytest.raises(MissionError) as refusal:
         load(value)
     assert any(problem.startswith(f"{spelled((*path[:-1], name))}: unknown key") for problem in refusal.value.problems)

@@ -1,11 +1,11 @@
-"""Compiles one model in a process of its own. A crash there, or a kill for lack of memory, ends nothing else.
+"""Compiles one model in its own process. If that process crashes, or is killed because memory runs out, only it ends.
 
-The process gets its order as its only argument, in JSON: which module compiles, and what. The last line of its standard
-output is {"done": true} or {"error": reason}; "errno" is added if there was no space. Output of native code goes to standard
-error.
+The process gets an order as its only argument, in JSON: the module that compiles, and its input. The last line of its
+standard output is {"done": true} or {"error": reason}. "errno" is added if the disk was full. Native code writes to
+standard error.
 
-The process ends by `os._exit`, because destroying a network whose builder has an error recorder crashes
-(TensorRT-RTX 1.7.1). Nothing is left to clean up. It dies with the thread that started it.
+The process ends with `os._exit`, because the destruction of a network crashes if its builder has an error recorder
+(TensorRT-RTX 1.7.1). There is nothing to clean up. The process is killed when the thread that started it ends.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from preflight.ports import CompileRequest
 
 __all__ = ["CompilingProcess", "main", "request_of", "request_value", "write_engine"]
 
-_LAST_LINES, _LAST_CHARACTERS = 8, 4_000  # of what it said
-# The folder it is started in is not searched for modules, as `-m` would do.
+_LAST_LINES, _LAST_CHARACTERS = 8, 4_000  # of its output
+# Modules are not searched in the working folder; `-m` would do that.
 _PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from preflight.engine.compile_process import main; main()"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def request_value(request: CompileRequest) -> dict[str, Any]:
-    """Returns a request as JSON values for an order."""
+    """Return a request as the JSON values of an order."""
     return {
         "onnx": str(request.onnx_path.resolve()),
         "inputs": {name: list(shape) for name, shape in request.inputs.items()},
@@ -47,7 +47,7 @@ def request_value(request: CompileRequest) -> dict[str, Any]:
 
 
 def request_of(value: Mapping[str, Any]) -> CompileRequest:
-    """Reads a request from the JSON values of an order."""
+    """Read a request from the JSON values of an order."""
     return CompileRequest(
         onnx_path=Path(value["onnx"]),
         inputs={name: tuple(shape) for name, shape in value["inputs"].items()},
@@ -58,24 +58,29 @@ def request_of(value: Mapping[str, Any]) -> CompileRequest:
 
 
 def write_engine(target: Path, content: bytes | memoryview) -> None:
-    """Writes the engine into the file that the caller created. Raises OSError.
+    """Write an engine into the file that the caller created. Raises OSError.
 
-    It does not create the file. So if the build was killed and its left-overs were removed, nothing new is left behind.
+    It does not create the file. So if the build was killed and its files were removed, this process leaves nothing
+    behind.
     """
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_TRUNC), "wb") as file:
         file.write(content)
 
 
 class CompilingProcess:
-    """The `Compilation` of one model: `compile_here(order, target)` of a module, called in a process of its own.
+    """The `Compilation` of one model: calls `compile_here(order, target)` of a module in its own process.
 
-    order: what the module is told, fit for JSON. target: made here, unless it is there, and gone again when nothing comes of
-    it. slot: the core it runs on, counted round the ones this process may use; None leaves it all of them. failure: what the
-    error begins with where the process says none of its own, such as "OpenVINO cannot compile a.onnx".
+    Args:
+        module: the name of the module.
+        order: the module's input, as JSON values.
+        target: the file for the engine. If it does not exist, it is created here, and removed if the compilation fails.
+        failure: the beginning of an error message if the process gave no reason, such as "OpenVINO cannot compile
+            a.onnx".
+        slot: the number of the core that the process uses, modulo the number of usable cores. None allows all cores.
 
     Raises:
-        EngineBuildError: `target` cannot be written, or no process can be started.
-        OSError: there is no space for it.
+        EngineBuildError: `target` cannot be written, or the process cannot be started.
+        OSError: the disk has no space for `target`.
     """
 
     def __init__(
@@ -92,17 +97,17 @@ class CompilingProcess:
                 text=True,
                 errors="replace",
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-                # What it starts ends with it; and an interrupt at the terminal is the first process's to answer.
+                # Its child processes end with it, and the first process handles an interrupt at the terminal.
                 start_new_session=True,
             )
         except OSError as error:
             self._unmake()
             raise EngineBuildError(f"{failure}: no process can be started: {error}") from error
         self.said = ""
-        """The last lines of chatter, once it has ended."""
+        """The last lines that the process printed; empty until it has ended."""
 
     def wait(self) -> None:
-        """As `ports.Compilation`."""
+        """Wait until the engine is written, as `ports.Compilation` describes."""
         try:
             answer, said = self._process.communicate()
         except BaseException:
@@ -110,7 +115,7 @@ class CompilingProcess:
             raise
         self.said = " | ".join(said[-_LAST_CHARACTERS:].strip().splitlines()[-_LAST_LINES:])
         told = _told(answer)
-        # Both: native code may end a process with 0 and nothing done.
+        # Both are checked, because native code may end the process with status 0 before it is done.
         if self._process.returncode != 0 or not told.get("done"):
             self._unmake()
             if number := told.get("errno"):
@@ -119,8 +124,8 @@ class CompilingProcess:
             raise EngineBuildError(str(reason))
 
     def stop(self) -> None:
-        """As `ports.Compilation`."""
-        # One that was waited for has given its number away.
+        """Cancel the compilation, as `ports.Compilation` describes."""
+        # After a wait, another process may have its number.
         if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -133,7 +138,12 @@ class CompilingProcess:
 
 
 def _made(target: Path) -> bool:
-    """Make the file the process writes into; False when it is there. Raises EngineBuildError; OSError for want of space."""
+    """Create the file for the engine. Return False if it exists.
+
+    Raises:
+        EngineBuildError: the file cannot be created.
+        OSError: the disk has no space for it.
+    """
     try:
         target.touch(exist_ok=False)
     except FileExistsError:
@@ -146,16 +156,19 @@ def _made(target: Path) -> bool:
 
 
 def _told(answer: str) -> dict[str, Any]:
-    """Its last line; empty where it did not come to write one."""
+    """Return the last line of the process as a mapping; it is empty if the process did not write one."""
     try:
         told = json.loads((answer.splitlines() or [""])[-1])
-    except ValueError:  # something else printed
+    except ValueError:  # the last line is other output
         return {}
     return told if isinstance(told, dict) else {}
 
 
 def _ended(status: int, said: str) -> str:
-    """How a process ended that gave no reason, and what was said before."""
+    """Return how a process ended that gave no reason, and its last output.
+
+    status: as in `subprocess.Popen.returncode`.
+    """
     said = said or "it said nothing"
     if status >= 0:
         return f"the compiling process ended with status {status}; {said}"
@@ -165,7 +178,7 @@ def _ended(status: int, said: str) -> str:
 
 
 def _die_with(parent: int) -> None:
-    """Be killed when the ordering thread ends, however it ends; at once where it ended already."""
+    """Kill this process when the thread that started it ends, in whatever way. If it has already ended, exit now."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
@@ -177,7 +190,7 @@ def _stay_on(slot: int) -> None:
 
 
 def main() -> None:
-    """Compile what the only argument orders."""
+    """Compile the model that the only argument orders, and print the answer."""
     told = json.loads(sys.argv[1])
     _die_with(told["parent"])
     if told["slot"] is not None:

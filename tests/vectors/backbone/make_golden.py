@@ -2,7 +2,8 @@
 
     python make_golden.py PATH/TO/backbone_prototype.py
 
-It needs torch 2.13.0 and numpy. The images use integer arithmetic only, so that a test can compute them again anywhere.
+It needs torch 2.13.0 and numpy. The images are made with integer arithmetic only, so a test can compute them on any
+machine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ HERE = Path(__file__).parent
 
 
 def synthetic_images() -> np.ndarray:
-    """Return (COUNT, 3, SIDE, SIDE) uint8 with patches, lines and grain, from a hash of the pixel's position."""
+    """Return images as (COUNT, 3, SIDE, SIDE) uint8, with patches, lines and grain.
+
+    They come from a hash of each pixel's position.
+    """
     return np.stack([_image(seed) for seed in range(1, COUNT + 1)])
 
 

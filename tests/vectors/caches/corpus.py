@@ -1,4 +1,4 @@
-"""Unpacks the golden corpus and asks the verifier for its verdicts; for the test of it and for the mutation check."""
+"""Unpacks the golden corpus and returns the verifier's verdicts. The corpus test and the mutation check use it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Case(NamedTuple):
-    """One case, unpacked. expected: (code, file) of each failure; floor_text: what the floor's file is to hold."""
+    """An unpacked case. expected: (code, file) of each failure. floor_text: the content of the floor file."""
 
     name: str
     root: Path
@@ -25,12 +25,12 @@ class Case(NamedTuple):
 
 
 def paths() -> list[Path]:
-    """Every case of every schema version."""
+    """Return the files of all cases of all schema versions."""
     return sorted(HERE.glob("*/*.json"))
 
 
 def unpack(path: Path, folder: Path) -> Case:
-    """Write a case's cache, trust directory and floor below `folder`, which must be empty."""
+    """Write the cache and the trust directory of a case below `folder`, which must be empty."""
     found = json.loads(path.read_text())
     root, trust, floor = folder / "cache", folder / found.get("trust_at", "trust"), folder / "floor"
     lay(root, found["entries"])
@@ -48,7 +48,7 @@ def unpack(path: Path, folder: Path) -> Case:
 
 
 def lay(root: Path, entries: dict[str, Any]) -> None:
-    """Make a folder with these entries: name -> text, or how to make it."""
+    """Create a folder with these entries: name -> text, or a mapping that says what to create."""
     root.mkdir(parents=True)
     for name, entry in entries.items():
         place = root / name
@@ -71,7 +71,11 @@ def lay(root: Path, entries: dict[str, Any]) -> None:
 
 
 def verdict(case: Case) -> tuple[list[tuple[str, str]], bool]:
-    """What the verifier says: (code, file) of each failure, sorted, and whether it handed out what only a pass may."""
+    """Return the verifier's verdict on a case.
+
+    It is (code, file) of each failure, sorted, and whether the verifier returned something that only a verified cache
+    may give.
+    """
     from takeoff import errors, policy, verify
     from takeoff.host import Host
 

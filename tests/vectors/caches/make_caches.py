@@ -1,13 +1,18 @@
-"""Writes the golden corpus: caches, good and bad, each with the verdict that every later verifier must give.
+"""Writes the golden corpus: good and bad caches, each with the verdict that every later verifier must give.
 
     python tests/vectors/caches/make_caches.py
 
-What it wrote once for a schema version is kept in the repository and never written again: it adds the cases that are not
-there, and refuses where one that is there would be another now. The expected verdicts are set down here by hand, from
-docs/manifest-format.md; the tests of takeoff judge them all. A case is one JSON file: `entries` name -> {"file": base64} or
-{"link": target} or {"fifo": true} or {"folder": true} below the cache; `trust` name -> text, or {"text": text, "times": count},
-or an entry as in the cache, below the trust directory; `trust_at`, the place of that beside the cache, `trust` where it is
-not said; the circumstances, and the verdict.
+The files of a schema version stay in the repository and never change. The program adds cases that do not exist yet. It
+stops if an existing case would change. The expected verdicts were written by hand from docs/manifest-format.md. The
+tests of takeoff check all of them.
+
+A case is one JSON file with these members:
+
+entries: what lies below the cache, name -> {"file": base64}, {"link": target}, {"fifo": true} or {"folder": true}.
+trust: what lies below the trust directory, name -> text, {"text": text, "times": count}, or an entry as in the cache.
+trust_at: the path of the trust directory beside the cache; `trust` if it is absent.
+
+The others are the circumstances of the verification, and the verdict.
 """
 
 from __future__ import annotations
@@ -93,7 +98,7 @@ def file(data: bytes) -> dict[str, Any]:
 
 
 def cache(made: manifest.Manifest | None = None, data: bytes | None = None) -> Entries:
-    """A whole cache; with `data`, those bytes are signed as its manifest."""
+    """Return a complete cache. If `data` is given, its bytes are signed as the manifest."""
     made = made or make()
     data = data if data is not None else manifest.encode(made)
     files = {**CONTENT, **layout.determined_files(made, hashlib.sha256(data).hexdigest()), M: data, E: sign(data)}
@@ -101,21 +106,21 @@ def cache(made: manifest.Manifest | None = None, data: bytes | None = None) -> E
 
 
 def edited(change: Callable[[Any], object]) -> Entries:
-    """A cache whose signed statement was changed as a value."""
+    """Return a cache whose statement was changed as a JSON value before it was signed."""
     statement = json.loads(manifest.encode(make()))
     change(statement)
     return cache(data=canon(statement))
 
 
 def replaced(old: bytes, new: bytes) -> Entries:
-    """A cache whose signed statement was changed as text."""
+    """Return a cache whose statement was changed as text before it was signed."""
     data = manifest.encode(make())
     assert data.count(old) >= 1, old
     return cache(data=data.replace(old, new, 1))
 
 
 def sealed(change: Callable[[Any], object]) -> Entries:
-    """A cache whose envelope was changed as a value."""
+    """Return a cache whose envelope was changed as a JSON value."""
     entries = cache()
     value = json.loads(base64.b64decode(entries[E]["file"]))
     change(value)
@@ -123,7 +128,7 @@ def sealed(change: Callable[[Any], object]) -> Entries:
 
 
 def edited_identity(change: Callable[[Any], object]) -> Entries:
-    """A cache whose identity was changed as a value, and its manifest_hash with it."""
+    """Return a cache whose identity was changed as a JSON value, with the manifest_hash of the changed identity."""
 
     def both(value: Any) -> None:
         change(value["predicate"]["identity"])
@@ -134,7 +139,7 @@ def edited_identity(change: Callable[[Any], object]) -> Entries:
 
 
 def with_subject(name: str) -> Entries:
-    """A cache with an empty artifact more."""
+    """Return a cache with one more artifact, which is empty."""
     subjects = {**make().subjects, name: hashlib.sha256(b"").hexdigest()}
     return {**cache(make(subjects=subjects, sizes={**make().sizes, name: 0})), name: file(b"")}
 
@@ -169,7 +174,7 @@ def nested(depth: int) -> list[Any]:
 
 
 def to_come(value: Any, path: str, member: object) -> None:
-    """Of a version to come, and changed."""
+    """Give a statement a later schema version, and change one member."""
     put(value, "predicate/schema_version", "1.2")
     put(value, path, member)
 
@@ -191,7 +196,7 @@ def bad_format(about: str, entries: Entries) -> tuple[Any, ...]:
     return about, entries, [("manifest_format", M)]
 
 
-# By name: what it is, what lies in it, the failures as (code, file), and the circumstances that are not the usual.
+# name -> the description, the entries, the failures as (code, file), and circumstances that differ from the defaults.
 C: dict[str, tuple[Any, ...]] = {
     "good": ("a cache with nothing wrong", cache(), []),
     "good-none": (
@@ -784,7 +789,7 @@ C: dict[str, tuple[Any, ...]] = {
 
 
 def text_of(name: str) -> str:
-    """A case as its file holds it."""
+    """Return the content of a case's file."""
     about, entries, failures, *circumstances = C[name]
     case = {
         "about": about,
@@ -808,9 +813,7 @@ def main() -> None:
     for name in C:
         path, text = folder / f"{name}.json", text_of(name)
         if path.exists() and path.read_text() != text:
-            raise SystemExit(
-                f"{path} would be another case now: it is written once; give the new one a name of its own"
-            )
+            raise SystemExit(f"{path} would change, but cases are written only once. Give the new case another name.")
         if not path.exists():
             path.write_text(text)
 

@@ -1,9 +1,12 @@
-"""Policy of the cache format 1.1, from docs/manifest-format.md alone: clock, rollback floor, flight, position, host."""
+"""Policy of the cache format 1.1: clock, rollback floor, flight, position, host.
+
+It is written from docs/manifest-format.md only.
+"""
 
 import re
 
 NUMBER = rb"(0|[1-9][0-9]{0,15})"
-FLOOR = re.compile(rb'\{"issued_at":' + NUMBER + rb',"last_seen":' + NUMBER + rb"\}")  # its one canonical form
+FLOOR = re.compile(rb'\{"issued_at":' + NUMBER + rb',"last_seen":' + NUMBER + rb"\}")  # the only canonical form
 X86 = {"generic": set(), "sse4": {"sse4_1"}, "avx2": {"avx2"}, "avx512": {"avx512f"}}
 ISA = {**X86, "avx512bf16": {"avx512f", "avx512_bf16"}, "avx512amx": {"avx512f", "amx_tile"}}
 
@@ -20,12 +23,15 @@ def host_fits(target: dict, host: dict, named: str | None) -> bool:
     needs = ({"neon": set()} if target["arch"] == "aarch64" else ISA).get(target["isa"])
     if target["arch"] != host["arch"] or needs is None or not needs <= set(host["flags"]):
         return False
-    told = host["sm"] if host["sm"] is not None else named  # what the host tells outweighs the command line
+    told = host["sm"] if host["sm"] is not None else named  # the host's own answer has priority over the command line
     return target["sm"] is None or target["sm"] == told
 
 
 def judge(predicate: dict, now: int, floor: bytes | None, expect: dict) -> set[int]:
-    """The exit statuses. expect: flight_id, position, host {arch, flags, sm} and sm, None where nothing is expected."""
+    """Return the exit statuses.
+
+    expect: flight_id, position, host {arch, flags, sm} and sm; None where nothing is expected.
+    """
     bad = judge_floor(predicate, now, floor) if floor is not None else set()
     identity, target = predicate["identity"], predicate["target"]
     if now < predicate["valid_from"]:
@@ -41,6 +47,6 @@ def judge(predicate: dict, now: int, floor: bytes | None, expect: dict) -> set[i
             bad.add(42)
     if expect["host"] is not None and not host_fits(target, expect["host"], expect["sm"]):
         bad.add(43)
-    if expect["sm"] is not None and expect["sm"] != target["sm"]:  # also where no engine needs a GPU
+    if expect["sm"] is not None and expect["sm"] != target["sm"]:  # also if no engine needs a GPU
         bad.add(43)
     return bad

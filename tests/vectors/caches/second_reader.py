@@ -1,11 +1,11 @@
-"""A second verifier of the cache format 1.1, written from docs/manifest-format.md alone; its author had seen nothing else.
+"""A second verifier of the cache format 1.1. Its author knew only docs/manifest-format.md.
 
-Where it differed from the first one, the document was made plainer and then this followed. It needs the standard library
-and cryptography. It is a test's, not for flight: it knows nothing of races, limits of time or failing disks. Policy is in
-second_policy.py.
+Where it differed from the first verifier, the document was made clearer, and this verifier was then changed to match.
+It needs the standard library and cryptography. It is only for tests, not for flight: it ignores races, time limits and
+failing disks. The policy is in second_policy.py.
 """
 
-# ruff: noqa: PTH208 - folders are listed by their descriptors
+# ruff: noqa: PTH208 - folders are listed through their descriptors
 import base64
 import hashlib
 import json
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MANIFEST_LIMIT, ENVELOPE_LIMIT, TRUST_LIMIT, P = 16 << 20, 22_373_717, 1 << 20, 2**255 - 19
 ODD = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
-# MCowBQYDK2VwAyEA is the base64 of the 12 bytes before a key
+# MCowBQYDK2VwAyEA is the base64 of the 12 bytes before a key.
 PEM = rb"-----BEGIN PUBLIC KEY-----\r?\n(MCowBQYDK2VwAyEA[A-Za-z0-9+/]{43}=)\r?\n-----END PUBLIC KEY-----\r?\n"
 
 
@@ -28,7 +28,10 @@ def require(holds, otherwise=ValueError):
 
 
 def attempt(bad, malformed, call, *args, missing=28, always=None):
-    """What the call returns; None where it fails, and the status of that in `bad`: `always`, or by the kind of fault."""
+    """Return the result of the call. If it fails, return None and add its status to `bad`.
+
+    The status is `always`, or depends on the kind of fault.
+    """
     try:
         return call(*args)
     except (OSError, ValueError, RuntimeError, InvalidSignature) as fault:  # RuntimeError: nested too deep for json
@@ -37,7 +40,7 @@ def attempt(bad, malformed, call, *args, missing=28, always=None):
 
 
 def within(name, action, *args, folder=None):
-    """Call `action` with the descriptor of `name`, which must be no link."""
+    """Call `action` with the descriptor of `name`, which must not be a link."""
     opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         return action(opened, *args)
@@ -46,9 +49,9 @@ def within(name, action, *args, folder=None):
 
 
 def slurp(folder, name, most=-1):
-    """The bytes of a file below a folder's descriptor, at most so many."""
+    """Return the bytes of a file below a folder's descriptor, at most `most` of them."""
     head, _, rest = name.partition("/")
-    # asked before it is opened: opening a device may have effects
+    # The kind is checked before the file is opened, because opening a device may have side effects.
     require((stat.S_ISDIR if rest else stat.S_ISREG)(os.lstat(head, dir_fd=folder).st_mode), IsADirectoryError)
     if rest:
         return within(head, slurp, rest, most, folder=folder)
@@ -56,7 +59,7 @@ def slurp(folder, name, most=-1):
 
 
 def unlisted(folder, prefix, files, folders):
-    """The paths of what lies below and is neither a file nor a folder that belongs there."""
+    """Return the paths below a folder that are neither an expected file nor an expected folder."""
     found = []
     for name in os.listdir(folder):
         path = prefix + name
@@ -79,23 +82,26 @@ def bounded(value, room=16):
 
 
 def canonical(raw, limit, shape):
-    require(len(raw) <= limit and not re.search(rb"[^ -\[\]-~]", raw))  # without a backslash there is no escape
+    require(len(raw) <= limit and not re.search(rb"[^ -\[\]-~]", raw))  # no backslash, so there are no escapes
     value = json.loads(raw)
-    # json keeps one of two equal names, so the bytes differ
+    # If a name occurs twice, json keeps one of them, so the bytes differ.
     require(bounded(value) and encode(value) == raw.decode() and fits(value, shape))
     return value
 
 
 def b64(text):
     data = base64.b64decode(text, validate=True)
-    require(base64.b64encode(data).decode() == text)  # spare bits
+    require(base64.b64encode(data).decode() == text)  # refuses spare bits
     return data
 
 
 # fmt: off
 def fits(value, shape):
-    """A dict has exactly these members, [x] is a list of x, a tuple holds alternatives, a range is for integers,
-    a function decides, anything else is a constant."""
+    """Return whether a value has a shape.
+
+    A dict has exactly these members. [x] is a list of x. A tuple holds alternatives. A range is for integers. A
+    function decides. Anything else is a constant.
+    """
     return (shape(value) if callable(shape)
             else any(fits(value, one) for one in shape) if type(shape) is tuple
             else type(value) is int and value in shape if type(shape) is range
@@ -144,17 +150,17 @@ ENVELOPE = {"payload": text(".*"), "payloadType": "application/vnd.in-toto+json"
 
 
 def statement(raw):
-    """The predicate, the subjects' hashes by name, the paths of all files, those of the folders."""
+    """Return the predicate, the subjects' hashes by name, the paths of all files, and those of all folders."""
     value = canonical(raw, MANIFEST_LIMIT, lambda value: type(value) is dict)
     predicate = value.get("predicate")
-    # the version is looked at first
+    # The version is checked first.
     require(type(predicate) is not dict or not OTHER_VERSION(predicate.get("schema_version")), NotImplementedError)
     require(fits(value, STATEMENT) and predicate["valid_from"] < predicate["valid_until"])
     hashes = {item["name"]: item["digest"]["sha256"] for item in value["subject"]}
     require(list(hashes) == sorted(predicate["sizes"]) != [] and len(hashes) == len(value["subject"]))
     files = ["SHA256SUMS", "manifest.dsse.json", *(n + s for n in [*hashes, "manifest.json"] for s in ("", ".sha256"))]
     folders = {file[: slash.start()] for file in files for slash in re.finditer("/", file)}
-    require(len({name.lower() for name in [*files, *folders]}) == len(files) + len(folders))  # also no file is a folder
+    require(len({name.lower() for name in [*files, *folders]}) == len(files) + len(folders))  # no file is a folder
     models, corpus = predicate["identity"]["models"], predicate["identity"]["corpus"]
     require({item["engine"] for item in models + predicate["quality"]["parity"]} <= hashes.keys())
     require(len({model["model_name"] for model in models}) == len(models))
@@ -165,7 +171,10 @@ def statement(raw):
 
 
 def load_trust(folder, inside):
-    """The keys not revoked by fingerprint, the revoked, what allow_dev is. inside: the directory lies in the cache."""
+    """Return the keys that are not revoked by fingerprint, the revoked fingerprints, and the file mode of allow_dev.
+
+    The mode is 0 if allow_dev is absent. inside: whether the directory is in the cache.
+    """
     names = {name: os.lstat(name, dir_fd=folder).st_mode for name in os.listdir(folder)}
     files = {name: slurp(folder, name, TRUST_LIMIT + 1) for name in names if name == "revoked" or name.endswith(".pem")}
     deny = files.pop("revoked", b"")
@@ -178,7 +187,10 @@ def load_trust(folder, inside):
 
 
 def check_envelope(top, raw, trusted, bad):
-    """raw: None where the manifest could not be read; trusted: None where the trust directory cannot be used."""
+    """Check the envelope.
+
+    raw: None if the manifest cannot be read. trusted: None if the trust directory cannot be used.
+    """
     value = canonical(slurp(top, "manifest.dsse.json", ENVELOPE_LIMIT + 1), ENVELOPE_LIMIT, ENVELOPE)
     [signature], payload = value["signatures"], b64(value["payload"])
     sig, keyid = b64(signature["sig"]), signature["keyid"]
@@ -213,6 +225,6 @@ def inspect(top, home, trust, bad):
 
 
 def read(root, trust):
-    """The exit statuses of all failures, and the predicate where it can be read. root, trust: paths of pathlib."""
+    """Return the exit statuses of all failures, and the predicate if it can be read. root, trust: pathlib paths."""
     bad, home = set(), root.resolve()
     return bad, attempt(bad, 19, within, home, inspect, home, trust.resolve(), bad, always=19)

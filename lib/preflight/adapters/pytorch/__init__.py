@@ -7,7 +7,7 @@ from preflight.ports import InferenceRuntime
 
 
 def installed(setup: RuntimeSetup) -> InstalledRuntime:
-    """As `preflight.engine.runtime_choice` describes it. Raises EngineBuildError."""
+    """Return the installed PyTorch, as `preflight.engine.runtime_choice` describes it. Raises EngineBuildError."""
     from preflight.adapters.pytorch.runtime import TorchRuntime, release  # noqa: PLC0415 - needed only to build
 
     version = release(setup.version("torch"))

@@ -1,4 +1,4 @@
-"""Operators that take numbers one by one."""
+"""ONNX operators that work element by element."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 
 from preflight.adapters.pytorch.operator_table import Node, Refused, Value, is_known, operator, tensor, whole
 
-# One input, element by element.
+# Operators with one input.
 
 _UNARY: dict[str, Callable[[Any], Any]] = {
     "Abs": torch.abs,
@@ -63,7 +63,7 @@ def _activation(node: Node, inputs: Sequence[Value]) -> Value:
         return torch.clamp(x * node.get("alpha", 0.2) + node.get("beta", 0.5), 0, 1)
     if node.kind == "Gelu":
         return F.gelu(x, approximate=node.get("approximate", b"none").decode())
-    # PyTorch has the numbers of ONNX's defaults built in.
+    # PyTorch's function has ONNX's default values built in.
     alpha, gamma = node.get("alpha", 1.6732632), node.get("gamma", 1.0507010)
     if not (math.isclose(alpha, 1.6732632, rel_tol=1e-6) and math.isclose(gamma, 1.0507010, rel_tol=1e-6)):
         raise Refused(f"alpha = {alpha}, gamma = {gamma}")
@@ -76,7 +76,7 @@ def _prelu(node: Node, inputs: Sequence[Value]) -> Value:  # noqa: ARG001
     return torch.where(x < 0, x * slope, x)
 
 
-# Two inputs, element by element.
+# Operators with two or more inputs.
 
 
 def _divide(a: Value, b: Value) -> Value:
@@ -133,7 +133,7 @@ def _clip(node: Node, inputs: Sequence[Value]) -> Value:  # noqa: ARG001
     x, *bounds = inputs
     least, most = (*bounds, None, None)[:2]
     if any(bound is not None and not isinstance(bound, float) for bound in (least, most)):
-        raise Refused("its bounds are no constants")
+        raise Refused("its bounds are not constants")
     return x if least is None and most is None else torch.clamp(x, least, most)
 
 

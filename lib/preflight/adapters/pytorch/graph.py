@@ -1,8 +1,8 @@
-"""An ONNX graph as a PyTorch module: node by node through the table of `_torch_table`.
+"""Converts an ONNX graph to a PyTorch module, node by node, with the table in `operator_table`.
 
-What the table does not hold is refused before anything is computed, with the operator's name and its nodes. The published
-converter onnx2torch (1.5.15, 2024) does not know the operators that opsets 18 and 20 changed or added, and needs torchvision;
-`torch.onnx` goes the other way only.
+Operators outside the table are refused before anything is computed. The error names them and their nodes. The published
+converter onnx2torch (1.5.15, 2024) does not support the operators that opsets 18 and 20 changed or added, and it needs
+torchvision. `torch.onnx` converts only from PyTorch to ONNX.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from preflight.errors import EngineBuildError
 __all__ = ["GraphModule", "Port", "read_graph"]
 
 _SHOWN_NODES = 3
-# Numbers of shapes, axes and indices are known while converting; larger arrays of whole numbers are data.
+# Shapes, axes and indices are numbers known during conversion. Larger integer arrays are data.
 _MOST_KNOWN = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input: the numpy type the caller gives, and its shape in the file, None for a dynamic dimension."""
+    """An input of the graph. dtype: the array's numpy type. shape: as in the file, None for a dynamic dimension."""
 
     dtype: str
     shape: tuple[int | None, ...]
 
 
 class GraphModule(torch.nn.Module):  # type: ignore[misc]  # PyTorch is optional: its types are not read
-    """Runs the nodes in the file's order. Inputs in the order of `ports`; outputs as fp32, in the order of `outputs`."""
+    """Runs the nodes in the order of the file.
+
+    The inputs have the order of `ports`. The outputs are fp32 and have the order of `outputs`.
+    """
 
     def __init__(self, nodes: list[Node], ports: dict[str, Port], outputs: list[str], dtype: Any) -> None:  # noqa: ANN401
         super().__init__()
@@ -46,7 +49,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # PyTorch is optional
         self.names: dict[str, str] = {}
 
     def hold(self, name: str, array: np.ndarray[Any, Any]) -> None:
-        """Take a constant of the graph: as a weight, as a number, or as numbers known while converting."""
+        """Store a constant of the graph: as a weight, as a number, or as numbers that are known during conversion."""
         factors = any(node.kind == "Resize" and name in node.inputs[2:3] for node in self.nodes)
         if factors or (array.dtype.kind in "iub" and array.size <= _MOST_KNOWN):
             self.known[name] = whole(array.tolist())
@@ -59,7 +62,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # PyTorch is optional
             self.names[name] = label
 
     def forward(self, *inputs: Any) -> tuple[Any, ...]:  # noqa: ANN401 - tensors
-        """One forward pass."""
+        """Run one forward pass. Takes and returns tensors."""
         values: dict[str, Value] = dict(self.known)
         values |= {name: getattr(self, label) for name, label in self.names.items()}
         for name, tensor in zip(self.ports, inputs, strict=True):
@@ -70,10 +73,15 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # PyTorch is optional
 
 
 def read_graph(path: Path, dtype: Any) -> GraphModule:  # noqa: ANN401 - a PyTorch type
-    """Read an ONNX file, with its external data, as a module whose products are computed in `dtype`.
+    """Read an ONNX file, with its external data, as a module.
+
+    Args:
+        path: the ONNX file.
+        dtype: the PyTorch type in which the module computes products.
 
     Raises:
-        EngineBuildError: the file does not load, or holds what the table does not; all such operators are named.
+        EngineBuildError: the file cannot be read, or contains operators that are not in the table. The message names
+            all of them.
     """
     try:
         model = onnx.load(str(path))
@@ -81,7 +89,7 @@ def read_graph(path: Path, dtype: Any) -> GraphModule:  # noqa: ANN401 - a PyTor
         raise EngineBuildError(f"{path} cannot be read as ONNX: {error}. Export it again.") from error
     graph = model.graph
     if not graph.node:
-        raise EngineBuildError(f"{path} is not an ONNX model: it holds no graph. Export it again.")
+        raise EngineBuildError(f"{path} is not an ONNX model: it contains no graph. Export it again.")
     _refuse_unknown(path, graph)
     opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -103,7 +111,7 @@ def _run(node: Node, values: dict[str, Value]) -> None:
     except Refused as error:
         raise EngineBuildError(f"operator {node.kind} (node {node.name}): {error}") from error
     found = found if isinstance(found, list) else [found]
-    values.update(zip(node.outputs, found, strict=False))  # outputs that nobody reads may be left out
+    values.update(zip(node.outputs, found, strict=False))  # an unused output may be absent
 
 
 def _result(value: Value, name: str) -> Any:  # noqa: ANN401 - a tensor
@@ -152,12 +160,16 @@ def _constant(path: Path, node: onnx.NodeProto) -> np.ndarray[Any, Any]:
             return np.asarray(value, np.float32)
         if entry.name in {"value_int", "value_ints"}:
             return np.asarray(value, np.int64)
-    raise EngineBuildError(f"{path}: operator Constant (node {node.name or node.output[0]}) holds no number or array.")
+    raise EngineBuildError(
+        f"{path}: operator Constant (node {node.name or node.output[0]}) has no number or array. Export it again."
+    )
 
 
 def _port(path: Path, value: onnx.ValueInfoProto) -> Port:
     kind = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
     if dtype.kind not in "fiub":
-        raise EngineBuildError(f"{path}: input {value.name} has the type {dtype}, which PyTorch engines do not take.")
+        raise EngineBuildError(
+            f"{path}: input {value.name} has the type {dtype}, which PyTorch engines do not support."
+        )
     return Port(dtype.name, tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim))

@@ -1,4 +1,4 @@
-"""Operators that bring numbers together: products, windows over pictures, sums over axes."""
+"""ONNX operators that combine several numbers: products, windows over images, sums over axes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from preflight.adapters.pytorch.operator_table import Node, Refused, Value, ints
 
 
 def _channels(like: Any, *values: Value) -> list[Value]:  # noqa: ANN401
-    """One number for each channel, which a single channel has as a float."""
+    """Return one number for each channel as a tensor. With a single channel it may be a float."""
     return [like.new_full((1,), value) if isinstance(value, float) else value for value in values]
 
 
 def _window(node: Node, dims: int) -> tuple[list[int], list[int], list[int]]:
-    """strides, pads (begin, end for each dimension in turn, last dimension first, as `F.pad` takes them), dilations."""
+    """Return strides, pads and dilations of a node.
+
+    Pads are (begin, end) per dimension, last dimension first, as for `F.pad`.
+    """
     only(node, auto_pad=b"NOTSET", ceil_mode=0)
     strides = list(node.get("strides", [1] * dims))
     pads = list(node.get("pads", [0] * 2 * dims))
@@ -27,7 +30,7 @@ def _window(node: Node, dims: int) -> tuple[list[int], list[int], list[int]]:
 
 
 def _even(around: list[int]) -> list[int] | None:
-    """The padding of each dimension, first to last, where both ends have the same."""
+    """Return the padding of each dimension, first to last; None if the two ends of a dimension differ."""
     begins, ends = around[::2], around[1::2]
     return begins[::-1] if begins == ends else None
 
@@ -38,7 +41,7 @@ def _conv(node: Node, inputs: Sequence[Value]) -> Value:
     (bias,) = _channels(kernel, *(*inputs, None)[2:3])
     dims = kernel.dim() - 2
     if dims not in (1, 2, 3):
-        raise Refused(f"{dims} dimensions")
+        raise Refused(f"{dims} dimensions are not supported")
     strides, around, dilations = _window(node, dims)
     padding = _even(around)
     x = product(node, x)
@@ -53,7 +56,7 @@ def _pool(node: Node, inputs: Sequence[Value]) -> Value:
     (x,) = inputs
     size = list(node.get("kernel_shape"))
     if len(size) != 2 or len(node.outputs) != 1:
-        raise Refused("only two dimensions and one output are covered")
+        raise Refused("only two dimensions and one output are supported")
     strides, around, dilations = _window(node, 2)
     padding = _even(around)
     if node.kind == "MaxPool":
@@ -61,7 +64,7 @@ def _pool(node: Node, inputs: Sequence[Value]) -> Value:
             x, padding = F.pad(x, around, value=-math.inf), [0, 0]
         return F.max_pool2d(x, size, strides, padding, dilations)
     if dilations != [1, 1] or padding is None:
-        raise Refused("dilations or uneven pads")
+        raise Refused("it has dilations or uneven pads")
     return F.avg_pool2d(x, size, strides, padding, count_include_pad=bool(node.get("count_include_pad", 0)))
 
 
@@ -149,7 +152,7 @@ def _pad(node: Node, inputs: Sequence[Value]) -> Value:
     x, given, fill, axes = (*inputs, None, None)[:4]
     mode = node.get("mode", b"constant").decode()
     if mode not in ("constant", "reflect") or axes is not None:
-        raise Refused(f"mode = {mode}" if axes is None else "with axes")
+        raise Refused(f"mode = {mode}" if axes is None else "it has axes")
     pads = ints(given, "its pads")
     around = [pads[axis + side * x.dim()] for axis in reversed(range(x.dim())) for side in (0, 1)]
     while len(around) > 2 and around[-2:] == [0, 0]:
@@ -175,7 +178,7 @@ def _resize(node: Node, inputs: Sequence[Value]) -> Value:
         or node.get("exclude_outside", 0)
         or (mode == "cubic" and node.get("cubic_coeff_a", -0.75) != -0.75)
     ):
-        raise Refused("antialias, exclude_outside or cubic_coeff_a")
+        raise Refused("it sets antialias, exclude_outside or cubic_coeff_a")
     name = "bilinear" if mode == "linear" else "bicubic"
     return F.interpolate(x, shape, mode=name, align_corners=where == "align_corners")
 

@@ -1,11 +1,12 @@
-"""ONNX operators as PyTorch functions: a table, and nothing outside it.
+"""A table of ONNX operators as PyTorch functions. Other operators are refused.
 
-Semantics: https://onnx.ai/onnx/operators, for the opsets 13 to 20. A value is a tensor, a `float` (a constant of one
-element), or a numpy array of objects: whole numbers known while the graph is converted, such as shapes, some of them
-the exporter's symbols for a dynamic size.
+The semantics are those of https://onnx.ai/onnx/operators for the opsets 13 to 20. A value is a tensor, a `float` (a
+constant with one element), or a numpy array of objects. Such an array contains whole numbers that are known during
+conversion, for example shapes. Some of them may be the exporter's symbols for a dynamic size.
 
-Numbers are computed as automatic mixed precision does it: products (convolutions, matrix products, normalisations) in the
-precision of the engine; sums over an axis and powers, which leave the range of 16-bit floats first, in fp32.
+Precision is as in automatic mixed precision. Products (convolutions, matrix products, normalisations) are computed in
+the precision of the engine. Sums over an axis and powers soonest exceed the range of 16-bit floats, so they are
+computed in fp32.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ Value = Any
 """A tensor, a float, or a numpy array of whole numbers."""
 
 
-class Refused(Exception):  # noqa: N818 - turned into EngineBuildError by who knows the file and the node
-    """An attribute or input this table does not cover."""
+class Refused(Exception):  # noqa: N818 - callers that know the file and the node turn it into EngineBuildError
+    """An attribute or input that this table does not support."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of a graph. attributes: as Python values, tensors as numpy arrays. dtype: of the engine's products."""
+    """A node of a graph.
+
+    attributes: Python values; tensors are numpy arrays. dtype: the type of the engine's products.
+    """
 
     kind: str
     name: str
@@ -52,17 +56,20 @@ class Node:
     dtype: Any
 
     def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - ONNX attributes are of many types
-        """An attribute."""
+        """Return an attribute, or the default if the node does not have it."""
         return self.attributes.get(name, default)
 
 
 Function = Callable[[Node, Sequence[Value]], Any]
 OPERATORS: dict[str, Function] = {}
-"""Operator -> function of a node and its input values (None for one left out); several outputs come as a list."""
+"""Operator -> function of a node and its input values.
+
+An absent input is None. Several outputs are returned as a list.
+"""
 
 
 def operator(*kinds: str) -> Callable[[Function], Function]:
-    """Enter a function into the table."""
+    """Return a decorator that adds a function to the table. kinds: the operators that it computes."""
 
     def enter(function: Function) -> Function:
         for kind in kinds:
@@ -73,17 +80,20 @@ def operator(*kinds: str) -> Callable[[Function], Function]:
 
 
 def whole(numbers: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401 - anything numpy takes
-    """Whole numbers as the table carries them."""
+    """Return whole numbers as the table represents them: a numpy array of objects."""
     return np.array(numbers, dtype=object)
 
 
 def is_known(value: Value) -> bool:
-    """Whether a value is numbers known while converting."""
+    """Return whether a value consists of numbers that are known during conversion."""
     return isinstance(value, np.ndarray)
 
 
 def tensor(value: Value, like: Any) -> Any:  # noqa: ANN401
-    """A value beside a tensor, on its device; floats stay as they are, so that they do not widen its type."""
+    """Return a value as a tensor on the device of `like`.
+
+    Floats stay floats, so that they do not widen its type. Raises Refused.
+    """
     if not is_known(value):
         return value
     if any(not isinstance(item, (int, bool, np.integer, np.bool_)) for item in value.flat):
@@ -92,19 +102,22 @@ def tensor(value: Value, like: Any) -> Any:  # noqa: ANN401
 
 
 def ints(value: Value, what: str) -> list[Any]:
-    """The numbers of a shape or of axes."""
+    """Return the numbers of a shape or of axes. what: their name in the message.
+
+    Raises Refused if they depend on the data.
+    """
     if not is_known(value):
         raise Refused(f"{what} depend on the data")
     return [item if isinstance(item, torch.SymInt) else int(item) for item in np.atleast_1d(value)]
 
 
 def product(node: Node, value: Value) -> Any:  # noqa: ANN401
-    """A tensor as products are computed."""
+    """Return a tensor in the type of products."""
     return value if value.dtype == node.dtype else value.to(node.dtype)
 
 
 def only(node: Node, **allowed: Any) -> None:  # noqa: ANN401
-    """Refuse attributes with other values than the ones given; absent ones have them."""
+    """Check that each of these attributes has the given value or is absent. Raises Refused."""
     for name, value in allowed.items():
         found = node.get(name, value)
         if found != value:

@@ -1,4 +1,4 @@
-"""The whole table: each module enters its operators as it is imported."""
+"""The complete table: each imported module adds its operators."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from preflight.adapters.pytorch.operator_table import OPERATORS, Node, Refused, 
 __all__ = ["MODULES", "OPERATORS", "Node", "Refused", "Value", "whole"]
 
 MODULES = (elementwise, layers, shapes)
-"""Where the operators are."""
+"""The modules with operators."""

@@ -1,10 +1,11 @@
-"""C7 by PyTorch in fp16, for descriptor backbones: on a CPU, or on the CUDA device where there is one.
+"""The inference runtime (C7) with PyTorch in fp16, for descriptor backbones, on a CPU or on the CUDA device.
 
-ONNX becomes PyTorch operators (`_torch_graph`), these an exported program, and that an archive of data alone
-(`_torch_archive`). Products are computed in fp16 and nothing else: what is asked otherwise is refused, and what was built is
-read back operator by operator. The archive moves between machines of one PyTorch version, but not between CPU and CUDA.
+`graph` converts ONNX to PyTorch operators, which are exported as a program. `archive` writes the program as an archive
+that contains only data. Products are computed in fp16 only. Any other request is refused, and the result is checked
+operator by operator. An archive can be moved to another machine with the same PyTorch version, but not between CPU and
+CUDA.
 
-Absolute imports: `torch` below is PyTorch, never this module.
+Imports are absolute: `torch` below is PyTorch, never a module of this package.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ _OUT_OF_MEMORY = re.compile(r"can't allocate memory|bad_alloc|[Oo]ut of memory|[
 _FAILURES = (
     RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, OSError, EOFError,
 )  # fmt: skip
-# What an engine spends its time in, and what is therefore read back: ATen's names, without overload.
+# The operators that take most of an engine's time; their precision is checked. ATen's names, without the overload.
 _PRODUCTS = re.compile(r"aten\.(conv[123]d|matmul|linear|layer_norm|batch_norm|instance_norm|einsum)\.")
-_SAMPLES = 2  # traced with 0 or 1, a batch would become a constant
+_SAMPLES = 2  # the batch size for tracing; 0 or 1 would become a constant
 
 
 class TorchRuntime:
-    """The `InferenceRuntime` of PyTorch, fp16 only.
+    """The `InferenceRuntime` of PyTorch, for fp16 only.
 
-    device: `cpu` or `cuda`, as the host was found to be; another one is never taken. threads: how many a run on a CPU uses; 0
-    leaves it to PyTorch.
+    device: `cpu` or `cuda`, as found on the host; there is no fallback to another device. threads: the number of
+    threads of a run on a CPU; 0 leaves it to PyTorch.
     """
 
     def __init__(self, device: str = "cpu", threads: int = 0) -> None:
@@ -54,7 +55,7 @@ class TorchRuntime:
 
     @property
     def name(self) -> str:
-        """As in the mission."""
+        """The name in mission files."""
         return "pytorch_fp16"
 
     @property
@@ -63,22 +64,25 @@ class TorchRuntime:
         return release(str(_library().__version__))
 
     def compile(self, request: CompileRequest, target: Path) -> None:
-        """Write the exported program of an ONNX file to `target`, made in a process of its own.
+        """Export an ONNX file as a program in its own process and write it to `target`.
 
-        The same bytes for the same file, version and device.
+        The same file, version and device give the same bytes.
 
         Raises:
-            EngineBuildError: another precision than fp16, a device that is not there, an operator that is not converted
-                (named, with its nodes), other inputs than asked, or a `target` that cannot be written.
+            EngineBuildError: the precision is not fp16, the device does not exist, an operator is not supported (the
+                message names it and its nodes), the inputs are not those of the request, or `target` cannot be written.
         """
         self.start(request, target, slot=0).wait()
 
     def start(self, request: CompileRequest, target: Path, *, slot: int) -> Compilation:
-        """As `ports.ConcurrentRuntime`; each slot has a core of its own, as far as there are."""
+        """Start a compilation, as `ports.ConcurrentRuntime` describes.
+
+        Each slot has its own core if there are enough.
+        """
         _require_fp16(request)
         if self._device == "cpu":
             log.warning(
-                f"{request.onnx_path.name}: fp16 on a CPU without fp16 arithmetic takes some forty times as long as fp32"
+                f"{request.onnx_path.name}: fp16 is about forty times slower than fp32 on a CPU without fp16 arithmetic"
             )
         return CompilingProcess(
             __name__,
@@ -89,7 +93,7 @@ class TorchRuntime:
         )
 
     def export(self, request: CompileRequest, target: Path) -> None:
-        """What `start` orders, in this process. Raises EngineBuildError."""
+        """Do the work that `start` ordered, in this process. Raises EngineBuildError."""
         self._check(request)
         from preflight.adapters.pytorch.archive import pack  # noqa: PLC0415 - imports PyTorch
         from preflight.adapters.pytorch.graph import read_graph  # noqa: PLC0415 - imports PyTorch
@@ -105,11 +109,11 @@ class TorchRuntime:
         self.load(target, request).close()
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
-        """Open an exported program. Nothing in it is unpickled or evaluated.
+        """Load an exported program. Nothing in it is unpickled or evaluated.
 
         Raises:
-            EngineBuildError: another precision than fp16, an absent, damaged or foreign file, other inputs than asked, or
-                a program that computes in another precision or on another device.
+            EngineBuildError: the precision is not fp16; the file is absent, damaged or not such a program; its inputs
+                are not those of the request; or it computes in another precision or on another device.
         """
         self._check(request)
         from preflight.adapters.pytorch.archive import unpack  # noqa: PLC0415 - imports PyTorch
@@ -123,7 +127,7 @@ class TorchRuntime:
             _compare_precision(program, self._device, str(engine))
             if sorted(signature["inputs"]) != sorted(request.inputs):
                 raise EngineBuildError(
-                    f"{engine} takes the inputs {sorted(signature['inputs'])}, but {sorted(request.inputs)} were asked for."
+                    f"{engine} has the inputs {sorted(signature['inputs'])}, but the request has {sorted(request.inputs)}."
                 )
             return _TorchEngine(program.module(), signature, engine.name, self._device, self._threads)
 
@@ -132,7 +136,7 @@ class TorchRuntime:
         if self._device == "cuda" and not _library().cuda.is_available():
             raise EngineBuildError(
                 f"{request.onnx_path}: this machine has a GPU, but its PyTorch {_library().__version__} cannot use it. "
-                "Install the PyTorch that fits its driver (on a Jetson, NVIDIA's), or choose another runtime."
+                "Install the PyTorch build for its driver (on a Jetson, NVIDIA's), or choose another runtime."
             )
 
     def _exported(self, module: GraphModule, request: CompileRequest) -> Any:  # noqa: ANN401 - an ExportedProgram
@@ -149,7 +153,7 @@ class TorchRuntime:
 
 
 class _TorchEngine:
-    """One exported program."""
+    """An engine with one exported program."""
 
     def __init__(self, module: Any, signature: Mapping[str, Any], label: str, device: str, threads: int) -> None:  # noqa: ANN401
         self._module, self._label, self._device, self._threads = module, label, device, threads
@@ -160,11 +164,11 @@ class _TorchEngine:
         self._slice = batches.pop() if len(batches) == 1 and None not in batches else None
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        """One forward pass; the arrays returned belong to the caller.
+        """Run one forward pass. The returned arrays belong to the caller.
 
         Raises:
-            OutOfDeviceMemory: the batch did not fit.
-            EngineBuildError: closed, inputs of another name, type or shape, or a failure inside PyTorch.
+            OutOfDeviceMemory: the batch did not fit into memory.
+            EngineBuildError: the engine is closed, an input has another name, type or shape, or PyTorch failed.
         """
         if self._module is None:
             raise EngineBuildError(f"The engine {self._label} is closed.")
@@ -184,14 +188,14 @@ class _TorchEngine:
         self.close()
 
     def _infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        import numpy as np  # noqa: PLC0415 - heavy: only who runs an engine pays for it
+        import numpy as np  # noqa: PLC0415 - slow to import, and needed only to run
 
         torch = _library()
         before = torch.get_num_threads()
         if self._threads:
             torch.set_num_threads(self._threads)
         try:
-            # Writable, or PyTorch warns of each.
+            # PyTorch warns about every array that is not writable.
             arrays = [np.require(inputs[name], requirements=["C", "W"]) for name in self._order]
             with torch.inference_mode():
                 results = self._module(*(torch.from_numpy(array).to(self._device) for array in arrays))
@@ -207,10 +211,15 @@ class _TorchEngine:
 
 
 def release(version: str) -> str:
-    """The release of a build: 2.13.0 of 2.13.0+cpu, 2.8.0 of NVIDIA's 2.8.0a0+34c6.nv25.08. Raises EngineBuildError."""
+    """Return the release of a build. Raises EngineBuildError if the version does not begin with a number.
+
+    Examples: 2.13.0 for 2.13.0+cpu; 2.8.0 for NVIDIA's 2.8.0a0+34c6.nv25.08.
+    """
     found = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
     if found is None:
-        raise EngineBuildError(f"PyTorch calls its version {version!r}, which does not begin with a number.")
+        raise EngineBuildError(
+            f"PyTorch's version {version!r} does not begin with a number. Install a released version."
+        )
     return found.group()
 
 
@@ -224,7 +233,7 @@ def _library() -> Any:  # noqa: ANN401 - PyTorch is optional: its types are not 
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """PyTorch's failures as EngineBuildError; its remarks on its own internals are dropped."""
+    """Raise PyTorch's failures as EngineBuildError. PyTorch's warnings about its own internals are dropped."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -239,7 +248,7 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _signature(module: GraphModule, request: CompileRequest, device: str) -> dict[str, Any]:
-    """What an engine needs to know of itself: what it takes and gives."""
+    """Return what an engine must know about itself: its inputs and outputs."""
     ports = {
         name: {"dtype": port.dtype, "shape": [port.shape[0], *request.inputs[name][1:]] if port.shape else []}
         for name, port in module.ports.items()
@@ -262,7 +271,7 @@ def _require_fp16(request: CompileRequest) -> None:
 
 
 def _fits(port: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether an array is of the type and, but for the batch, of the size the engine takes."""
+    """Return whether an array has the type and the shape that the engine needs. The batch size may differ."""
     shape = port["shape"]
     return bool(
         port["dtype"] == found["dtype"] and len(shape) == len(found["shape"]) and shape[1:] == found["shape"][1:]
@@ -272,19 +281,19 @@ def _fits(port: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
 def _compare_inputs(module: GraphModule, request: CompileRequest) -> None:
     if sorted(module.ports) != sorted(request.inputs):
         raise EngineBuildError(
-            f"{request.onnx_path} takes the inputs {sorted(module.ports)}, but {sorted(request.inputs)} were asked for."
+            f"{request.onnx_path} has the inputs {sorted(module.ports)}, but the request has {sorted(request.inputs)}."
         )
     for name, port in module.ports.items():
         asked = request.inputs[name]
         sizes = zip(port.shape[1:], asked[1:], strict=False)
         if len(port.shape) != len(asked) or any(own not in {None, size} for own, size in sizes):
             raise EngineBuildError(
-                f"{request.onnx_path}: input {name} has the shape {port.shape}, but {asked} was asked for."
+                f"{request.onnx_path}: input {name} has the shape {port.shape}, but the request has {asked}."
             )
 
 
 def _compare_precision(program: Any, device: str, label: str) -> None:  # noqa: ANN401 - an ExportedProgram
-    """Read back what is computed: the weights' type and place, and the type of every product."""
+    """Check the type and the device of the weights and of every product."""
     half = _library().float16
     tensors = dict(program.state_dict)
     tensors |= {
@@ -294,15 +303,16 @@ def _compare_precision(program: Any, device: str, label: str) -> None:  # noqa: 
     }
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype != half:
-            raise EngineBuildError(
-                f"{label}: {name} is {tensor.dtype}, not the fp16 that was asked for. Build it again."
-            )
+            raise EngineBuildError(f"{label}: {name} is {tensor.dtype}, not fp16 as requested. Build it again.")
         if tensor.device.type != device:
             raise EngineBuildError(
-                f"{label}: {name} lies on {tensor.device.type}, not on {device}. Build it on this machine."
+                f"{label}: {name} is on {tensor.device.type}, not on {device}. Build it on this machine."
             )
 
 
 def compile_here(order: Mapping[str, Any], target: Path) -> None:
-    """What `TorchRuntime.start` orders, in the process made for it. Raises EngineBuildError."""
+    """Do the work that `TorchRuntime.start` ordered, in the process that was started for it.
+
+    Raises EngineBuildError.
+    """
     TorchRuntime(order["device"]).export(request_of(order), target)

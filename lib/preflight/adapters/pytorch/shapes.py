@@ -1,4 +1,4 @@
-"""Operators that move numbers, and those on shapes, which are computed while converting."""
+"""ONNX operators that move numbers, and operators on shapes, which are computed during conversion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from preflight.adapters.pytorch.operator_table import Node, Refused, Value, ints, is_known, operator, tensor, whole
 
-# Shapes.
+# Operators on shapes.
 
 
 @operator("Shape")
@@ -26,7 +26,7 @@ def _reshape(node: Node, inputs: Sequence[Value]) -> Value:
     if is_known(x):
         return x.reshape([int(size) for size in sizes])
     if not node.get("allowzero", 0):
-        # 0 keeps the dimension; a symbol is never 0.
+        # 0 keeps the size of the dimension. A symbol is never 0.
         sizes = [
             x.shape[axis] if not isinstance(size, torch.SymInt) and size == 0 else size
             for axis, size in enumerate(sizes)
@@ -51,8 +51,8 @@ def _concat(node: Node, inputs: Sequence[Value]) -> Value:
     if all(is_known(value) for value in inputs):
         return np.concatenate([np.atleast_1d(value) for value in inputs], node.get("axis"))
     if not all(isinstance(value, torch.Tensor) for value in inputs):
-        raise Refused("constants are joined to data")
-    # ONNX joins one type; here a part may have been widened to fp32.
+        raise Refused("it joins constants and data")
+    # In ONNX all parts have one type. Here a part may have been widened to fp32.
     if len({value.dtype for value in inputs}) > 1:
         inputs = [value.float() for value in inputs]
     return torch.cat(list(inputs), node.get("axis"))
@@ -78,10 +78,10 @@ def _slice(node: Node, inputs: Sequence[Value]) -> Value:  # noqa: ARG001
     along = list(range(len(begins))) if axes is None else ints(axes, "its axes")
     strides = [1] * len(begins) if steps is None else ints(steps, "its steps")
     if any(stride < 1 for stride in strides):
-        raise Refused("a step that is not positive")
+        raise Refused("it has a step that is not positive")
     index = [slice(None)] * x.ndim
     for axis, begin, stop, stride in zip(along, begins, stops, strides, strict=True):
-        # ONNX writes "to the end" as the greatest number there is.
+        # ONNX writes "to the end" as the largest integer.
         index[axis] = slice(begin, None if isinstance(stop, int) and stop >= 2**31 - 1 else stop, stride)
     return x[tuple(index)]
 
@@ -97,7 +97,7 @@ def _gather(node: Node, inputs: Sequence[Value]) -> Value:
     if indices.ndim == 0:
         return x.select(axis, int(indices))
     if indices.ndim != 1:
-        raise Refused(f"indices of {indices.ndim} dimensions")
+        raise Refused(f"its indices have {indices.ndim} dimensions")
     return x.index_select(axis, tensor(indices % x.shape[axis], x))
 
 
@@ -105,7 +105,7 @@ def _gather(node: Node, inputs: Sequence[Value]) -> Value:
 def _squeeze(node: Node, inputs: Sequence[Value]) -> Value:
     x, given = (*inputs, None)[:2]
     if given is None:
-        raise Refused("without axes")
+        raise Refused("it has no axes")
     axes = ints(given, "its axes")
     if node.kind == "Squeeze":
         return np.squeeze(x, tuple(axes)) if is_known(x) else torch.squeeze(x, tuple(axes))
@@ -120,7 +120,7 @@ def _squeeze(node: Node, inputs: Sequence[Value]) -> Value:
 def _expand(node: Node, inputs: Sequence[Value]) -> Value:  # noqa: ARG001
     x, shape = inputs
     sizes = ints(shape, "its sizes")
-    # Both ways: a 1 of the shape keeps what the input has there, which PyTorch writes as -1.
+    # Broadcasting works both ways: a 1 in the shape keeps the input's size, which PyTorch writes as -1.
     sizes = [1] * (x.dim() - len(sizes)) + sizes
     new = len(sizes) - x.dim()
     return x.expand(
@@ -132,7 +132,7 @@ def _expand(node: Node, inputs: Sequence[Value]) -> Value:  # noqa: ARG001
 def _constant_of_shape(node: Node, inputs: Sequence[Value]) -> Value:
     value = node.get("value", np.zeros(1, np.float32))
     if value.dtype.kind not in "iu":
-        raise Refused("a constant that is no whole number")
+        raise Refused("its value is not a whole number")
     return whole(np.full([int(size) for size in ints(inputs[0], "its sizes")], int(value.item()), dtype=object))
 
 
@@ -141,16 +141,16 @@ def _cast(node: Node, inputs: Sequence[Value]) -> Value:
     (x,) = inputs
     kind = _TYPES.get(node.get("to"))
     if kind is None:
-        raise Refused(f"to type {node.get('to')}")
+        raise Refused(f"it casts to type {node.get('to')}")
     if is_known(x):
         if kind not in (torch.int32, torch.int64, torch.bool):
             raise Refused("a size of the input is used as a number")
         return x
     if isinstance(x, float):
         return x
-    # The file's fp32 is the engine's precision; what was kept wider stays so.
+    # fp32 in the file means the engine's precision. A value that was widened stays wide.
     return x.to(kind) if not kind.is_floating_point else (x if x.is_floating_point() else x.to(torch.float32))
 
 
 _TYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
-"""onnx.TensorProto's numbers of the types that occur."""
+"""Type numbers of onnx.TensorProto -> PyTorch types."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from preflight.engine.runtime_choice import InstalledRuntime, RuntimeSetup
 from preflight.ports import InferenceRuntime
 
-# What brings the module `tensorrt`: JetPack's package and the one on PyPI, or what the latter stands for.
+# The packages that contain the module `tensorrt`: JetPack's, the one on PyPI, and those that PyPI's one installs.
 _PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _ON_A_JETSON = (
     "; on a Jetson, make the environment with --system-site-packages, so that JetPack's own TensorRT is found"
@@ -13,7 +13,7 @@ _ON_A_JETSON = (
 
 
 def installed(setup: RuntimeSetup) -> InstalledRuntime:
-    """As `preflight.engine.runtime_choice` describes it. Raises EngineBuildError."""
+    """Return the installed TensorRT, as `preflight.engine.runtime_choice` describes it. Raises EngineBuildError."""
     from preflight.adapters.tensorrt.library import release  # noqa: PLC0415 - needed only to build
 
     version = release(setup.version(*_PACKAGES, hint=_ON_A_JETSON))

@@ -1,4 +1,7 @@
-"""One TensorRT engine built, in a process made for it (`_compiling`): native code leaves a CUDA context behind besides."""
+"""Builds one TensorRT engine, in a process that was started for it (`compile_process`).
+
+The build has its own process also because native code leaves a CUDA context behind.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,21 @@ from preflight.store.atomic import atomic_write
 
 __all__ = ["build", "compile_here"]
 
-# To the end of the process, which destroys nothing.
+# These objects live until the end of the process, which destroys none of them.
 _ALIVE: list[Any] = []
 
 
 def build(order: Order, target: Path, words: Words, alive: list[Any]) -> None:
-    """Build the engine and write it to `target`. What must outlive the call is put into `alive`.
+    """Build the engine and write it to `target`.
+
+    Args:
+        order: the order.
+        target: the file for the engine; it exists.
+        words: receives the messages of the library.
+        alive: receives the objects that must live longer than this call.
 
     Raises:
-        EngineBuildError: no device where one is needed, or anything TensorRT refuses.
+        EngineBuildError: there is no GPU although the library needs one, or TensorRT refuses something.
         OSError: the engine or the timing cache cannot be written.
     """
     device = _device(order)
@@ -46,7 +55,7 @@ def build(order: Order, target: Path, words: Words, alive: list[Any]) -> None:
         builder.error_recorder = recorder
         network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = library.OnnxParser(network, logger)
-    except TypeError as error:  # how the bindings say that a native factory gave nothing
+    except TypeError as error:  # the bindings raise it if a native factory returns nothing
         raise EngineBuildError(f"the library does not start: {words}") from error
     alive += [builder, network, parser]
     _parse(parser, order.request.onnx_path)
@@ -67,17 +76,17 @@ def build(order: Order, target: Path, words: Words, alive: list[Any]) -> None:
 
 
 def _device(order: Order) -> Device | None:
-    """The GPU, before any native code that would crash without one."""
+    """Return the GPU, before any native code runs that would crash without one."""
     if order.library.builds_without_device:
         return None
     try:
         return open_device(order.cuda)
     except NoDeviceError as error:
-        raise EngineBuildError(f"{order.library.title} builds only on the GPU it builds for: {error}") from error
+        raise EngineBuildError(f"{order.library.title} needs the GPU that will run the engine: {error}") from error
 
 
 def _parse(parser: Any, onnx: Path) -> None:  # noqa: ANN401 - TensorRT ships no types
-    """Read the ONNX file and the weights beside it; every node that is refused is in the error."""
+    """Read the ONNX file and its weights. The error names every node that TensorRT refuses."""
     if parser.parse_from_file(str(onnx)):
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -92,7 +101,7 @@ def _node_error(error: Any) -> str:  # noqa: ANN401 - TensorRT ships no types
 
 
 def _held(network: Any) -> tuple[set[str], set[str]]:  # noqa: ANN401 - TensorRT ships no types
-    """The types of a network's tensors and of its layers, by name."""
+    """Return the names of the types of a network's tensors, and those of its layers."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     tensors = [layer.get_output(index) for layer in layers for index in range(layer.num_outputs)]
     tensors += [network.get_input(index) for index in range(network.num_inputs)]
@@ -100,13 +109,15 @@ def _held(network: Any) -> tuple[set[str], set[str]]:  # noqa: ANN401 - TensorRT
 
 
 def _configured(library: Any, builder: Any, network: Any, request: CompileRequest, words: Words) -> Any:  # noqa: ANN401 - TensorRT ships no types
-    """The builder's settings: workspace, no TF32, and the profile of the dynamic inputs."""
+    """Return the builder's settings: the workspace, no TF32, and a profile for the dynamic inputs."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     if any(tensor.is_shape_tensor for tensor in inputs):
-        raise EngineBuildError("an input is a shape: it decides shapes inside the graph. Export it as a constant.")
+        raise EngineBuildError(
+            "an input is a shape tensor, which decides shapes inside the graph. Export it as a constant."
+        )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, request.workspace_mb << 20)
-    # On by default: fp32 convolutions would run with ten bits of mantissa, which nobody asked for.
+    # TF32 is on by default. With it, fp32 convolutions would have only ten bits of mantissa.
     config.clear_flag(library.BuilderFlag.TF32)
     wanted = profiles({tensor.name: tuple(tensor.shape) for tensor in inputs}, request)
     if wanted:
@@ -120,35 +131,43 @@ def _add_profile(builder: Any, config: Any, wanted: Mapping[str, Profile], words
         for name, shapes in wanted.items():
             profile.set_shape(name, shapes.least, shapes.opt, shapes.most)
     except ValueError as error:
-        raise EngineBuildError(f"the optimisation profile is refused ({error}): {words}") from error
+        raise EngineBuildError(f"TensorRT refuses the optimisation profile ({error}): {words}") from error
     if config.add_optimization_profile(profile) < 0:
-        raise EngineBuildError(f"the optimisation profile is refused: {words}")
+        raise EngineBuildError(f"TensorRT refuses the optimisation profile: {words}")
 
 
 class _Timings:
-    """The timing cache of this GPU model under this version: it steadies the choice of tactics and shortens builds."""
+    """The timing cache of one GPU model and TensorRT version.
+
+    It makes the choice of tactics more stable and builds shorter.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @classmethod
     def of(cls, order: Order, library: Any, device: Device | None) -> _Timings | None:  # noqa: ANN401 - no types
-        """None where the library keeps no timings or no folder was handed in."""
+        """Return the timing cache; None if the library keeps no timings or the order has no folder for them."""
         if not order.library.keeps_timings or order.timings is None or device is None:
             return None
         return cls(order.timings / timing_cache_name(release(library.__version__), device.sm, device.name))
 
     def attach(self, config: Any) -> Any:  # noqa: ANN401 - TensorRT ships no types
-        """Give the builder what was measured before; a file it does not take is begun anew, which is said."""
+        """Give the stored timings to the builder.
+
+        If it does not accept the file, warn and start with an empty cache.
+        """
         for content in (self._stored(), b""):
             found = config.create_timing_cache(content)
             if found is not None and config.set_timing_cache(found, False):
                 return found
-            sys.stderr.write(f"WARNING: the timing cache {self._path} is not taken; it is begun anew\n")
-        raise EngineBuildError("no timing cache can be made")
+            sys.stderr.write(
+                f"WARNING: TensorRT does not accept the timing cache {self._path}; starting an empty one\n"
+            )
+        raise EngineBuildError("TensorRT cannot create a timing cache")
 
     def keep(self, config: Any) -> None:  # noqa: ANN401 - TensorRT ships no types
-        """Write the timings, with those another build wrote meanwhile."""
+        """Write the timings, together with those that another build wrote meanwhile."""
         mine = config.get_timing_cache()
         theirs = config.create_timing_cache(self._stored())
         if theirs is not None:
@@ -163,7 +182,10 @@ class _Timings:
 
 
 def compile_here(value: Mapping[str, Any], target: Path) -> None:
-    """What `TensorRtRuntime.compile` orders. Raises EngineBuildError."""
+    """Do the work that `TensorRtRuntime.compile` ordered, in the process that was started for it.
+
+    Raises EngineBuildError.
+    """
     order = Order.of(value)
     words = Words(lambda line: os.write(2, f"{line}\n".encode()))
     try:

@@ -1,4 +1,4 @@
-"""What the process that builds a TensorRT engine is told."""
+"""The order for the process that builds a TensorRT engine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ __all__ = ["Order"]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One engine to build.
+    """An order to build one engine.
 
-    version: the release the engine's name promises, None to take any. timings: the folder of timing caches, None to keep
-    none. cuda: the driver's library.
+    Attributes:
+        library: the library that builds it.
+        request: the request.
+        version: the release in the engine's file name; None accepts any release.
+        timings: the folder of the timing caches; None keeps no timings.
+        cuda: the file name of the CUDA driver's library.
     """
 
     library: TensorRtLibrary
@@ -29,7 +33,7 @@ class Order:
     cuda: str
 
     def value(self) -> dict[str, Any]:
-        """The order as it travels, fit for JSON."""
+        """Return the order as JSON values."""
         which = self.library
         return {
             **request_value(self.request),
@@ -41,7 +45,7 @@ class Order:
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Order:
-        """The reverse of `value`."""
+        """Read an order from the JSON values that `value` returned."""
         timings = value["timings"]
         return cls(
             TensorRtLibrary(*value["library"]),
@@ -52,5 +56,5 @@ class Order:
         )
 
     def failure(self) -> str:
-        """What an error about it begins with."""
+        """Return the beginning of each error message about this order."""
         return f"{self.library.title} cannot build {self.request.onnx_path} for {self.request.precision}"

@@ -1,7 +1,7 @@
-"""As much of the CUDA driver API as running an engine takes, by ctypes: no Python package for CUDA is needed.
+"""The part of the CUDA driver API that running an engine needs, with ctypes. No Python package for CUDA is needed.
 
-Names, signatures and numbers are those of cuda.h; where the header maps a name to `_v2`, that is the one called. The
-primary context is used, the one TensorRT's own CUDA runtime uses as well. Errors of the driver are `CudaError`.
+Names, signatures and numbers are those of cuda.h. If the header maps a name to `_v2`, that function is called. The code
+uses the primary context, which TensorRT's own CUDA runtime also uses. An error of the driver raises `CudaError`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ __all__ = ["CudaError", "CudaSession", "Device", "NoDeviceError", "open_device"]
 LIBRARY = "libcuda.so.1"
 
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
-_STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: never waits for the default stream
+_STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream never waits for the default stream
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _NAME_LENGTH = 256
 
 _INT, _UINT, _SIZE, _POINTER = ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_void_p
 _ADDRESS = ctypes.c_uint64  # CUdeviceptr
-# Without these, ctypes would pass a 64-bit address as an int and cut it.
+# Without signatures, ctypes would pass a 64-bit address as an int and truncate it.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuInit": (_UINT,),
     "cuGetErrorString": (_INT, ctypes.POINTER(ctypes.c_char_p)),
@@ -43,11 +43,11 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class NoDeviceError(Exception):
-    """There is no CUDA device this process may use; the message says why."""
+    """There is no CUDA device that this process may use. The message gives the reason."""
 
 
 class CudaError(Exception):
-    """The driver refused a call."""
+    """The driver returned an error. out_of_memory: the device's memory is full."""
 
     def __init__(self, call: str, code: int, text: str) -> None:
         self.out_of_memory = code == _OUT_OF_MEMORY
@@ -56,7 +56,7 @@ class CudaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """CUDA's device 0: the marketing name and the compute capability without its dot, such as 87."""
+    """CUDA's device 0. name: the marketing name. sm: the compute capability without its dot, such as 87."""
 
     name: str
     sm: str
@@ -64,7 +64,7 @@ class Device:
 
 
 class _Driver:
-    """libcuda with its signatures declared; every call is checked."""
+    """The library libcuda with declared signatures. Every call is checked."""
 
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
@@ -72,8 +72,8 @@ class _Driver:
             function = getattr(self._library, name)
             function.argtypes, function.restype = arguments, _INT
 
-    def call(self, name: str, *arguments: Any) -> None:  # noqa: ANN401 - whatever the signature takes
-        """Call one function. Raises CudaError."""
+    def call(self, name: str, *arguments: Any) -> None:  # noqa: ANN401 - the signature decides the types
+        """Call a function. Raises CudaError."""
         code = getattr(self._library, name)(*arguments)
         if code:
             raise CudaError(name, code, self._text(code))
@@ -85,7 +85,9 @@ class _Driver:
 
 
 def open_device(path: str = LIBRARY) -> Device:
-    """Initialise the driver and describe its device 0. A process that did so must not fork and use CUDA in the child.
+    """Initialise the driver and return its device 0.
+
+    A process that did this must not fork and use CUDA in the child. path: the file name of the driver's library.
 
     Raises:
         NoDeviceError: the driver is not installed, does not start, or sees no device.
@@ -116,7 +118,10 @@ def _capability(driver: _Driver) -> str:
 
 
 class CudaSession:
-    """Device 0 in use: its primary context, one stream and the buffers allocated here. Not thread-safe; close it."""
+    """The use of device 0: its primary context, one stream, and the buffers of this session.
+
+    Not thread-safe. Close it.
+    """
 
     def __init__(self, device: Device) -> None:
         self._driver = device.driver
@@ -134,41 +139,53 @@ class CudaSession:
 
     @property
     def stream(self) -> int:
-        """The stream's handle."""
+        """The handle of the stream."""
         return self._stream.value or 0
 
     def use(self) -> None:
-        """Make the context this thread's own: a context is current for one thread. Raises CudaError."""
+        """Make the context current for this thread; a context is current for each thread separately.
+
+        Raises CudaError.
+        """
         self._driver.call("cuCtxSetCurrent", self._context)
 
     def allocate(self, size: int) -> int:
-        """Device memory of at least one byte, aligned to 256 bytes. Raises CudaError."""
+        """Allocate device memory, `size` bytes but at least one, aligned to 256 bytes.
+
+        Return its address. Raises CudaError.
+        """
         address = _ADDRESS()
         self._driver.call("cuMemAlloc_v2", ctypes.byref(address), max(size, 1))
         self._buffers.add(address.value)
         return address.value
 
     def free(self, address: int) -> None:
-        """Give device memory back. Raises CudaError."""
+        """Free device memory. Raises CudaError."""
         self._buffers.discard(address)
         self._driver.call("cuMemFree_v2", address)
 
     def upload(self, address: int, host: int, size: int) -> None:
-        """Copy from host memory at `host`, which must stay until `synchronize` returned. Raises CudaError."""
+        """Copy `size` bytes from host memory at `host`, which must stay valid until `synchronize` returns.
+
+        Raises CudaError.
+        """
         if size:
             self._driver.call("cuMemcpyHtoDAsync_v2", address, host, size, self._stream)
 
     def download(self, host: int, address: int, size: int) -> None:
-        """Copy to host memory at `host`, which must stay until `synchronize` returned. Raises CudaError."""
+        """Copy `size` bytes to host memory at `host`, which must stay valid until `synchronize` returns.
+
+        Raises CudaError.
+        """
         if size:
             self._driver.call("cuMemcpyDtoHAsync_v2", host, address, size, self._stream)
 
     def synchronize(self) -> None:
-        """Wait for the stream; failures of what was queued on it surface here. Raises CudaError."""
+        """Wait for the stream. Raises CudaError, also for earlier work on the stream that failed."""
         self._driver.call("cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Free everything, whatever fails; raises the first CudaError after that. Idempotent."""
+        """Free everything, even if something fails. Then raise the first CudaError, if any. Idempotent."""
         if not self._context:
             return
         calls: list[tuple[str, Any]] = [

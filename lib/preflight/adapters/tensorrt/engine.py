@@ -1,7 +1,7 @@
 """A loaded TensorRT engine: device buffers, one stream, one execution context.
 
-The context gets its scratch memory from here, as much as the shapes of each run need: so a smaller batch needs less,
-and running out of it is a signal at the run that does, not a failure to load.
+This module gives the context its scratch memory, as much as the shapes of each run need. So a smaller batch needs less
+memory. If memory runs out, the run signals it; the engine still loads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Interface", "TensorRtEngine", "check_engine"]
 
-# TensorRT's types -> numpy's. BF16, which numpy lacks, is handled for outputs alone.
+# TensorRT's type -> numpy's type. Numpy has no BF16, so it is supported only for outputs.
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -36,7 +36,7 @@ _SCRATCH = ""  # no tensor has an empty name
 
 
 class Interface:
-    """What a deserialised engine takes and gives. most: input name -> largest shape, as its profile has it."""
+    """The inputs and outputs of a deserialised engine. most: input name -> the largest shape of its profile."""
 
     def __init__(self, library: Any, engine: Any) -> None:  # noqa: ANN401 - TensorRT ships no types
         self.name: str = engine.name
@@ -58,35 +58,36 @@ class Interface:
 
     @property
     def slice(self) -> int | None:
-        """The batch size of a graph that fixes it."""
+        """The batch size if the graph has a fixed one, else None."""
         first = {shape[0] if shape else -1 for shape in self.inputs.values()}
         return first.pop() if len(first) == 1 and -1 not in first else None
 
 
 def check_engine(interface: Interface, request: CompileRequest) -> None:
-    """Compare an engine with what is asked of it.
+    """Compare an engine with the request.
 
     Raises:
-        EngineBuildError: another precision, other inputs, a smaller batch, or tensors this adapter does not carry.
+        EngineBuildError: the engine has another precision, other inputs, a smaller batch, or tensors that this adapter
+            does not support.
     """
     if interface.name != engine_label(request.precision):
-        raise EngineBuildError(f"it calls itself {interface.name!r}, not {engine_label(request.precision)!r}")
+        raise EngineBuildError(f"its name is {interface.name!r}, not {engine_label(request.precision)!r}")
     if sorted(interface.inputs) != sorted(request.inputs):
-        raise EngineBuildError(f"it takes the inputs {sorted(interface.inputs)}, not {sorted(request.inputs)}")
+        raise EngineBuildError(f"it has the inputs {sorted(interface.inputs)}, not {sorted(request.inputs)}")
     for name, most in interface.most.items():
         asked = request.inputs[name]
         batch = request.batch_size if interface.inputs[name][:1] == (-1,) else most[0] if most else 0
         if most[1:] != tuple(asked[1:]) or len(most) != len(asked) or (most and most[0] < batch):
-            raise EngineBuildError(f"its input {name} goes up to {list(most)}, not to {[batch, *asked[1:]]}")
+            raise EngineBuildError(f"its input {name} allows shapes up to {list(most)}, not {[batch, *asked[1:]]}")
     for name, kind in interface.types.items():
         if kind not in _DTYPES and not (kind == "BF16" and name in interface.outputs):
-            raise EngineBuildError(f"its tensor {name} is {kind}, which is not carried here; cast it in the ONNX file")
+            raise EngineBuildError(f"its tensor {name} is {kind}, which is not supported; cast it in the ONNX file")
     if interface.on_host:
-        raise EngineBuildError(f"its tensors {interface.on_host} are shapes kept on the host; export them as constants")
+        raise EngineBuildError(f"its tensors {interface.on_host} are shapes in host memory; export them as constants")
 
 
 class TensorRtEngine:
-    """One engine with one context."""
+    """An engine with one context."""
 
     def __init__(
         self,
@@ -97,17 +98,27 @@ class TensorRtEngine:
         words: Words,
         label: str,
     ) -> None:
-        """owners: what the context lives in, released after it, last first."""
+        """Take over the objects of a loaded engine.
+
+        Args:
+            session: the use of the device; `close` closes it.
+            interface: the engine's inputs and outputs.
+            context: TensorRT's execution context.
+            owners: the objects that the context needs. They are released after it, the last one first.
+            words: the messages of the library.
+            label: the engine's name in messages.
+        """
         self._session, self._interface, self._context = session, interface, context
         self._owners, self._words, self._label = owners, words, label
         self._buffers: dict[str, tuple[int, int]] = {}
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        """One forward pass; the arrays returned belong to the caller.
+        """Run one forward pass. The returned arrays belong to the caller.
 
         Raises:
-            OutOfDeviceMemory: the batch did not fit; a smaller one may.
-            EngineBuildError: closed, inputs of another name, type or shape, or a failure inside TensorRT or CUDA.
+            OutOfDeviceMemory: the batch did not fit into memory; a smaller one may.
+            EngineBuildError: the engine is closed, an input has another name, type or shape, or TensorRT or CUDA
+                failed.
         """
         if self._context is None:
             raise EngineBuildError(f"The engine {self._label} is closed.")
@@ -119,7 +130,7 @@ class TensorRtEngine:
         return self._infer(inputs) if size is None else run_in_slices(self._infer, inputs, size)
 
     def close(self) -> None:
-        """Release the device memory. Idempotent. Raises EngineBuildError when the driver refuses."""
+        """Release the device memory. Idempotent. Raises EngineBuildError if the driver returns an error."""
         if self._context is None:
             return
         self._context = None
@@ -128,7 +139,7 @@ class TensorRtEngine:
         try:
             self._session.close()
         except CudaError as error:
-            raise EngineBuildError(f"The engine {self._label} does not let go of its device: {error}.") from error
+            raise EngineBuildError(f"The engine {self._label} cannot release its device: {error}.") from error
 
     def __enter__(self) -> Engine:
         return self
@@ -148,7 +159,7 @@ class TensorRtEngine:
             raise EngineBuildError(f"The engine {self._label} failed: {error}.") from error
 
     def _execute(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        import numpy as np  # noqa: PLC0415 - heavy: only who runs an engine pays for it
+        import numpy as np  # noqa: PLC0415 - slow to import, and needed only to run
 
         session, context = self._session, self._context
         fed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
@@ -172,7 +183,7 @@ class TensorRtEngine:
         shape = tuple(self._context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
             raise EngineBuildError(
-                f"The engine {self._label} cannot tell the shape of its output {name} before it runs ({list(shape)}). "
+                f"The engine {self._label} does not know the shape of its output {name} before it runs ({list(shape)}). "
                 "Export the model with outputs of fixed length and a mask."
             )
         return shape
@@ -186,7 +197,7 @@ class TensorRtEngine:
         return array.astype("float32", copy=False)
 
     def _reserve(self, name: str, size: int) -> int:
-        """Device memory for one tensor, kept from run to run, made anew where it is too small."""
+        """Return device memory for one tensor. It is kept from run to run, and replaced if it is too small."""
         address, held = self._buffers.get(name, (0, 0))
         if held >= size and address:
             return address
@@ -198,9 +209,9 @@ class TensorRtEngine:
         return address
 
     def _drop(self) -> None:
-        """Give all buffers back, so that a smaller batch finds room. Raises EngineBuildError."""
+        """Free all buffers, so that a smaller batch has room. Raises EngineBuildError."""
         try:
-            # Nothing of the failed run may still be using them.
+            # First wait: the failed run may still use the buffers.
             self._session.synchronize()
             while self._buffers:
                 _, (address, _) = self._buffers.popitem()
@@ -209,7 +220,7 @@ class TensorRtEngine:
             raise EngineBuildError(f"The engine {self._label} failed after memory ran out: {error}.") from error
 
     def _require(self, answer: bool, verb: str) -> None:
-        """Turn TensorRT's False into an error with its words."""
+        """Raise an error with TensorRT's messages if TensorRT answered False."""
         if answer:
             return
         if self._words.out_of_memory:

@@ -1,7 +1,7 @@
-"""The two libraries one adapter drives, what they say, and how what they say is kept.
+"""The two libraries that this adapter uses, TensorRT and TensorRT-RTX, and how their messages are collected.
 
-TensorRT says no by returning None or False; the reason goes to an error recorder where one is attached, else to the
-logger. Both end in `Words` here.
+TensorRT reports a failure by returning None or False. The reason goes to the error recorder if there is one, else to
+the logger. Both write into `Words`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from preflight.errors import EngineBuildError
 __all__ = ["TENSORRT", "TENSORRT_RTX", "TensorRtLibrary", "Words", "capturing_logger", "error_recorder", "release"]
 
 _KEPT = 40  # lines; a failed build rarely says more than ten
-# Said of a tactic that was left out because it did not fit the workspace: the build goes on with another.
+# TensorRT skips a tactic that does not fit into the workspace, and continues with another. This is not a failure.
 _NO_FAILURE = re.compile(r"[Ss]kipping tactic", re.ASCII)
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|OutOfDeviceMemory|FAILED_ALLOCATION|[Ff]ailed to allocate|bad_alloc", re.ASCII
@@ -29,10 +29,13 @@ _LOUD = frozenset({"INTERNAL_ERROR", "ERROR", "WARNING"})
 
 @dataclass(frozen=True, slots=True)
 class TensorRtLibrary:
-    """One library with TensorRT's Python interface.
+    """A library with TensorRT's Python interface.
 
-    module: what is imported. title: what messages call it. builds_without_device: whether its builder works on a machine
-    without a GPU. keeps_timings: whether a timing cache means anything to it.
+    Attributes:
+        module: the name of the module.
+        title: the name in messages.
+        builds_without_device: whether its builder works on a machine without a GPU.
+        keeps_timings: whether the library uses a timing cache.
     """
 
     module: str
@@ -41,45 +44,49 @@ class TensorRtLibrary:
     keeps_timings: bool
 
     def imported(self, promised: str | None = None) -> Any:  # noqa: ANN401 - TensorRT ships no types
-        """The module.
+        """Import the library and return its module.
 
-        promised: the release engine names carry, as the installer records it; None to take any.
+        promised: the release in engine file names, as the installer recorded it; None accepts any release.
 
         Raises:
-            EngineBuildError: it is not there, which says how to get it, or is of another release.
+            EngineBuildError: the library cannot be imported, and the message says how to install it; or it is another
+                release.
         """
         try:
             module = importlib.import_module(self.module)
         except (ImportError, OSError) as error:
             raise EngineBuildError(
                 f"{self.title} cannot be imported ({error}). Run pip install -e '.[gpu,tensorrt]'; on a Jetson, make the "
-                "environment with --system-site-packages, so that JetPack's own is found."
+                "environment with --system-site-packages, so that JetPack's own TensorRT is found."
             ) from error
         if promised is not None and release(module.__version__) != promised:
             raise EngineBuildError(
-                f"{self.title} is recorded as {promised}, but what is imported is {module.__version__}. Keep one of them "
-                "installed."
+                f"{self.title} is installed as release {promised}, but the imported module is {module.__version__}. Keep "
+                "only one of them installed."
             )
         return module
 
 
 TENSORRT = TensorRtLibrary("tensorrt", "TensorRT", builds_without_device=False, keeps_timings=True)
-# Its timing cache calls are no-ops and warn (1.7); what it keeps instead, a cache of kernels, belongs to its execution.
+# In 1.7 its timing cache functions do nothing and warn. Its cache of kernels belongs to the execution, not to the
+# build.
 TENSORRT_RTX = TensorRtLibrary("tensorrt_rtx_bindings", "TensorRT-RTX", builds_without_device=True, keeps_timings=False)
 
 
 def release(version: str) -> str:
-    """The digits and dots a version begins with: 10.13.3.9 of 10.13.3.9.post1. Raises EngineBuildError."""
+    """Return the digits and dots at the start of a version: 10.13.3.9 for 10.13.3.9.post1. Raises EngineBuildError."""
     found = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
     if found is None:
-        raise EngineBuildError(f"TensorRT calls its version {version!r}, which does not begin with a number.")
+        raise EngineBuildError(
+            f"TensorRT's version {version!r} does not begin with a number. Install a released version."
+        )
     return found.group()
 
 
 class Words:
-    """What a library said at WARNING and above, each line once; the newest are kept.
+    """The messages of a library at WARNING and above. Each line is kept once, and only the newest lines are kept.
 
-    echo: called with each line as it comes, for a process that may not live to tell.
+    echo: called with each new line. A process that may crash needs this.
     """
 
     def __init__(self, echo: Callable[[str], object] | None = None) -> None:
@@ -87,7 +94,7 @@ class Words:
         self._echo = echo
 
     def add(self, severity: str, text: str) -> None:
-        """Keep a message, on one line. Never raises: the caller is native code."""
+        """Keep a message on one line. It never raises, because native code calls it."""
         line = f"{severity}: {' '.join(text.split())}"
         if line in self._lines or _NO_FAILURE.search(line):
             return
@@ -96,12 +103,12 @@ class Words:
             self._echo(line)
 
     def clear(self) -> None:
-        """Forget."""
+        """Remove all messages."""
         self._lines.clear()
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether memory ran out, by what was said."""
+        """Whether a message says that memory ran out."""
         return any(_OUT_OF_MEMORY.search(line) for line in self._lines)
 
     def __str__(self) -> str:
@@ -110,11 +117,11 @@ class Words:
 
 
 def capturing_logger(library: Any, words: Words) -> Any:  # noqa: ANN401 - TensorRT ships no types
-    """An ILogger that hands warnings and errors to `words`."""
+    """Return an ILogger that adds warnings and errors to `words`."""
 
     class CapturingLogger(library.ILogger):  # type: ignore[misc]  # TensorRT ships no types
         def __init__(self) -> None:
-            library.ILogger.__init__(self)  # super() would not make the native half
+            library.ILogger.__init__(self)  # super() would not create the native part
 
         def log(self, severity: Any, msg: str) -> None:  # noqa: ANN401
             if severity.name in _LOUD:
@@ -124,7 +131,7 @@ def capturing_logger(library: Any, words: Words) -> Any:  # noqa: ANN401 - Tenso
 
 
 def error_recorder(library: Any, words: Words) -> Any:  # noqa: ANN401 - TensorRT ships no types
-    """An IErrorRecorder that hands errors to `words` under the name of their code."""
+    """Return an IErrorRecorder that adds errors to `words`, each with the name of its code."""
 
     class Recorder(library.IErrorRecorder):  # type: ignore[misc]  # TensorRT ships no types
         def __init__(self) -> None:
@@ -149,13 +156,16 @@ def error_recorder(library: Any, words: Words) -> Any:  # noqa: ANN401 - TensorR
         def report_error(self, code: Any, desc: str) -> bool:  # noqa: ANN401
             self._errors.append((code, desc))
             words.add(code.name, desc)
-            return False  # go on; the call that failed says so
+            return False  # continue; the call that failed reports it
 
     return Recorder()
 
 
 @cache
 def process_logger(which: TensorRtLibrary) -> tuple[Any, Words]:
-    """The logger of this process: TensorRT takes the first one it is given and ignores any later."""
+    """Return the logger of this process and its words.
+
+    TensorRT uses the first logger that it gets and ignores later ones.
+    """
     words = Words()
     return capturing_logger(which.imported(), words), words

@@ -1,4 +1,4 @@
-"""What is asked of a network, compared with what it is: shapes and precision. Pure."""
+"""Compares a network with its request: shapes and precision. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["Profile", "check_precision", "engine_label", "profiles", "timing_cac
 
 Shape = tuple[int, ...]
 
-# Types that carry no precision.
+# Types that say nothing about the precision.
 _NEUTRAL = frozenset({"BOOL", "INT32", "INT64", "UINT8"})
-# precision -> the types its tensors may have beside those, and the one that makes it that precision.
+# precision -> the types that its tensors may also have, and the type that at least one of them must have.
 _TYPES = {
     "fp32": (frozenset({"FLOAT"}), "FLOAT"),
     "fp16": (frozenset({"FLOAT", "HALF"}), "HALF"),
@@ -23,16 +23,16 @@ _TYPES = {
 }
 _QUANTISING = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _ADVICE = {
-    "fp32": "Set `precision` to what the ONNX file is, or export it in fp32.",
-    "fp16": "Cast the ONNX file to fp16, or set `precision` to what it is.",
-    "bf16": "Cast the ONNX file to bf16, or set `precision` to what it is.",
-    "int8": "Quantise the ONNX file (QuantizeLinear and DequantizeLinear nodes), or set `precision` to what it is.",
+    "fp32": "Set `precision` to that of the ONNX file, or export it in fp32.",
+    "fp16": "Cast the ONNX file to fp16, or set `precision` to that of the file.",
+    "bf16": "Cast the ONNX file to bf16, or set `precision` to that of the file.",
+    "int8": "Quantise the ONNX file (QuantizeLinear and DequantizeLinear nodes), or set `precision` to that of the file.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The range of shapes one dynamic input is built for; tactics are chosen for `opt`."""
+    """The range of shapes that an engine supports for one dynamic input. Tactics are chosen for `opt`."""
 
     least: Shape
     opt: Shape
@@ -40,22 +40,27 @@ class Profile:
 
 
 def profiles(network: Mapping[str, Shape], request: CompileRequest) -> dict[str, Profile]:
-    """The profile of every dynamic input: one sample to a whole batch, the other dimensions as the request says.
+    """Return the profile of every dynamic input.
 
-    network: input name -> shape, -1 for a dynamic dimension. A batch dimension the graph fixes stays as it is.
+    The batch ranges from one sample to a whole batch. The other dimensions are those of the request. If the graph has a
+    fixed batch size, it stays as it is.
+
+    Args:
+        network: input name -> shape; -1 stands for a dynamic dimension.
+        request: the request.
 
     Raises:
-        EngineBuildError: other inputs than the request's, or dimensions that do not fit.
+        EngineBuildError: the inputs are not those of the request, or their dimensions do not fit.
     """
     if sorted(network) != sorted(request.inputs):
-        raise EngineBuildError(f"it takes the inputs {sorted(network)}, but {sorted(request.inputs)} were asked for")
+        raise EngineBuildError(f"it has the inputs {sorted(network)}, but the request has {sorted(request.inputs)}")
     found = {}
     for name, shape in network.items():
         asked = request.inputs[name]
         if len(shape) != len(asked) or any(
             size not in (-1, wanted) for size, wanted in zip(shape[1:], asked[1:], strict=True)
         ):
-            raise EngineBuildError(f"its input {name} is {list(shape)}, but {list(asked)} was asked for")
+            raise EngineBuildError(f"its input {name} has the shape {list(shape)}, but the request has {list(asked)}")
         if -1 in shape:
             rest = asked[1:]
             first, last = (1, request.batch_size) if shape[0] == -1 else (shape[0], shape[0])
@@ -64,36 +69,39 @@ def profiles(network: Mapping[str, Shape], request: CompileRequest) -> dict[str,
 
 
 def check_precision(precision: str, types: Iterable[str], layers: Iterable[str]) -> None:
-    """Compare the precision asked for with a strongly typed network's own.
+    """Compare the requested precision with that of a strongly typed network.
 
-    types: the names of its tensors' types, as TensorRT's DataType has them. layers: the names of its layers' types.
+    Args:
+        precision: the requested precision.
+        types: the names of the tensors' types, as in TensorRT's DataType.
+        layers: the names of the layers' types.
 
     Raises:
-        EngineBuildError: they differ; the message says what the network is.
+        EngineBuildError: they differ. The message says what the network contains.
     """
     if precision not in _TYPES:
-        raise EngineBuildError(f"no engines of precision {precision} are built; take one of {', '.join(_TYPES)}")
+        raise EngineBuildError(f"precision {precision} is not supported; set `precision` to one of {', '.join(_TYPES)}")
     held = set(types) - _NEUTRAL
     allowed, needed = _TYPES[precision]
     quantised = not _QUANTISING.isdisjoint(layers)
     if precision == "int8" and not (quantised and needed in held):
-        raise EngineBuildError(f"int8 was asked for, but it holds no Q/DQ nodes. {_ADVICE[precision]}")
+        raise EngineBuildError(f"int8 is requested, but the model has no Q/DQ nodes. {_ADVICE[precision]}")
     if precision != "int8" and quantised:
-        raise EngineBuildError(f"{precision} was asked for, but it holds Q/DQ nodes. {_ADVICE[precision]}")
+        raise EngineBuildError(f"{precision} is requested, but the model has Q/DQ nodes. {_ADVICE[precision]}")
     if held - allowed:
         raise EngineBuildError(
-            f"{precision} was asked for, but it holds {', '.join(sorted(held - allowed))} tensors. {_ADVICE[precision]}"
+            f"{precision} is requested, but the model has {', '.join(sorted(held - allowed))} tensors. {_ADVICE[precision]}"
         )
     if needed not in held:
-        raise EngineBuildError(f"{precision} was asked for, but it holds no {needed} tensors. {_ADVICE[precision]}")
+        raise EngineBuildError(f"{precision} is requested, but the model has no {needed} tensors. {_ADVICE[precision]}")
 
 
 def engine_label(precision: str) -> str:
-    """The network's name: TensorRT stores it in the engine, which says nothing else of its precision."""
+    """Return the network's name. TensorRT stores it in the engine, which does not record its precision otherwise."""
     return f"preflight:{precision}"
 
 
 def timing_cache_name(version: str, sm: str, device: str) -> str:
-    """The file that holds the timings of one GPU model under one TensorRT version."""
+    """Return the name of the file with the timings of one GPU model and one TensorRT version."""
     slug = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in device.lower())
     return f"trt{version}_sm{sm}_{slug}.timings"

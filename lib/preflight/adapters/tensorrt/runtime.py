@@ -1,10 +1,10 @@
-"""C7 on a GPU by TensorRT 10.3 to 11.x, and by TensorRT-RTX: an ONNX file becomes an engine for this GPU.
+"""The inference runtime (C7) on a GPU with TensorRT 10.3 to 11.x or TensorRT-RTX: compiles ONNX files for this GPU.
 
-Networks are strongly typed: precision lives in the ONNX file. fp16 means that the file was cast before, int8 that it
-holds Q/DQ nodes; whether it does is checked, and the precision is written into the engine, where `load` reads it back.
-Engines are not reproducible byte for byte.
+Networks are strongly typed, so the ONNX file decides the precision. For fp16 the file must be cast before, and for int8
+it must have Q/DQ nodes. The adapter checks this and writes the precision into the engine. `load` reads it back. The
+bytes of an engine are not reproducible.
 
-What cannot be done without a GPU is refused before any native code runs: a TensorRT runtime crashes without one.
+A TensorRT runtime crashes if there is no GPU. So the adapter refuses what needs a GPU before any native code runs.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ log = logging.getLogger("preflight.engines")
 class TensorRtRuntime:
     """The `InferenceRuntime` of TensorRT on CUDA's device 0.
 
-    library: TENSORRT, or TENSORRT_RTX, whose engines are built without a GPU. sm, version: the compute capability and the
-    release that engine names promise, such as "87" and "10.3.0"; another GPU or library is refused. timings: the folder
-    of timing caches, one file for each GPU model and TensorRT version; None keeps none. cuda: the driver's library.
+    library: TENSORRT, or TENSORRT_RTX, which builds engines without a GPU. sm, version: the compute capability and the
+    release in engine file names, such as "87" and "10.3.0"; another GPU or library is refused. timings: the folder of
+    the timing caches, with one file for each GPU model and TensorRT version; None keeps none. cuda: the file name of
+    the CUDA driver's library.
     """
 
     def __init__(
@@ -49,37 +50,37 @@ class TensorRtRuntime:
 
     @property
     def name(self) -> str:
-        """As in the mission."""
+        """The name in mission files."""
         return "tensorrt"
 
     @property
     def version(self) -> str:
-        """The library's release, such as 10.3.0. Raises EngineBuildError when it is not installed."""
+        """The library's release, such as 10.3.0. Raises EngineBuildError if it is not installed."""
         return release(self._library.imported().__version__)
 
     def compile(self, request: CompileRequest, target: Path) -> None:
-        """Write the engine of an ONNX file to `target`, built in a process of its own.
+        """Build the engine of an ONNX file in its own process and write it to `target`.
 
         Raises:
-            EngineBuildError: no GPU where the library needs one, or another than promised; the ONNX file is not of the
-                precision asked for, has nodes TensorRT does not support, or other inputs; TensorRT built nothing; the
-                building process crashed or was killed; or `target` cannot be written.
+            EngineBuildError: the library needs a GPU and there is none, or the GPU is another one than `sm`. Or the
+                ONNX file has another precision, unsupported nodes or other inputs. Or TensorRT built nothing, the
+                process crashed or was killed, or `target` cannot be written.
         """
         if not self._library.builds_without_device:
             self._device(f"cannot build {request.onnx_path}")
         order = Order(self._library, request, self._promised, self._timings, self._cuda)
-        # On every core: tactics are chosen by timing them.
+        # The process runs on every core, because TensorRT measures tactics to choose them.
         building = CompilingProcess(build_process.__name__, order.value(), target, failure=order.failure())
         building.wait()
         if building.said:
             log.debug(f"{self._library.title} on {request.onnx_path.name}: {building.said}")
 
     def load(self, engine: Path, request: CompileRequest) -> Engine:
-        """Deserialise an engine; its precision is read back from it.
+        """Deserialise an engine and check its precision.
 
         Raises:
-            EngineBuildError: no GPU, or another than promised; the file is absent, damaged, of another TensorRT version
-                or GPU; or the engine is not what the request says.
+            EngineBuildError: there is no GPU, or it is another one than `sm`. Or the file is absent, damaged, or of
+                another TensorRT version or GPU. Or the engine does not fit the request.
         """
         verb = f"cannot load the engine {engine}"
         try:
@@ -101,13 +102,14 @@ class TensorRtRuntime:
 
     def _opened(self, session: CudaSession, plan: bytes, request: CompileRequest, label: str) -> Engine:
         library = self._library.imported(self._promised)
-        # No error recorder here: what inherits one may crash when it is destroyed, and errors reach the logger as well.
+        # There is no error recorder: objects with one may crash when they are destroyed. The logger gets the errors as
+        # well.
         logger, words = process_logger(self._library)
         words.clear()
         library.init_libnvinfer_plugins(logger, "")
         try:
             runtime = library.Runtime(logger)
-        except TypeError as error:  # how the bindings say that a native factory gave nothing
+        except TypeError as error:  # the bindings raise it if a native factory returns nothing
             raise EngineBuildError(f"the library does not start: {words}") from error
         deserialised = _given(runtime.deserialize_cuda_engine(plan), words)
         interface = Interface(library, deserialised)
@@ -121,7 +123,7 @@ class TensorRtRuntime:
             device = open_device(self._cuda)
         except NoDeviceError as error:
             raise EngineBuildError(
-                f"{self._library.title} {verb}: there is no GPU here ({error}). Do it on the machine whose GPU will run "
+                f"{self._library.title} {verb}: there is no GPU here ({error}). Use the machine whose GPU will run "
                 "the engine, or set `runtime` to openvino."
             ) from error
         if self._sm not in (None, device.sm):
@@ -134,7 +136,7 @@ class TensorRtRuntime:
 
 
 def _given(value: Any, words: object) -> Any:  # noqa: ANN401 - TensorRT ships no types
-    """What TensorRT made, unless it is None."""
+    """Return the object that TensorRT created. Raises EngineBuildError if it is None."""
     if value is None:
         raise EngineBuildError(str(words))
     return value

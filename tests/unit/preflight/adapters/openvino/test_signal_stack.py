@@ -1,4 +1,4 @@
-"""The signal stack of a thread survives what libraries do to it."""
+"""A thread's signal stack is unchanged after OpenVINO was used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ runtime.compile(request, engine)
 held = [runtime.load(engine, request)]
 assert signal_stack() == before, (signal_stack(), before)
 del runtime
-# The plug-in goes in another thread than the one it came in.
+# The plug-in is unloaded in another thread than the one that loaded it.
 def drop():
     held.pop().close()
     gc.collect()

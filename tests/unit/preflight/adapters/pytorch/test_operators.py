@@ -1,4 +1,4 @@
-"""Every operator of the table against ONNX Runtime, on graphs of one node."""
+"""Compares every operator of the table with ONNX Runtime, on graphs with one node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _ints(*numbers):
 
 
 IMAGE, ROWS = _numbers(2, 4, 8, 8), _numbers(2, 5, 6)
-# operator, data inputs, constants after them (None: left out), attributes, opset
+# operator, data inputs, constant inputs after them (None: absent), attributes, opset
 CASES = [
     *((kind, [ROWS], [], {}, 17) for kind in ("Abs", "Ceil", "Cos", "Erf", "Exp", "Floor", "HardSwish", "Neg", "Relu")),
     *((kind, [ROWS], [], {}, 17) for kind in ("Sigmoid", "Sign", "Sin", "Softplus", "Tanh", "Identity", "Selu", "Elu")),
@@ -110,7 +110,7 @@ CASES = [
     ("Cast", [ROWS], [], {"to": TensorProto.FLOAT}, 17),
     ("Cast", [ROWS * F(5)], [], {"to": TensorProto.INT64}, 17),
 ]  # fmt: skip
-# Whose output is not a number, or whose input is a shape: see the tests below.
+# Operators whose output is not a number, or whose input is a shape. The tests below cover them.
 ELSEWHERE = {"Equal", "Greater", "Less", "And", "Or", "Where", "Shape", "ConstantOfShape"}
 
 
@@ -173,7 +173,7 @@ def test_conditions(tmp_path):
 
 
 def test_shapes_are_computed_while_converting(tmp_path):
-    """As exporters write `expand` and `view`: through Shape, arithmetic, ConstantOfShape, Equal and Where."""
+    """Exporters write `expand` and `view` like this: with Shape, arithmetic, ConstantOfShape, Equal and Where."""
     constants = {
         "first": _ints(0), "zero": np.array(0, np.int64), "two": _ints(2), "three": _ints(3), "minus": _ints(-1),
         "tall": _ints(3, 1), "sizes": _ints(-1, 5), "row": _numbers(1, 5), "axis": _ints(0), "end": _ints(1),
@@ -200,7 +200,7 @@ def test_shapes_are_computed_while_converting(tmp_path):
     inputs = {"x": ROWS}
     outputs = {"v": TensorProto.FLOAT, "r": TensorProto.FLOAT, "w": TensorProto.FLOAT}
     path = _written(tmp_path / "m.onnx", nodes, inputs, constants, outputs)
-    # ONNX Runtime gives outputs that do not depend on the input as well; so does the table.
+    # Some outputs do not depend on the input. Both ONNX Runtime and the table return them.
     _compare(path, inputs)
 
 
@@ -243,7 +243,7 @@ def test_all_unknown_operators_are_named_with_their_nodes(tmp_path):
 
 
 def test_sums_and_powers_leave_fp16(tmp_path):
-    """Activations of some hundreds are common in transformers; their squares are no 16-bit floats."""
+    """In transformers, activations of some hundreds are common. Their squares exceed the range of 16-bit floats."""
     x = np.full((1, 4, 8), 500, F) * np.linspace(0.5, 1, 8, dtype=F)
     nodes = [
         helper.make_node("Pow", ["x", "two"], ["p"]),

@@ -1,4 +1,4 @@
-"""PyTorch engines: archives that hold data alone, and compute in what was asked, where it was asked."""
+"""PyTorch engines: archives contain only data, and engines have the requested precision and device."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def built(request_, tmp_path_factory):
 
 
 def _changed(content, changes):
-    """The archive with files replaced, added or (None) left out; `changes` name them below the archive's one folder."""
+    """Return the archive with files replaced, added, or (None) removed.
+
+    `changes` has their paths below the archive's one folder.
+    """
     made = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
         folder = old.namelist()[0].partition("/")[0]
@@ -140,7 +143,7 @@ def test_nothing_is_unpickled(built, request_, tmp_path, name, why):
     fuse = tmp_path / "went_off"
     bomb = io.BytesIO()
     torch.save(_Bomb(fuse), bomb)
-    assert pickle.loads(pickle.dumps(_Bomb(fuse))) is None  # noqa: S301 - our own, to see that it works
+    assert pickle.loads(pickle.dumps(_Bomb(fuse))) is None  # noqa: S301 - the test's own pickle, to show that it works
     fuse.unlink()
     _refused(_changed(built, {name: bomb.getvalue()}), request_, tmp_path, why)
     assert not fuse.exists()
@@ -175,7 +178,7 @@ def test_no_text_of_an_archive_is_evaluated(built, request_, tmp_path, old, new)
     model = _member(built, MODEL).decode()
     changed = re.sub(old, lambda _: new, model, count=1)
     assert changed != model
-    _refused(_changed(built, {MODEL: changed}), request_, tmp_path, r"it (holds|calls) .*Remove the file")
+    _refused(_changed(built, {MODEL: changed}), request_, tmp_path, r"it (contains|calls) .*Remove the file")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +204,7 @@ def test_any_damage_is_refused_or_does_no_harm(built, request_, tmp_path_factory
     try:
         engine = TorchRuntime().load(path, request_)
     except EngineBuildError as error:
-        assert "damaged.engine" in str(error)  # noqa: PT017 - it may load as well: not every byte of a zip means something
+        assert "damaged.engine" in str(error)  # noqa: PT017 - it may also load, because some bytes of a zip file have no meaning
         return
     path.write_bytes(built)
     feed = {"x": np.ones((2, 6), np.float32)}
@@ -209,7 +212,7 @@ def test_any_damage_is_refused_or_does_no_harm(built, request_, tmp_path_factory
 
 
 def test_a_program_in_another_precision_is_refused(built, request_, tmp_path):
-    """Exactly what a silent fall-back would look like: all is well, but the numbers are fp32."""
+    """This is what a silent fallback would look like: everything works, but the numbers are fp32."""
 
     class Whole(torch.nn.Module):
         def __init__(self):
@@ -226,7 +229,7 @@ def test_a_program_in_another_precision_is_refused(built, request_, tmp_path):
     _, signature = unpack(built, "m")
     for module in (Whole(), Mixed().half()):
         program = torch.export.export(module, (torch.zeros(2, 6),), strict=False)
-        _refused(pack(program, signature), request_, tmp_path, r"torch.float32, not the fp16")
+        _refused(pack(program, signature), request_, tmp_path, r"torch.float32, not fp16")
 
 
 def test_a_device_that_is_not_there_is_refused(request_, built, tmp_path):
@@ -248,7 +251,7 @@ def test_other_precisions_are_refused(request_, tmp_path, precision):
 
 def test_other_sizes_than_the_graphs_are_refused(request_, tmp_path):
     for shape in ((1, 7), (1, 6, 1)):
-        with pytest.raises(EngineBuildError, match="was asked for"):
+        with pytest.raises(EngineBuildError, match="but the request has"):
             TorchRuntime().export(_request(request_.onnx_path, inputs={"x": shape}), tmp_path / "e")
 
 

@@ -1,4 +1,4 @@
-"""A CUDA driver over the host's memory, a TensorRT that computes on its addresses, and small ONNX models."""
+"""A CUDA driver that uses host memory, a fake TensorRT that computes at its addresses, and small ONNX models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 
 def compiled(source: Path, target: Path, *options: str) -> Path:
-    """A shared library; skips where there is no C compiler."""
+    """Compile a C file into a shared library. Skips the test if there is no C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here to make a stand-in for a native library")
@@ -39,7 +39,7 @@ def compile_library() -> Callable[..., Path]:
 
 
 class FakeCuda:
-    """The stand-in driver; its variables are read and set as attributes."""
+    """The fake driver. Its C variables can be read and set as attributes."""
 
     def __init__(self, path):
         object.__setattr__(self, "path", str(path))
@@ -115,7 +115,7 @@ class _Runtime:
 
 
 class _Engine:
-    """The plan: {name, context, inputs: {name: [type, shape, most]}, outputs: {name: [type, length, place]}, scratch}."""
+    """A plan: {name, context, inputs: {name: [type, shape, most]}, outputs: {name: [type, length, place]}, scratch}."""
 
     def __init__(self, plan, logger):
         self.plan, self.logger, self.name = plan, logger, plan["name"]
@@ -151,7 +151,10 @@ class _Engine:
 
 
 class _Context:
-    """output[i] = (mean, sum, mean, ...) of sample i of the first input; NaN in it makes execution fail."""
+    """output[i] = (mean, sum, mean, ...) of sample i of the first input.
+
+    A NaN in the input makes the execution fail.
+    """
 
     def __init__(self, engine):
         self._engine, self._shapes, self._addresses, self._scratch = engine, {}, {}, (0, 0)
@@ -207,7 +210,7 @@ class _Context:
 
 @pytest.fixture
 def fake_library(monkeypatch):
-    """A TensorRT of Python that takes its engines from JSON."""
+    """A TensorRT written in Python, which reads its engines from JSON."""
     module = types.ModuleType("fake_tensorrt")
     module.__version__ = "10.3.0.post1"
     module.ILogger = module.IErrorRecorder = _Base
@@ -216,7 +219,7 @@ def fake_library(monkeypatch):
     module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
     module.init_libnvinfer_plugins = lambda logger, namespace: True
     monkeypatch.setitem(sys.modules, "fake_tensorrt", module)
-    # A title of its own each time: the process's logger is kept for each library.
+    # Each library gets another title, because the process keeps one logger for each library.
     return TensorRtLibrary("fake_tensorrt", f"TensorRT {id(module)}", builds_without_device=False, keeps_timings=True)
 
 
@@ -240,7 +243,7 @@ def _saved(path, nodes, inputs, outputs, weights=(), domains=()):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Paths by name: fp32, fixed (batch 2), fp16, int8, two_inputs, unsupported."""
+    """The paths by name: fp32, fixed (batch size 2), fp16, int8, two_inputs, unsupported."""
     root = tmp_path_factory.mktemp("onnx")
     conv = helper.make_node("Conv", ["image", "w"], ["a"], pads=[1, 1, 1, 1])
     relu = helper.make_node("Relu", ["a"], ["y"])

@@ -1,4 +1,4 @@
-"""Real engines from real ONNX files by TensorRT-RTX, which builds without a GPU; and builds that end badly."""
+"""TensorRT-RTX builds real engines from real ONNX files without a GPU. Other tests cover builds that fail."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def test_what_is_no_model_is_refused(rtx, request_for, tmp_path, content):
 
 def test_another_release_than_the_name_promises_is_refused(rtx, models, request_for, tmp_path):
     TensorRtRuntime(TENSORRT_RTX, version=rtx.version).compile(request_for(models["fp32"]), tmp_path / "engine")
-    with pytest.raises(EngineBuildError, match=rf"recorded as 10\.3\.0, but what is imported is {rtx.version}"):
+    with pytest.raises(
+        EngineBuildError, match=rf"installed as release 10\.3\.0, but the imported module is {rtx.version}"
+    ):
         TensorRtRuntime(TENSORRT_RTX, version="10.3.0").compile(request_for(models["fp32"]), tmp_path / "engine")
 
 
@@ -129,7 +131,7 @@ def test_an_order_survives_its_text(models, request_for, tmp_path):
 
 @pytest.fixture
 def library_of(tmp_path, monkeypatch):
-    """A library whose import does what the source says, in whatever process imports it."""
+    """library_of(source): a library that runs this source when a process imports it."""
 
     def make(source):
         folder = tmp_path / "modules"
@@ -178,7 +180,7 @@ TensorRtRuntime(library).compile(request, Path(sys.argv[1]))
 """
 
 
-# Says that it is there, and, should nobody kill it, that it survived.
+# Writes "here" at its start, and "survived" if nothing kills it.
 _WAITING = """
 import os, signal
 held = open({pipe!r}, "wb", buffering=0)
@@ -190,7 +192,10 @@ signal.pause()
 
 
 def test_a_killed_build_takes_its_process_along(library_of, tmp_path):
-    """The building process holds a pipe open: its end is the end of that process, without a wait."""
+    """The building process keeps a pipe open.
+
+    The end of the pipe shows the end of the process, so the test need not wait.
+    """
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     library_of(_WAITING.format(pipe=str(pipe)))
@@ -207,7 +212,7 @@ def test_a_killed_build_takes_its_process_along(library_of, tmp_path):
 
 @pytest.fixture
 def as_tensorrt(rtx, cuda):
-    """TensorRT-RTX driven as TensorRT is: with a device, here a stand-in, and timings. Its own timings are empty."""
+    """TensorRT-RTX used like TensorRT: with a device, here a fake one, and with timings. Its own timings are empty."""
     library = TensorRtLibrary("tensorrt_rtx_bindings", "TensorRT", builds_without_device=False, keeps_timings=True)
     return lambda **arguments: TensorRtRuntime(library, cuda=cuda.path, **arguments)
 
@@ -246,7 +251,7 @@ class _Cache:
 
 
 class _Config:
-    """A builder's timing cache, which takes only what begins with `good`."""
+    """A builder's configuration whose timing cache accepts only content that begins with `good`."""
 
     def __init__(self):
         self.cache = None
@@ -281,7 +286,7 @@ def test_stored_timings_are_used_or_begun_anew(tmp_path, capsys, stored, taken, 
         path.write_bytes(stored)
     timings = _Timings(path)
     assert timings.attach(config).content == taken
-    assert ("begun anew" in capsys.readouterr().err) == (stored in (b"damaged", b"else"))
+    assert ("an empty one" in capsys.readouterr().err) == (stored in (b"damaged", b"else"))
     config.cache.content += b" new"
     timings.keep(config)
     assert path.read_bytes() == kept
@@ -290,5 +295,5 @@ def test_stored_timings_are_used_or_begun_anew(tmp_path, capsys, stored, taken, 
 def test_a_builder_that_makes_no_timing_cache_is_an_error(tmp_path):
     config = _Config()
     config.set_timing_cache = lambda cache, ignore_mismatch: False
-    with pytest.raises(EngineBuildError, match="no timing cache"):
+    with pytest.raises(EngineBuildError, match="cannot create a timing cache"):
         _Timings(tmp_path / "x.timings").attach(config)

@@ -1,4 +1,4 @@
-"""How a mission comes by TensorRT: gates, packages and a GPU, each missing one an error of its own."""
+"""How a mission gets TensorRT. It needs the gate, a package and a GPU; each missing one has its own error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ORIN = HostCapabilities("aarch64", "neon", "87", "6.2")
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Makes the installer's record of a package, which is all that is read before a build."""
+    """Write the installer's record of a package. Before a build, only this record is read."""
 
     def install(name, version):
         record = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"

@@ -1,4 +1,4 @@
-"""Loading and running, on a driver over the host's memory and a TensorRT that computes on its addresses."""
+"""Loading and running engines, with a fake CUDA driver in host memory and a fake TensorRT that computes there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def runtime(fake_library, cuda):
 
 @pytest.fixture
 def engine_file(tmp_path):
-    """Writes a plan of the fake TensorRT."""
+    """engine_file(**plan): writes a plan of the fake TensorRT."""
 
     def write(**changes):
         plan = {"name": "preflight:fp32", "inputs": {"image": IMAGE}, "outputs": {"y": ["FLOAT", 2, "DEVICE"]}}
@@ -110,7 +110,7 @@ def test_several_inputs_are_fed_by_name(runtime, engine_file, asked):
 
 
 def test_memory_that_runs_out_is_a_signal_and_a_smaller_batch_runs(runtime, engine_file, asked, images, cuda):
-    cuda.free = 4 * 3 * 64 * 4 + 100  # the images and results, and scratch for one
+    cuda.free = 4 * 3 * 64 * 4 + 100  # the images, the results, and scratch memory for one image
     with runtime.load(engine_file(scratch=64), asked()) as engine:
         with pytest.raises(OutOfDeviceMemory, match="cuMemAlloc_v2: out of memory"):
             engine.run({"image": images})
@@ -175,14 +175,14 @@ def test_a_closed_engine_refuses_and_closes_again(runtime, engine_file, asked, i
 @pytest.mark.parametrize(
     ("plan", "request_changes", "said"),
     [
-        ({"name": "preflight:fp16"}, {}, "calls itself 'preflight:fp16', not 'preflight:fp32'"),
-        ({"name": ""}, {}, "calls itself ''"),
-        ({}, {"inputs": {"picture": (1, 3, 8, 8)}}, "takes the inputs"),
-        ({}, {"batch_size": 5}, r"goes up to \[4, 3, 8, 8\], not to \[5, 3, 8, 8\]"),
-        ({}, {"inputs": {"image": (1, 3, 9, 8)}}, "goes up to"),
+        ({"name": "preflight:fp16"}, {}, "its name is 'preflight:fp16', not 'preflight:fp32'"),
+        ({"name": ""}, {}, "its name is ''"),
+        ({}, {"inputs": {"picture": (1, 3, 8, 8)}}, "has the inputs"),
+        ({}, {"batch_size": 5}, r"allows shapes up to \[4, 3, 8, 8\], not \[5, 3, 8, 8\]"),
+        ({}, {"inputs": {"image": (1, 3, 9, 8)}}, "allows shapes up to"),
         ({"inputs": {"image": ["FP8", *IMAGE[1:]]}}, {}, "image is FP8"),
         ({"inputs": {"image": ["BF16", *IMAGE[1:]]}}, {}, "image is BF16"),
-        ({"outputs": {"y": ["FLOAT", 2, "HOST"]}}, {}, "kept on the host"),
+        ({"outputs": {"y": ["FLOAT", 2, "HOST"]}}, {}, "in host memory"),
         ({"no context": True}, {}, "OutOfMemory"),
     ],
 )
@@ -214,13 +214,15 @@ def test_another_gpu_than_the_name_promises_is_refused(fake_library, cuda, engin
 
 
 def test_another_release_than_the_name_promises_is_refused(fake_library, cuda, engine_file, asked):
-    with pytest.raises(EngineBuildError, match=r"recorded as 11\.4, but what is imported is 10\.3\.0\.post1"):
+    with pytest.raises(
+        EngineBuildError, match=r"installed as release 11\.4, but the imported module is 10\.3\.0\.post1"
+    ):
         TensorRtRuntime(fake_library, cuda=cuda.path, version="11.4").load(engine_file(), asked())
     TensorRtRuntime(fake_library, cuda=cuda.path, version="10.3.0").load(engine_file(), asked()).close()
 
 
 def test_without_a_gpu_the_library_is_not_touched(asked, engine_file, tmp_path):
-    """The library named here does not exist: to import it would be another error."""
+    """The library named here does not exist, so its import would give another error."""
     from preflight.adapters.tensorrt.runtime import TensorRtLibrary
 
     absent = TensorRtLibrary("no_such_tensorrt", "TensorRT", builds_without_device=False, keeps_timings=True)

@@ -1,4 +1,4 @@
-"""The whole way on a GPU, where there is one: built, loaded, run, and held to ONNX Runtime's fp32."""
+"""The complete path on a real GPU: build, load, run, and compare with ONNX Runtime in fp32."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Every name of TensorRT that the adapter uses is in TensorRT 10.3, in 11.4 and in TensorRT-RTX.
+"""Every name of TensorRT that the adapter uses exists in TensorRT 10.3, in 11.4 and in TensorRT-RTX.
 
-The names are read from the adapter's source. The bindings of both versions are wheels on PyPI; the libraries below them
-are not, and stand-ins with the right names are enough to import them. `PREFLIGHT_TENSORRT_WHEELS` names the folder the
-wheels tensorrt-cu12-bindings 10.3 and tensorrt-cu13-bindings 11.4 were downloaded to.
+The names are read from the adapter's source. PyPI has the bindings of both versions as wheels, but not the native
+libraries below them. To import the bindings, fake libraries with the right symbols are enough.
+`PREFLIGHT_TENSORRT_WHEELS` names the folder with the downloaded wheels of tensorrt-cu12-bindings 10.3 and
+tensorrt-cu13-bindings 11.4.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from preflight.adapters.tensorrt import engine, library, network
 
 ADAPTERS = Path(library.__file__).parent
 MODULE = ""
-# file -> function, or "" for all -> variable -> the class of TensorRT it holds.
+# file -> function, or "" for the whole file -> variable -> the TensorRT class of its value.
 VARIABLES = {
     "build.py": {
         "": {
@@ -84,7 +85,7 @@ print(json.dumps({
 
 
 def _dotted(node):
-    """The text of a chain of attributes that begins at a plain name; None for anything else."""
+    """Return the text of a chain of attributes that begins with a plain name; None for anything else."""
     parts = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -93,7 +94,7 @@ def _dotted(node):
 
 
 def _used(tree, variables):
-    """What the code below a node asks of the variables."""
+    """Yield the names that the code below a node reads from the variables."""
     for node in ast.walk(tree):
         chain = _dotted(node) if isinstance(node, ast.Attribute) else None
         for variable, owner in variables.items():
@@ -138,7 +139,7 @@ def _path(*first):
 
 @pytest.fixture(scope="session")
 def bindings(tmp_path_factory, compile_library):
-    """The environment in which the bindings of one version import."""
+    """bindings(wheel, major): the environment in which the bindings of one version can be imported."""
 
     def unpack(wheel_name, major):
         folder = os.environ.get("PREFLIGHT_TENSORRT_WHEELS")
@@ -192,7 +193,7 @@ def test_tensorrt_has_every_name(bindings, wheel, major, version):
     assert found["missing"] == []
     assert found["words"] == "ERROR: heard; FAILED_ALLOCATION: recorded"
     assert found["signatures"] == [True, True]
-    # What the adapter takes for a native factory that gave nothing.
+    # This is the error by which the adapter recognises that a native factory returned nothing.
     assert "factory function returned nullptr" in found["failed"]
 
 

@@ -37,9 +37,9 @@ def test_a_batch_the_graph_fixes_stays():
 @pytest.mark.parametrize(
     ("network", "inputs", "said"),
     [
-        ({"image": (-1, 3)}, {"picture": (1, 3)}, r"\['image'\], but \['picture'\]"),
-        ({"image": (-1, 3)}, {"image": (1, 4)}, r"image is \[-1, 3\], but \[1, 4\]"),
-        ({"image": (-1, 3)}, {"image": (1, 3, 1)}, r"image is \[-1, 3\]"),
+        ({"image": (-1, 3)}, {"picture": (1, 3)}, r"\['image'\], but the request has \['picture'\]"),
+        ({"image": (-1, 3)}, {"image": (1, 4)}, r"image has the shape \[-1, 3\], but the request has \[1, 4\]"),
+        ({"image": (-1, 3)}, {"image": (1, 3, 1)}, r"image has the shape \[-1, 3\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(network, inputs, said):
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused(network, inputs, said):
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=4), st.integers(1, 64), st.data())
 def test_a_profile_keeps_what_tensorrt_asks_of_it(shape, batch, data):
-    """Condition 2 and 3 of IOptimizationProfile.set_shape."""
+    """Conditions 2 and 3 of IOptimizationProfile.set_shape."""
     network = tuple(data.draw(st.sampled_from([-1, size])) for size in shape)
     found = profiles({"x": network}, _request({"x": tuple(shape)}, batch))
     assert (found == {}) == (-1 not in network)
@@ -87,7 +87,7 @@ def test_a_network_of_the_precision_asked_for_passes(precision, types, layers):
         ("int8", {"FLOAT"}, set(), "no Q/DQ nodes"),
         ("int8", {"FLOAT", "FP8"}, {"QUANTIZE"}, "no Q/DQ nodes"),
         ("int8", {"FLOAT", "INT8", "FP8"}, {"QUANTIZE"}, "FP8 tensors"),
-        ("fp8", {"FP8"}, set(), "no engines of precision fp8"),
+        ("fp8", {"FP8"}, set(), "precision fp8 is not supported"),
     ],
 )
 def test_another_precision_is_refused_by_what_it_holds(precision, types, layers, said):
