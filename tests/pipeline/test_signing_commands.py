@@ -142,7 +142,7 @@ def test_a_statement_that_waits_across_a_step_to_another_schema(keyed, releases)
     # The machine with the key signs no statement that it cannot show.
     foreign = old.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(stick / "new"))
     assert foreign.status == 1
-    assert "Sign it with the release of preflight that exported it" in foreign.sentences
+    assert "sign it with the release of preflight that exported it" in foreign.sentences
     assert new.doit("sign", f"--key={key}", f"--passphrase-file={secret}", str(stick / "new")).status == 0
     assert old.current.readlink() == link
     assert new.doit("sign", f"--import={stick / 'new.sig'}").status == 0
