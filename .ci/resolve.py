@@ -1,9 +1,9 @@
-"""Resolves every extra for each Python version and platform, by wheels alone, and prints what is missing as a table.
+"""Resolves every extra for each Python version and processor, by wheels alone, and prints what is missing as a table.
 
     python .ci/resolve.py [--python 3.14 ...] [--machine aarch64 ...] [--extra cpu ...]
 
-It needs pip, a network, and an interpreter of any version: nothing is installed, and no wheel but our own is built.
-Exit status 0 means that every extra resolves for every target.
+It needs a network and pip, under any Python version. It installs nothing. It builds our own wheel, and those of
+SOURCE_ONLY. Exit status 0 means that every extra resolves everywhere. README shows the table.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from email.parser import HeaderParser
 from functools import cache
@@ -32,7 +33,7 @@ BASE = "base"
 # Wheels may need the glibc of Ubuntu 22.04, which JetPack 6 has, or an older one. Debian 12 has 2.36.
 NEWEST_GLIBC = 35
 OLDER_NAMES = {"x86_64": ("manylinux2014", "manylinux2010", "manylinux1"), "aarch64": ("manylinux2014",)}
-# PyPI has no wheel of these. They are pure Python: pip makes the same wheel everywhere, and this script makes it too.
+# PyPI has no wheel of these. They are pure Python, so pip builds the same wheel on every platform, and so does this.
 SOURCE_ONLY = ("atomicwrites",)
 UNFOUND = re.compile(r"No matching distribution found for (.+)")
 
@@ -66,17 +67,19 @@ class Target(NamedTuple):
 
 
 def pip_for(target: Target, requirement: str, wheels: str) -> int:
-    """Resolves as pip on `target` would, in this process, and returns pip's exit status.
+    """Resolves a requirement as pip on `target` would, and returns pip's exit status. Call it once in a process.
 
-    wheels: a folder of wheels that the index does not have.
+    pip has options for another platform's wheels, but it evaluates markers for the interpreter that runs it.
+    So this function gives pip the markers of the target.
 
-    pip takes the tags of another platform as options, but it evaluates markers for the interpreter that runs it.
-    So this replaces the values it evaluates them with. Call it once a process: pip caches them.
+    wheels: a folder with wheels that the package index does not have.
     """
     with mock.patch.object(markers, "default_environment", target.markers):
         for name, value in target.markers().items():
             if not markers.Marker(f"{name} == '{value}'").evaluate():
-                raise SystemExit(f"this pip evaluates the marker {name} otherwise: correct .ci/resolve.py")
+                raise SystemExit(
+                    f".ci/resolve.py cannot set the marker {name} in this pip: install another version of pip"
+                )
         return pip_main(
             [
                 *("install", "--dry-run", "--ignore-installed", "--only-binary=:all:", "--quiet", "--no-input"),
@@ -100,7 +103,7 @@ def failure(target: Target, requirement: str, wheels: Path) -> str:
 
 
 def build_wheel(source: str, folder: Path) -> Path:
-    """Builds the wheel of a package, pure Python, from its source; returns its path in the folder."""
+    """Builds the wheel of a pure Python package from its source, and returns the wheel's path in the folder."""
     earlier = set(folder.iterdir())
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), source]
     subprocess.run(command, check=True)
@@ -119,7 +122,7 @@ def metadata(wheel: Path) -> tuple[list[str], list[Requirement]]:
 
 
 def missing(target: Target, wheel: Path, requirements: list[Requirement], extra: str) -> list[str]:
-    """Returns what does not resolve of an extra: each requirement alone, or what pip says of all of them together."""
+    """Returns the requirements of an extra that do not resolve, or pip's message where each one resolves alone."""
     whole = failure(target, str(wheel) if extra == BASE else f"{wheel}[{extra}]", wheel.parent)
     if not whole:
         return []
@@ -144,28 +147,39 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def table(found: dict[Target, dict[str, list[str]]]) -> Iterator[str]:
+    """Yields the lines of a Markdown table of target -> extra -> what is missing. Versions with equal results share one."""
+    yield "| Python | processor | extras that resolve | missing |"
+    yield "| --- | --- | --- | --- |"
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for target, extras in found.items():
+        resolved = ", ".join(extra for extra, lacking in extras.items() if not lacking)
+        absent = sorted({f"`{each}`" for lacking in extras.values() for each in lacking})
+        rows.setdefault((target.machine, resolved, ", ".join(absent) or "nothing"), []).append(target.python)
+    for (machine, resolved, absent_names), pythons in rows.items():
+        yield f"| {', '.join(pythons)} | {machine} | {resolved} | {absent_names} |"
+
+
 def main(arguments: list[str]) -> int:
     """Prints the table; returns 1 where anything is missing."""
     options = parse(arguments)
     if options.pip_for:
         python, machine, requirement, wheels = options.pip_for
         return pip_for(Target(python, machine), requirement, wheels)
-    complete = True
+    found: dict[Target, dict[str, list[str]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(str(ROOT), Path(folder))
         extras, requirements = metadata(wheel)
         for source in sorted({f"{each.name}{each.specifier}" for each in requirements if each.name in SOURCE_ONLY}):
             build_wheel(source, Path(folder))
-        print(f"Resolved on {datetime.now(timezone.utc):%Y-%m-%d}, by wheels for glibc 2.{NEWEST_GLIBC} or older.")
-        print(f"Source only, pure Python, built here: {', '.join(SOURCE_ONLY)}.\n")
-        print("| Python | processor | resolve | missing |\n| --- | --- | --- | --- |")
         for target in (Target(python, machine) for python in options.python for machine in options.machine):
-            found = {name: missing(target, wheel, requirements, name) for name in options.extra or [BASE, *extras]}
-            resolved = ", ".join(name for name in found if not found[name])
-            lacking = "; ".join(f"{name}: {', '.join(found[name])}" for name in found if found[name])
-            print(f"| {target.python} | {target.machine} | {resolved} | {lacking} |", flush=True)
-            complete = complete and not lacking
-    return 0 if complete else 1
+            print(f"{target.python} on {target.machine}", file=sys.stderr)
+            names = options.extra or [BASE, *extras]
+            found[target] = {name: missing(target, wheel, requirements, name) for name in names}
+    print(f"{datetime.now(timezone.utc):%Y-%m-%d}, wheels for glibc 2.{NEWEST_GLIBC} or older.")
+    print(f"Built from source, because PyPI has no wheel: {', '.join(SOURCE_ONLY)}.\n")
+    print("\n".join(table(found)))
+    return int(any(lacking for extras in found.values() for lacking in extras.values()))
 
 
 if __name__ == "__main__":
