@@ -7,16 +7,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
+
+from takeoff.position import LatLonAlt
 
 # A developer increments it when a change gives a model other input values for the same tile.
 PREPROCESSING_VERSION = 1
 
 SectorClass = Literal["active_conflict", "stable_rear"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Outcome = Literal["success", "failure", "idempotent_no_op"]
+
+
+class TextEnum(str, Enum):
+    """An enumeration whose members equal their text, print as their text and serialise as their text."""
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __format__(self, format_spec: str) -> str:
+        return str.__format__(self, format_spec)
+
+
+class SectorClassification(TextEnum):
+    """How fast imagery of a sector becomes outdated."""
+
+    ACTIVE_CONFLICT = "active_conflict"
+    STABLE_REAR = "stable_rear"
+
+
+class PrecisionMode(TextEnum):
+    """The number format in which an engine computes."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class BuildOutcome(TextEnum):
+    """How a build ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IDEMPOTENT_NO_OP = "idempotent_no_op"
+
 
 STEPS = {0.0: 1, 0.5: 2, 0.75: 4}
 """Overlap of neighbouring retrieval units -> number of units that begin along one side of a tile."""
@@ -36,18 +73,6 @@ class BoundingBox:
     lon_min: float
     lat_max: float
     lon_max: float
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The take-off position. lat and lon are degrees; alt is metres above mean sea level, as in flight plans.
-
-    This package never converts a height, because it has no geoid model.
-    """
-
-    lat: float
-    lon: float
-    alt: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +256,7 @@ class BuildRequest:
     sector_class: SectorClass
     calibration_path: Path
     cache_root: Path
-    takeoff_origin: Origin | None = None
+    takeoff_origin: LatLonAlt | None = None
     flight_id: UUID | None = None
 
 
@@ -243,5 +268,5 @@ class BuildReport:
     engines_reused: int
     descriptors_generated: int
     manifest_hash: str | None
-    outcome: Outcome
+    outcome: BuildOutcome
     failure_reason: str | None = None

@@ -168,9 +168,7 @@ def read_blocks(config: object) -> Blocks:
     at = f"components.{C10}"
     plain = _plain(block, C10ProvisioningConfig)
     if not isinstance(plain, dict):
-        problems.add(at, "is not a block with fields")
-        problems.check("the configuration")
-        raise AssertionError  # unreachable: check raises
+        raise MissionError("the configuration", (f"{at}: is not a block with fields",))
     own = {name: _taken(plain, name, names) for name, names in _OWN.items()}
     plain["descriptors"] = plain.pop("batcher", {})
     _give_roles(plain.get("backbones"))
@@ -264,7 +262,7 @@ def _plain(value: object, kind: type | None = None, name: str = "") -> Any:  # n
         return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item, None, str(key)) for key, item in value.items() if item is not None}
-    if isinstance(value, Sequence) or isinstance(value, (set, frozenset)):
+    if isinstance(value, (Sequence, set, frozenset)):
         return [_plain(item, kind) for item in value]
     names = (
         _names(type(value))

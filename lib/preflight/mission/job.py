@@ -17,8 +17,9 @@ from preflight.engine.precisions import override_problem
 from preflight.engine.runtimes import RUNTIMES, Place, Runtime, RuntimeTable, either
 from preflight.mission.cache_place import trust_problem
 from preflight.mission.schema import MAX_ALTITUDE_M, MAX_ZOOM, MIN_ALTITUDE_M, ProvisioningConfig
-from preflight.records import STEPS, BackboneSpec, BoundingBox, IndexParameters, Origin, SectorClass
+from preflight.records import STEPS, BackboneSpec, BoundingBox, IndexParameters, SectorClass
 from takeoff.manifest import SCHEMA_VERSION
+from takeoff.position import LatLonAlt
 
 __all__ = ["BUILTIN", "Job", "check_job"]
 
@@ -54,7 +55,7 @@ class Job:
     sector_class: SectorClass
     source_order: tuple[str, ...]
     calibration: Path
-    takeoff_origin: Origin | None
+    takeoff_origin: LatLonAlt | None
     flight_id: UUID | None
     trust: Path
     signing_key: Path
@@ -79,14 +80,14 @@ class Job:
         return timedelta(days=ages.active_conflict if self.sector_class == "active_conflict" else ages.stable_rear)
 
 
-def check_job(job: Job, tile_root: Path, runtimes: RuntimeTable = RUNTIMES) -> list[Problem]:
+def check_job(job: Job, tile_root: Path | None, runtimes: RuntimeTable = RUNTIMES) -> list[Problem]:
     """Returns every fault that would stop a build only after hours, or sign a cache that a flight cannot use.
 
     Reads the calibration file. Writes nothing and raises nothing.
 
     Args:
         job: an empty area counts as refused already.
-        tile_root: the folder of the tile store.
+        tile_root: the folder of the tile store; None if it has none.
         runtimes: the runtimes that the job can name.
     """
     return [
@@ -116,13 +117,13 @@ def _values(job: Job) -> Iterator[Problem]:
         yield "area.allow_missing", f"{job.allow_missing} is not a share: give a number from 0 to 1"
 
 
-def _folders(job: Job, tile_root: Path) -> Iterator[Problem]:
+def _folders(job: Job, tile_root: Path | None) -> Iterator[Problem]:
     cache = job.cache_root
     for at, place in (("trust", job.trust), (f"{_CONFIG}.manifest.signing_key", job.signing_key)):
         problem = trust_problem(place, cache)
         if problem is not None:
             yield at, problem
-    if _within(tile_root, cache) or _within(cache, tile_root):
+    if tile_root is not None and (_within(tile_root, cache) or _within(cache, tile_root)):
         yield "tile_store.root", f"overlaps cache_root ({cache}); keep the two folders apart"
 
 
@@ -170,7 +171,7 @@ def _origin(job: Job) -> Iterator[Problem]:
         yield "takeoff_origin", f"({origin.lat}, {origin.lon}) is {away / 1000:,.0f} km from the area, {limit}"
 
 
-def _distance_m(box: BoundingBox, origin: Origin) -> float:
+def _distance_m(box: BoundingBox, origin: LatLonAlt) -> float:
     """Returns metres to the nearest point of the box, along parallel and meridian; 0 inside. Handles the antimeridian."""
     lat = min(max(origin.lat, box.lat_min), box.lat_max)
     lons = (min(max(origin.lon + turn, box.lon_min), box.lon_max) for turn in (-360.0, 0.0, 360.0))

@@ -19,7 +19,8 @@ from preflight.mission.fields import convert
 from preflight.mission.job import BUILTIN, Job, check_job
 from preflight.mission.reader import Problems, placed, read_yaml
 from preflight.mission.schema import AreaSection, BackboneSection, MissionFile
-from preflight.records import BackboneSpec, BoundingBox, Origin, Preprocessing
+from preflight.records import BackboneSpec, BoundingBox, Preprocessing
+from takeoff.position import LatLonAlt
 
 __all__ = ["Mission", "load_mission"]
 
@@ -133,7 +134,7 @@ def _area(
     return None, None, None
 
 
-def _origin(file: MissionFile, route: Route | None, problems: Problems) -> Origin | None:
+def _origin(file: MissionFile, route: Route | None, problems: Problems) -> LatLonAlt | None:
     """Returns the take-off position: from the mission, else the start of its route, else None.
 
     Altitudes are metres above mean sea level, as in `.plan`, `.waypoints` and KML files. Nothing is converted. A missing height,
@@ -141,7 +142,7 @@ def _origin(file: MissionFile, route: Route | None, problems: Problems) -> Origi
     """
     given = file.takeoff_origin
     if given is not None:
-        return Origin(given.lat, given.lon, given.alt)
+        return LatLonAlt(given.lat, given.lon, given.alt)
     if route is None:
         return None
     start = route.start
@@ -150,7 +151,7 @@ def _origin(file: MissionFile, route: Route | None, problems: Problems) -> Origi
         told = f"give it here, in metres above mean sea level: the start of the route ({start.lat}, {start.lon}) {why}"
         problems.add("takeoff_origin", told)
         return None
-    return Origin(start.lat, start.lon, start.alt)
+    return LatLonAlt(start.lat, start.lon, start.alt)
 
 
 def _backbone(section: BackboneSection, place: Callable[[str], Path]) -> BackboneSpec:

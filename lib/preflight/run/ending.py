@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from preflight.errors import CacheRootError, PreflightError
-from preflight.records import BuildReport
+from preflight.records import BuildOutcome, BuildReport
 from preflight.report.build_report import encode_report, report_fields
 from preflight.report.run_log import RunLog
 from preflight.store import atomic
@@ -83,13 +83,13 @@ class Ending:
 
     def _report(self, failure: str | None) -> BuildReport:
         counts = self._run_log.counts
-        outcome = "failure" if failure else "success" if self._run_log.built else "idempotent_no_op"
+        done = BuildOutcome.SUCCESS if self._run_log.built else BuildOutcome.IDEMPOTENT_NO_OP
         return BuildReport(
             engines_built=counts["engines_built"],
             engines_reused=counts["engines_reused"],
             descriptors_generated=counts["descriptors_generated"],
             manifest_hash=None if failure else self._manifest_hash(),
-            outcome=outcome,  # type: ignore[arg-type] # one of the three by construction
+            outcome=BuildOutcome.FAILURE if failure else done,
             failure_reason=failure,
         )
 

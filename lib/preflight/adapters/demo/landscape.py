@@ -12,7 +12,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from preflight.adapters.demo.landscape_paint import paint
-from preflight.records import BoundingBox, Origin
+from preflight.records import BoundingBox
+from takeoff.position import LatLonAlt
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +23,7 @@ __all__ = ["DEMO_BBOX", "DEMO_SOURCE", "DEMO_TAKEOFF", "DEMO_TILE_COUNT", "DEMO_
 DEMO_SOURCE = "demo-landscape"
 DEMO_ZOOMS = (17, 18)
 DEMO_BBOX = BoundingBox(lat_min=45.98193, lon_min=-30.00057, lat_max=46.00054, lon_max=-29.96830)
-DEMO_TAKEOFF = Origin(lat=45.9910, lon=-29.9860, alt=120.0)
+DEMO_TAKEOFF = LatLonAlt(lat=45.9910, lon=-29.9860, alt=120.0)
 
 _TILE = 256
 _COLUMNS, _ROWS = 24, 20  # tiles at the deeper zoom

@@ -16,8 +16,9 @@ from preflight.errors import MissionError
 from preflight.mission import job as job_module
 from preflight.mission.job import Job, check_job
 from preflight.mission.schema import BackboneSection, ManifestSection, ProvisioningConfig
-from preflight.records import BackboneSpec, BoundingBox, BuildRequest, HostCapabilities, Origin, Preprocessing
+from preflight.records import BackboneSpec, BoundingBox, BuildRequest, HostCapabilities, Preprocessing
 from preflight.run.tile_access import TileAccess
+from takeoff.position import LatLonAlt
 
 BOX = BoundingBox(0.346, 32.588, 0.352, 32.6)
 SPEC = BackboneSpec("vpr", "descriptor", Path("builtin:weight_free_vpr"), {"image": (1, 3, 8, 8)}, "fp32")
@@ -40,7 +41,7 @@ def job(tmp_path):
         sector_class="stable_rear",
         source_order=(),
         calibration=tmp_path / "camera.json",
-        takeoff_origin=Origin(0.348, 32.59, 1190.0),
+        takeoff_origin=LatLonAlt(0.348, 32.59, 1190.0),
         flight_id=None,
         trust=tmp_path / "trust",
         signing_key=tmp_path / "keys" / "dev.pem",
@@ -131,7 +132,7 @@ def test_an_origin_out_of_range_is_reported_once_at_its_place(job, places, name,
 
 
 def test_swapped_or_mistyped_origins_are_refused_with_their_distance(job):
-    swapped = replace(job, takeoff_origin=Origin(32.59, 0.348, 1190.0))
+    swapped = replace(job, takeoff_origin=LatLonAlt(32.59, 0.348, 1190.0))
     ((place, text),) = check_job(swapped, Path("/tiles"))
     assert place == "takeoff_origin"
     assert "is 4,924 km from the area" in text
@@ -140,13 +141,13 @@ def test_swapped_or_mistyped_origins_are_refused_with_their_distance(job):
 @pytest.mark.parametrize(("lat", "refused"), [(0.352 + 0.44, False), (0.352 + 0.46, True)])
 def test_fifty_kilometres_from_the_area_is_the_limit(places, lat, refused):
     """One degree of latitude is 111.2 km on the mean sphere."""
-    assert bool(places(takeoff_origin=Origin(lat, 32.59, 0.0))) is refused
+    assert bool(places(takeoff_origin=LatLonAlt(lat, 32.59, 0.0))) is refused
 
 
 def test_the_nearest_part_counts_even_across_the_antimeridian(places):
     east = area_from_bbox(BoundingBox(10.0, 179.9, 10.1, 180.0))
-    assert places(area=east, takeoff_origin=Origin(10.0, -179.9, 0.0)) == []
-    assert places(area=east, takeoff_origin=Origin(10.0, -179.0, 0.0)) == ["takeoff_origin"]
+    assert places(area=east, takeoff_origin=LatLonAlt(10.0, -179.9, 0.0)) == []
+    assert places(area=east, takeoff_origin=LatLonAlt(10.0, -179.0, 0.0)) == ["takeoff_origin"]
 
 
 def test_a_refused_area_is_reported_once(places):
@@ -202,7 +203,7 @@ def test_the_python_api_applies_the_same_rules_to_a_request(refused, tmp_path):
         zoom_levels=(25, 19, 19),
         sector_class="quiet",
         calibration_path=tmp_path / "none.json",
-        takeoff_origin=Origin(math.nan, 0.0, 0.0),
+        takeoff_origin=LatLonAlt(math.nan, 0.0, 0.0),
         trust=tmp_path / "x" / ".." / "cache" / "trust",
         tile_root=tmp_path / "cache" / "tiles",
         backbones=(),
@@ -221,5 +222,5 @@ def test_the_python_api_applies_the_same_rules_to_a_request(refused, tmp_path):
 
 
 def test_the_python_api_refuses_a_far_origin(refused):
-    (problem,) = refused(takeoff_origin=Origin(32.59, 0.348, 0.0))
+    (problem,) = refused(takeoff_origin=LatLonAlt(32.59, 0.348, 0.0))
     assert "km from the area" in problem

@@ -10,7 +10,8 @@ import pytest
 
 from preflight.errors import MissionError
 from preflight.mission.loading import load_mission
-from preflight.records import BoundingBox, IndexParameters, Origin
+from preflight.records import BoundingBox, IndexParameters
+from takeoff.position import LatLonAlt
 
 ROOT = Path(__file__).parents[4]
 AT = "components.c10_provisioning"
@@ -85,7 +86,7 @@ def test_a_mission_gets_paths_relative_to_its_file_and_default_values(load, valu
     assert job.area.box == BoundingBox(0.346, 32.588, 0.352, 32.6)
     assert (job.area_file, job.allow_missing) == (None, 0.0)
     assert job.zoom_levels == (19, 20)
-    assert job.takeoff_origin == Origin(0.348, 32.59, 1190.0)
+    assert job.takeoff_origin == LatLonAlt(0.348, 32.59, 1190.0)
     assert job.flight_id == UUID("0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10")
     assert job.descriptor.inputs == {"image": (1, 3, 224, 224)}
     assert job.descriptor.precision == "fp32"
@@ -430,7 +431,7 @@ def test_a_route_is_read_from_its_file_and_gives_the_takeoff_origin(load, routed
     routed["area"]["route"] = "flight.kml"
     job = load(routed).job
     assert job.area_file == tmp_path / "flight.kml"
-    assert job.takeoff_origin == Origin(0.346, 32.588, 1200.5)
+    assert job.takeoff_origin == LatLonAlt(0.346, 32.588, 1200.5)
     (box,) = job.area.boxes()
     assert box.lat_min < 0.3415
     assert box.lat_max > 0.3565
@@ -438,7 +439,7 @@ def test_a_route_is_read_from_its_file_and_gives_the_takeoff_origin(load, routed
 
 def test_the_origin_of_the_mission_has_priority_over_that_of_the_route(load, routed):
     routed["takeoff_origin"] = {"lat": 0.3, "lon": 32.5, "alt": 5}
-    assert load(routed).job.takeoff_origin == Origin(0.3, 32.5, 5.0)
+    assert load(routed).job.takeoff_origin == LatLonAlt(0.3, 32.5, 5.0)
 
 
 @pytest.mark.parametrize("form", ["plan", "flat", "ellipsoid", "ground", "clamped"])
@@ -464,7 +465,7 @@ def test_a_route_without_a_start_altitude_needs_the_origin_of_the_mission(load, 
     assert problems(routed) == (f"takeoff_origin: give it here, in metres above mean sea level: {why}",)
     lat = 0.9 if form == "plan" else 0.3
     routed["takeoff_origin"] = {"lat": lat, "lon": 32.5, "alt": 5}
-    assert load(routed).job.takeoff_origin == Origin(lat, 32.5, 5.0)
+    assert load(routed).job.takeoff_origin == LatLonAlt(lat, 32.5, 5.0)
 
 
 def test_a_route_and_a_corridor_go_together(problems, routed):
