@@ -40,25 +40,66 @@ class Clock(Protocol):
         """Return the current time as timezone-aware UTC."""
 
 
-class TileHashesByBbox(Protocol):
-    """C6: the tiles of a bounding box with their hashes, for the aggregate (SPEC.md)."""
+class TilesByBboxQuery(Protocol):
+    """C6: the tiles of a box with their hashes (SPEC.md)."""
 
-    def tile_hashes_by_bbox(
-        self, bbox: BoundingBox, zoom_levels: Sequence[int], sector_class: SectorClass
+    def query_by_bbox(
+        self, *, bbox: BoundingBox, zoom_levels: Sequence[int], sector_class: SectorClass
     ) -> Iterator[TileHashRecord]:
-        """Yield every tile whose interior overlaps the box's, from one snapshot, by (zoom, lat, lon, source)."""
+        """Yields every tile that shares interior with the box, from one snapshot, ordered by (zoom, lat, lon, source)."""
 
 
-class TilesByBbox(Protocol):
-    """C6: the tiles of a bounding box, for batching (SPEC.md)."""
+class TilesByBboxBatchQuery(Protocol):
+    """C6: the tiles of a box, for batching (SPEC.md)."""
 
-    def tiles_by_bbox(
-        self, bbox: BoundingBox, zoom_levels: Sequence[int], sector_class: SectorClass
-    ) -> Iterator[TileBboxRecord]:
-        """Yield every tile whose interior overlaps the box's, from one snapshot, by (zoom, lat, lon, source)."""
+    def query_by_bbox_batch(
+        self, *, bbox: tuple[float, float, float, float], zoom_levels: Sequence[int], sector_class: SectorClass
+    ) -> list[TileBboxRecord]:
+        """Returns every tile that shares interior with the box, ordered by (zoom, lat, lon, source).
+
+        bbox: (min_lat, min_lon, max_lat, max_lon) in WGS84 degrees.
+        """
 
 
-class TileMetadataStore(TileHashesByBbox, TilesByBbox, Protocol):
+class TilePixelOpener(Protocol):
+    """C6: the pixels of one tile (SPEC.md)."""
+
+    def open_tile(self, *, zoom: int, lat: float, lon: float) -> AbstractContextManager[BinaryIO]:
+        """Opens the encoded image of a tile, by its centre in WGS84 degrees. Raises TileContentError."""
+
+
+class DescriptorIndexRebuilder(Protocol):
+    """C6: the descriptor index (SPEC.md)."""
+
+    def rebuild(
+        self,
+        *,
+        descriptors: NDArray[np.float32],
+        tile_records: Sequence[TileBboxRecord],
+        hnsw_m: int,
+        hnsw_ef_construction: int,
+        hnsw_ef_search: int,
+        hnsw_metric: str,
+    ) -> None:
+        """Builds the index from (N, dim) float32 descriptors; tile_records in the same order. Raises IndexBuildError."""
+
+
+class BackboneEmbedder(Protocol):
+    """Embeds images. It replaces the engine of the descriptor backbone while a cache is built."""
+
+    @property
+    def descriptor_dim(self) -> int:
+        """The length of a descriptor."""
+
+    @property
+    def identity(self) -> str:
+        """A text that changes when the descriptors would change: model, weights, version. Part of the action key."""
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeds (N, height, width, 3) uint8 RGB images. Returns (N, descriptor_dim) float32, L2-normalised."""
+
+
+class TileMetadataStore(Protocol):
     """C6: the rows of the tile store."""
 
     def revision(self) -> StoreRevision:

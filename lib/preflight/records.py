@@ -76,6 +76,15 @@ class BoundingBox:
 
 
 @dataclass(frozen=True, slots=True)
+class TileId:
+    """A tile's identity, as C6 has it. lat and lon are the tile's centre in WGS84 degrees."""
+
+    zoom_level: int
+    lat: float
+    lon: float
+
+
+@dataclass(frozen=True, slots=True)
 class TileRow:
     """One row of the tile store.
 
@@ -101,6 +110,16 @@ class TileRow:
     path: str
     captured_at: datetime
     texture: float | None = None
+
+    @property
+    def tile_id(self) -> TileId:
+        """The tile's identity, as C6 has it."""
+        return TileId(self.zoom, self.lat, self.lon)
+
+    @property
+    def content_sha256_hex(self) -> str:
+        """The hash, under C6's name."""
+        return self.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +264,16 @@ class IndexParameters:
     ef_search: int = 64
     metric: Literal["inner_product"] = "inner_product"
     storage: Literal["float32"] = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class HnswParams:
+    """Parameters of an HNSW index, as C6 takes them."""
+
+    m: int
+    ef_construction: int
+    ef_search: int
+    metric: str
 
 
 @dataclass(frozen=True, slots=True)

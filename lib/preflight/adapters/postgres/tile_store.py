@@ -22,8 +22,6 @@ from preflight.records import (
     SectorClass,
     SourceRecord,
     StoreRevision,
-    TileBboxRecord,
-    TileHashRecord,
     TileRow,
 )
 
@@ -114,25 +112,20 @@ class PostgresTileStore:
         """Stream the rows of one zoom with x and y in the closed ranges, from one snapshot, by (lat, lon, source)."""
         return self._stream([TileRange(zoom, x_range, y_range)])
 
-    def tile_hashes_by_bbox(
+    def query_by_bbox(
         self,
+        *,
         bbox: BoundingBox,
-        zoom_levels: Sequence[int],
-        sector_class: SectorClass,  # noqa: ARG002 - part of SPEC.md's port; it limits the age of tiles, not the rows
-    ) -> Iterator[TileHashRecord]:
-        """Yield every tile whose interior overlaps the box's, from one snapshot, by (zoom, lat, lon, source)."""
-        for row in self._stream(cover(area_from_bbox(bbox), zoom_levels).ranges):
-            yield TileHashRecord(row.zoom, row.lat, row.lon, row.source, row.sha256)
+        zoom: int | None = None,
+        zoom_levels: Sequence[int] = (),
+        sector_class: SectorClass | None = None,  # noqa: ARG002 - C6's shape; the class decides which age is stale, not which rows
+    ) -> Iterator[TileRow]:
+        """Yields the rows of one zoom, or of several, whose tiles share interior with the box, as C6 has it.
 
-    def tiles_by_bbox(
-        self,
-        bbox: BoundingBox,
-        zoom_levels: Sequence[int],
-        sector_class: SectorClass,  # noqa: ARG002 - as above
-    ) -> Iterator[TileBboxRecord]:
-        """Yield every tile whose interior overlaps the box's, from one snapshot, by (zoom, lat, lon, source)."""
-        for row in self._stream(cover(area_from_bbox(bbox), zoom_levels).ranges):
-            yield TileBboxRecord(row.zoom, row.lat, row.lon, row.source)
+        One snapshot, ordered by (zoom, lat, lon, source).
+        """
+        zooms = (*zoom_levels, *(() if zoom is None else (zoom,)))
+        return self._stream(cover(area_from_bbox(bbox), sorted(set(zooms))).ranges)
 
     def upsert(self, rows: Iterable[TileRow], *, replace: bool) -> int:
         """Insert or update rows in one transaction, as `TileMetadataStore.upsert` describes.
