@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402 - after the path
 
 from preflight import wiring  # noqa: E402 - after the path
 from preflight.adapters.demo import landscape  # noqa: E402 - after the path
-from preflight.descriptors.batcher import DescriptorBatcher  # noqa: E402 - after the path
+from preflight.descriptors.batcher import EngineBatcher  # noqa: E402 - after the path
 from preflight.records import Preprocessing  # noqa: E402 - after the path
 
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -189,7 +189,7 @@ def batcher(ask: dict[str, Any]) -> object:
         for number, content in enumerate(islice(cycle(tiles), count)):
             yield number, partial(images.decode_rgb, content, shape)
 
-    whole = DescriptorBatcher(
+    whole = EngineBatcher(
         loaded,
         input_name=sides.INPUT,
         dim=384,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 __all__ = [
     "BackboneError",
+    "BuildCancelledError",
     "BuildLockHeldError",
     "BundleError",
     "CacheRootError",
     "CalibrationCacheError",
+    "CallbackError",
     "CommandLineError",
     "CoverageError",
     "DatabaseError",
@@ -36,6 +38,10 @@ __all__ = [
 
 class PreflightError(Exception):
     """Base class of every error that this package raises deliberately."""
+
+
+class CallbackError(PreflightError):
+    """A callback of the caller's raised. Its error is the cause."""
 
 
 class CommandLineError(PreflightError):
@@ -130,6 +136,10 @@ class ManifestCoverageError(PreflightError):
 
 class CacheRootError(PreflightError):
     """The cache root is unusable: it is not writable, the disk is full, or the folder is no cache root."""
+
+
+class BuildCancelledError(PreflightError):
+    """The caller cancelled the build. What was finished is kept; the next build goes on from there."""
 
 
 class BuildLockHeldError(PreflightError):

@@ -178,16 +178,16 @@ def edit_while_compiling(path):
 
 def edit_while_signing(path):
     """Edit the camera calibration while the manifest is made."""
-    from preflight.stages.manifest import ManifestBuilder
+    from preflight.stages.manifest import ManifestStage
 
-    real = ManifestBuilder._statement
+    real = ManifestStage._statement
 
     def statement_edited(builder):
         made = real(builder)
         Path(path).write_text('{"fx": 1.0}\n')
         return made
 
-    ManifestBuilder._statement = statement_edited
+    ManifestStage._statement = statement_edited
 
 
 HOOKS = {"edit while compiling": edit_while_compiling, "edit while signing": edit_while_signing}

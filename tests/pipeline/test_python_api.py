@@ -11,12 +11,12 @@ from uuid import UUID
 import pytest
 
 from preflight import wiring
-from preflight.descriptors.batcher import DescriptorBatcher
+from preflight.descriptors.batcher import EngineBatcher
 from preflight.engine.compiler import EngineCompiler
 from preflight.errors import BuildLockHeldError, EngineBuildError, TileContentError
 from preflight.mission.loading import load_mission
 from preflight.records import BoundingBox, BuildRequest, HostCapabilities
-from preflight.stages.manifest import ManifestBuilder
+from preflight.stages.manifest import ManifestStage
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
 from preflight.trace.digests import DigestCache, hash_file
@@ -202,12 +202,12 @@ def test_the_six_factories(built, job_of, surroundings):
     builder = wiring.build_manifest_builder(
         job, compiler, digests, Generations(layout, digests), wiring.wall_clock, lambda: None
     )
-    assert isinstance(builder, ManifestBuilder)
+    assert isinstance(builder, ManifestStage)
     assert builder.published().manifest.manifest_hash == built.report["manifest_hash"]
     engine = layout.engines / str(compiler.name(spec))
     with compiler.load(spec, engine) as loaded:
         batcher = wiring.build_descriptor_batcher(job.config, spec, loaded, 1, wiring.image_codec())
-        assert isinstance(batcher, DescriptorBatcher)
+        assert isinstance(batcher, EngineBatcher)
 
 
 def test_an_engine_is_named_after_the_host_that_the_caller_gives(built, job_of):

@@ -20,7 +20,7 @@ from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step, Tracer
-from preflight.wiring import Assembly, Options, Surroundings, tile_access
+from preflight.wiring import Assembly, Options, Surroundings, assemble_job, tile_access
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def check_engines(mission: Mission, surroundings: Surroundings, states: list[Eng
         tiles = tile_access(mission.tile_root, mission.database)
         job = replace(mission.job, cache_root=Path(folder))
         # The steps below do not read the tile store. So it is never opened.
-        assembly = Assembly(job, tiles, surroundings, Options(), demo=False)
+        assembly = assemble_job(job, tiles, surroundings, Options())
         _copy_samples(CacheLayout(mission.job.cache_root), assembly.layout)
         return [state if state.reused else _try_build(assembly, state) for state in states]
 

@@ -38,7 +38,7 @@ def write_missing(job: Job, tiles: TileAccess, clock: Clock, path: Path) -> Cove
         raise CommandLineError(f"--missing={path} is not a GeoJSON file: give a name that ends in .geojson or .json")
     walk = CoverageWalk(cover(job.area, job.zoom_levels), now=clock(), max_age=job.max_tile_age)
     # Opening an embedded tile store that does not exist would create one.
-    if tiles.root.is_dir():
+    if tiles.exists():
         rows = rows_of_cover(tiles.metadata(), cover(job.area, job.zoom_levels))
         pixels = tiles.pixels()
         for row in walk.through(choose_sources(rows, job.source_order, walk.passed_over)):

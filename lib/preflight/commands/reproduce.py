@@ -21,7 +21,7 @@ from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generations
 from preflight.store.manifests import WRITTEN, read_manifest, signed_here
 from preflight.trace.digests import DigestCache, hash_file
-from preflight.wiring import Assembly, Options, Surroundings, tile_access
+from preflight.wiring import Assembly, Options, Surroundings, assemble_job, tile_access
 from takeoff import envelope
 from takeoff import manifest as format_
 from takeoff.errors import VerificationError
@@ -66,7 +66,7 @@ def reproduce(mission: Mission, surroundings: Surroundings, ask: Ask | None = No
     if current is None:
         raise CacheRootError(f"{layout.root} has no current generation to compare with; run doit provision first")
     _published(current.path)  # if it cannot be read, fail before anything is built
-    outer = Assembly(mission.job, tile_access(mission.tile_root, mission.database), surroundings, Options(), demo=False)
+    outer = assemble_job(mission.job, tile_access(mission.tile_root, mission.database), surroundings, Options())
     held = outer.session()
     # This run holds the lock. If it is killed, the next run removes what is left in staging/.
     folder = layout.staging / uuid.uuid4().hex
@@ -84,7 +84,7 @@ def _build_and_compare(
     job: Job, mission: Mission, surroundings: Surroundings, current: Path, ask: Ask | None
 ) -> list[Comparison]:
     tiles = tile_access(mission.tile_root, mission.database)
-    assembly = Assembly(job, tiles, surroundings, Options(ask=ask), demo=False)
+    assembly = assemble_job(job, tiles, surroundings, Options(ask=ask))
     session = assembly.session()
     sample = CacheLayout(mission.job.cache_root).parity_sample.parent
     try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
     Preprocess = Callable[[Image], NDArray[np.float32]]
 
-__all__ = ["DescriptorBatcher", "EmbeddedBatch", "thumbnail"]
+__all__ = ["EmbeddedBatch", "EngineBatcher", "thumbnail"]
 
 KeyT = TypeVar("KeyT")
 _NORM_TOLERANCE = 1e-3
@@ -56,7 +56,7 @@ class _Decoded(Generic[KeyT]):
     pixels: NDArray[np.float32]
 
 
-class DescriptorBatcher:
+class EngineBatcher:
     """Embeds images with one engine. A `QueueingEngine` computes several batches concurrently.
 
     If the engine runs out of memory, the batch size is halved permanently, at most `max_oom_retries` times. If several
@@ -222,7 +222,7 @@ class DescriptorBatcher:
             thumbs[row] = thumbnail(image)
             prepared = self._preprocess(image)
             if pixels is None:
-                pixels = np.empty((len(items), *prepared.shape), np.float32)
+                pixels = np.empty((len(items), *prepared.shape), prepared.dtype)
             pixels[row] = prepared
         if pixels is None:
             raise DescriptorBatchError("A batch without images cannot be decoded.")

@@ -50,7 +50,7 @@ class BackboneConfig:
     expected_input_shape: Sequence[int] | None = None
     input_name: str | None = None
     role: Literal["descriptor", "auxiliary"] | None = None
-    precision: str | Enum = "fp32"
+    precision: str | Enum | None = None
     preprocessing: object = None
     inputs: Mapping[str, Sequence[int]] | None = None
     precision_overrides: Mapping[str, str] = field(default_factory=dict)
@@ -153,10 +153,10 @@ class _Provisioner(msgspec.Struct, frozen=True, kw_only=True):
     allow_missing: float = msgspec.field(default=0.0)
 
 
-def read_blocks(config: object) -> Blocks:
+def read_blocks(config: object, precision: str = "fp32") -> Blocks:
     """Checks the blocks that this component reads: `c10_provisioning`, and `c7_inference` if there is one.
 
-    Relative paths start at the working directory.
+    Relative paths start at the working directory. precision: for backbones that state none.
 
     Raises:
         MissionError: a block or a field is missing, unknown or wrong. Names every fault by its path.
@@ -171,7 +171,7 @@ def read_blocks(config: object) -> Blocks:
         raise MissionError("the configuration", (f"{at}: is not a block with fields",))
     own = {name: _taken(plain, name, names) for name, names in _OWN.items()}
     plain["descriptors"] = plain.pop("batcher", {})
-    _give_roles(plain.get("backbones"))
+    _complete(plain.get("backbones"), precision)
     _take_runtime(plain, components.get(C7), problems)
     trust = _path(own["manifest"].get("trust"), f"{at}.manifest.trust", problems)
     extra = convert(own["provisioner"], _Provisioner, problems, f"{at}.provisioner") or _Provisioner()
@@ -217,13 +217,14 @@ def _taken(plain: dict[str, Any], block: str, names: frozenset[str]) -> dict[str
     return {name: held.pop(name) for name in sorted(names) if name in held} if isinstance(held, dict) else {}
 
 
-def _give_roles(backbones: object) -> None:
-    """Makes the first backbone the descriptor if none states a role; the others without a role are auxiliary."""
+def _complete(backbones: object, precision: str) -> None:
+    """Gives each backbone a role and a precision. The first one is the descriptor if none states a role."""
     entries = [entry for entry in backbones if isinstance(entry, dict)] if isinstance(backbones, list) else []
     stated = any(entry.get("role") is not None for entry in entries)
     for number, entry in enumerate(entries):
         if entry.get("role") is None:
             entry["role"] = "descriptor" if not stated and number == 0 else "auxiliary"
+        entry.setdefault("precision", str(precision))
 
 
 def _path(value: object, at: str, problems: Problems) -> Path | None:

@@ -22,7 +22,7 @@ from preflight.mission.schema import AreaSection, BackboneSection, MissionFile
 from preflight.records import BackboneSpec, BoundingBox, Preprocessing
 from takeoff.position import LatLonAlt
 
-__all__ = ["Mission", "load_mission"]
+__all__ = ["Mission", "backbone_spec", "load_mission"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _resolve(file: MissionFile, source: Path, problems: Problems, runtimes: Runt
         flight_id=file.flight_id,
         trust=place(file.trust),
         signing_key=place(config.manifest.signing_key),
-        backbones=tuple(_backbone(section, place) for section in config.backbones),
+        backbones=tuple(backbone_spec(section, place) for section in config.backbones),
         config=config,
     )
     for at, problem in check_job(job, place(store.root), runtimes):
@@ -154,7 +154,8 @@ def _origin(file: MissionFile, route: Route | None, problems: Problems) -> LatLo
     return LatLonAlt(start.lat, start.lon, start.alt)
 
 
-def _backbone(section: BackboneSection, place: Callable[[str], Path]) -> BackboneSpec:
+def backbone_spec(section: BackboneSection, place: Callable[[str], Path]) -> BackboneSpec:
+    """Returns one backbone. place: text of a path -> absolute path."""
     builtin = section.onnx_path.startswith(BUILTIN)
     return BackboneSpec(
         section.model_name,

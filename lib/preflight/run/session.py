@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from preflight.errors import CacheRootError, PreflightError
+from preflight.errors import BuildCancelledError, CacheRootError, PreflightError
 from preflight.ports import Clock
 from preflight.records import BuildReport
 from preflight.report.build_report import report_fields
@@ -36,6 +36,10 @@ class Stage:
     steps: tuple[Step, ...]
 
 
+Observer = Callable[[str, str], None]
+"""Told (stage, event) when a stage begins, and when it ends: `begin`, then `built`, `reused` or `failed`."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """Functions that a run calls around its stages.
@@ -47,6 +51,7 @@ class Hooks:
     prepare: Callable[[], None]
     close: Callable[[], None]
     manifest_hash: Callable[[], str | None]
+    observer: Observer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +170,26 @@ class Session:
                 if not alone:
                     self._start_others(name)
                 self._build(name)
+            except BuildCancelledError:
+                raise
             except PreflightError:
                 if not alone:
                     self._build_others(name)
                 raise
 
     def _build(self, name: str) -> None:
+        self._tell(name, "begin")
+        try:
+            self._build_steps(name)
+        except BaseException:
+            self._tell(name, "failed")
+            raise
+
+    def _build_steps(self, name: str) -> None:
         began, engines = self._monotonic(), self.run_log.counts["engines_built"]
         built = False
         for step in self.stages[name].steps:
+            self.run_log.checkpoint()
             verdict = self._verdict(step)
             if not verdict.current:
                 self._run(step, verdict)
@@ -239,6 +255,11 @@ class Session:
         if name.startswith("engine:") and name not in self.run_log.stages and not compiled:
             self.run_log.counts["engines_reused"] += 1
         self.run_log.stage(name, outcome, self._monotonic() - began)
+        self._tell(name, outcome)
+
+    def _tell(self, name: str, event: str) -> None:
+        if self._hooks.observer is not None:
+            self._hooks.observer(name, event)
 
     def finish(self) -> BuildReport:
         """Write and return the report of a run after all stages are current. Raises CacheRootError."""
@@ -254,6 +275,7 @@ class Session:
         try:
             self.begin()
             for name in self.stages:
+                self.run_log.checkpoint()
                 if not self.judge(name):
                     self.run(name, alone=False)
             return self.finish()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from preflight.ports import TileMetadataStore, TilePixelStore
+    from preflight.ports import TileIdShape, TileMetadataStore, TilePixelStore
+    from preflight.records import BoundingBox, SectorClass, TileRow
 
 EMBEDDED = "embedded"
 
@@ -24,9 +25,9 @@ class TileAccess:
 
     def __init__(
         self,
-        root: Path,
+        root: Path | None,
         open_metadata: Callable[[ExitStack], TileMetadataStore],
-        open_pixels: Callable[[Path], TilePixelStore],
+        open_pixels: Callable[[], TilePixelStore],
     ) -> None:
         self._root = root
         self._open_metadata = open_metadata
@@ -36,9 +37,13 @@ class TileAccess:
         self._pixels: TilePixelStore | None = None
 
     @property
-    def root(self) -> Path:
-        """The folder of the tile store."""
+    def root(self) -> Path | None:
+        """The folder of the tile store; None if it is not a folder."""
         return self._root
+
+    def exists(self) -> bool:
+        """Whether there is a store to open. Opening an embedded store would create it."""
+        return self._root is None or self._root.is_dir()
 
     def metadata(self) -> TileMetadataStore:
         """Return the rows. Raises DatabaseError."""
@@ -49,8 +54,33 @@ class TileAccess:
     def pixels(self) -> TilePixelStore:
         """Return the files."""
         if self._pixels is None:
-            self._pixels = self._open_pixels(self._root)
+            self._pixels = self._open_pixels()
         return self._pixels
+
+    def query_by_bbox(
+        self,
+        *,
+        bbox: BoundingBox,
+        zoom: int | None = None,
+        zoom_levels: Sequence[int] = (),
+        sector_class: SectorClass | None = None,
+    ) -> Iterator[TileRow]:
+        """Yields the rows whose tiles share interior with the box: C6's shape of a metadata store."""
+        return self.metadata().query_by_bbox(bbox=bbox, zoom=zoom, zoom_levels=zoom_levels, sector_class=sector_class)
+
+    def read_tile_pixels(self, tile_id: TileIdShape) -> AbstractContextManager[BinaryIO]:
+        """Opens the encoded image of a tile: C6's shape of a tile store. Raises TileContentError if there is no such tile.
+
+        If several sources hold the tile, the first one by name is opened.
+        """
+        from preflight.area.web_mercator import tile_at  # noqa: PLC0415 - a verification needs neither
+        from preflight.errors import TileContentError  # noqa: PLC0415
+
+        zoom, lat, lon = tile_id.zoom_level, tile_id.lat, tile_id.lon
+        for row in self.metadata().rows_of_tiles([(zoom, *tile_at(zoom, lat, lon))]):
+            if (row.lat, row.lon) == (lat, lon):
+                return self.pixels().open_tile(row.path)
+        raise TileContentError(f"the tile store has no tile {zoom} at ({lat}, {lon}). Import it")
 
     def close(self) -> None:
         """Close what was opened. Idempotent; the next use opens it again."""

@@ -10,15 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from preflight.descriptors.batcher import DescriptorBatcher
+from preflight.descriptors.batcher import EngineBatcher
 from preflight.descriptors.descriptor_store import DescriptorStore
 from preflight.descriptors.segment import Block, block_of
-from preflight.engine.compiler import EngineCompiler
-from preflight.engine.model_input import image_size, preprocessing_text
+from preflight.engine.model_input import image_size
 from preflight.mission.job import Job
 from preflight.ports import Engine, ImageCodec, TilePixelStore
 from preflight.report.run_log import RunLog
-from preflight.stages.engines import descriptor_dim
+from preflight.stages.embedding import Embedding
 from preflight.stages.tiles import Preview
 from preflight.stages.unit_images import unit_images
 from preflight.stages.units import Units, open_units, steps_of, units_file
@@ -27,7 +26,7 @@ from preflight.store.cache_layout import CacheLayout
 from preflight.tileset.inventory import Inventory, read_header
 from preflight.tileset.mapped import columns_of
 from preflight.trace.digests import DigestCache
-from preflight.trace.record import canonical_json, read_record, record_of, record_path
+from preflight.trace.record import canonical_json, read_record, record_path
 from preflight.trace.rule import Step
 
 if TYPE_CHECKING:
@@ -70,40 +69,35 @@ class Forecast(NamedTuple):
 
 
 class DescriptorStage:
-    """Embeds the units that the descriptor store lacks, with the descriptor backbone's engine."""
+    """Embeds the units that the descriptor store lacks."""
 
     def __init__(
         self,
         job: Job,
         layout: CacheLayout,
-        compiler: EngineCompiler,
+        embedding: Embedding,
         digests: DigestCache,
         pixels: Callable[[], TilePixelStore],
         images: Callable[[], ImageCodec],
-        batcher: Callable[[Engine, int], DescriptorBatcher],
+        batcher: Callable[[Engine, int], EngineBatcher],
         run_log: RunLog,
     ) -> None:
         self._job = job
         self._spec = job.descriptor
         self._layout = layout
-        self._compiler = compiler
+        self._embedding = embedding
         self._digests = digests
         self._pixels = pixels
         self._images = images
         self._run_log = run_log
         self._batcher = batcher
 
-    @property
-    def _engine(self) -> Path:
-        return self._layout.engines / str(self._compiler.name(self._spec))
-
     def _space_parts(self) -> dict[str, str]:
         """Returns everything that decides a descriptor, except the bytes of the tile."""
         return {
-            "engine": record_of(self._engine).action_key,
-            "preprocessing": preprocessing_text(self._spec),
+            **self._embedding.components(),
             "batch_size": str(self._job.config.descriptors.batch_size),
-            "dim": str(descriptor_dim(self._spec, self._layout)),
+            "dim": str(self._embedding.dim()),
         }
 
     def components(self) -> Mapping[str, str]:
@@ -203,10 +197,11 @@ class DescriptorStage:
 
         def items() -> Iterator[tuple[int, Callable[[], NDArray[np.uint8]]]]:
             for position, row in enumerate(rows.tolist()):
+                self._run_log.checkpoint()
                 yield row, partial(image, position)
 
-        with self._compiler.load(spec, self._engine) as engine:
-            batcher = self._batcher(engine, descriptor_dim(spec, self._layout))
+        with self._embedding.open() as engine:
+            batcher = self._batcher(engine, self._embedding.dim())
             try:
                 for batch in batcher.embed(items(), total):
                     pending.add(batch.keys, batch.thumbs, batch.vectors)
@@ -237,7 +232,7 @@ class DescriptorStage:
 
     def step(self) -> Step:
         """Returns the step for the up-to-date rule."""
-        reads = (self._layout.inventory, units_file(self._job, self._layout), self._engine)
+        reads = (self._layout.inventory, units_file(self._job, self._layout), *self._embedding.reads)
         return Step(
             "descriptors", DESCRIPTORS_VERSION, reads, self.components, (self._layout.descriptor_set,), self.build
         )

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from preflight.descriptors.descriptor_store import DescriptorStore
 from preflight.errors import IndexBuildError
 from preflight.mission.job import Job
-from preflight.ports import DescriptorIndexFactory
+from preflight.ports import DescriptorIndexFactory, DescriptorIndexRebuilder
+from preflight.records import TileBboxRecord
 from preflight.report.run_log import RunLog
 from preflight.stages.descriptors import DescriptorSet
-from preflight.stages.units import open_units, units_file
+from preflight.stages.units import Units, open_units, steps_of, units_file
 from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.cache_layout import CacheLayout
+from preflight.tileset.inventory import Inventory
 from preflight.tileset.mapped import columns_of
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.record import read_record, record_path
@@ -37,6 +39,7 @@ def index_step(
     identity: Mapping[str, str],
     digests: DigestCache,
     run_log: RunLog,
+    rebuilder: DescriptorIndexRebuilder | None = None,
 ) -> Step:
     """Returns the step that writes the index and its sidecar.
 
@@ -69,10 +72,13 @@ def index_step(
             if _retunable(layout.index, components(), digests):
                 library.retune(layout.index, parameters.ef_search, temporary)
             else:
-                _build_anew(job, layout, store(), library, temporary)
+                _build_anew(job, layout, store(), library, temporary, run_log)
                 run_log.counts["indexes_built"] += 1
             digest = hash_file(temporary)
         atomic_write(sidecar, sidecar_bytes(digest))
+        if rebuilder is not None:
+            run_log.checkpoint()
+            _hand_over(job, layout, store(), rebuilder)
         return ()
 
     reads = (units_file(job, layout), layout.descriptor_set)
@@ -89,12 +95,17 @@ def _retunable(index: Path, components: Mapping[str, str], digests: DigestCache)
 
 
 def _build_anew(
-    job: Job, layout: CacheLayout, store: DescriptorStore, library: DescriptorIndexFactory, target: Path
+    job: Job,
+    layout: CacheLayout,
+    store: DescriptorStore,
+    library: DescriptorIndexFactory,
+    target: Path,
+    run_log: RunLog,
 ) -> None:
     """Builds a new graph from the id and descriptor of every unit. Raises IndexBuildError."""
     descriptors = DescriptorSet.read(layout.descriptor_set)
     units = open_units(job, layout)
-    vectors = _proved(store.gather(units.blocks(), units.keys()), descriptors.matrix_sha256)
+    vectors = _proved(_cancellable(store.gather(units.blocks(), units.keys()), run_log), descriptors.matrix_sha256)
     library.build(columns_of(units.rows, "id")[0], vectors, descriptors.dim, job.index_parameters, target)
 
 
@@ -108,3 +119,40 @@ def _proved(chunks: Iterable[NDArray[np.float32]], expected: str) -> Iterator[ND
         yield chunk
     if digest.hexdigest() != expected:
         raise IndexBuildError("a descriptor segment was edited after it was written; run doit provision repair=1")
+
+
+def _cancellable(chunks: Iterable[NDArray[np.float32]], run_log: RunLog) -> Iterator[NDArray[np.float32]]:
+    for chunk in chunks:
+        run_log.checkpoint()
+        yield chunk
+
+
+def _hand_over(job: Job, layout: CacheLayout, store: DescriptorStore, rebuilder: DescriptorIndexRebuilder) -> None:
+    """Gives the caller's index the (N, dim) matrix. It is filled once, after the index file was written and let go."""
+    import numpy as np  # noqa: PLC0415 - heavy
+
+    descriptors, units = DescriptorSet.read(layout.descriptor_set), open_units(job, layout)
+    matrix, at = np.empty((descriptors.count, descriptors.dim), np.float32), 0
+    for chunk in _proved(store.gather(units.blocks(), units.keys()), descriptors.matrix_sha256):
+        matrix[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    parameters = job.index_parameters
+    rebuilder.rebuild(
+        descriptors=matrix,
+        tile_records=_records(job, layout, units),
+        hnsw_m=parameters.m,
+        hnsw_ef_construction=parameters.ef_construction,
+        hnsw_ef_search=parameters.ef_search,
+        hnsw_metric=parameters.metric,
+    )
+
+
+def _records(job: Job, layout: CacheLayout, units: Units) -> list[TileBboxRecord]:
+    """Returns a record of each unit, in the order of the matrix. A window has no source: its text is empty."""
+    zooms, lats, lons = columns_of(units.rows, "zoom", "lat", "lon")
+    sources = [""] * len(zooms)
+    if steps_of(job) == 1:
+        inventory = Inventory.open(layout.inventory, vouched=True)
+        sources = [inventory.source(number) for number in range(len(zooms))]
+    rows = zip(zooms.tolist(), lats.tolist(), lons.tolist(), sources, strict=True)
+    return [TileBboxRecord(zoom, lat, lon, source) for zoom, lat, lon, source in rows]

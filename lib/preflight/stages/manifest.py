@@ -71,7 +71,7 @@ def settled(
     return file.content if same == old and overtaken(old) is None else format_.encode(fresh)
 
 
-class ManifestBuilder:
+class ManifestStage:
     """Makes the statement of one job from what lies in work/, and signs it."""
 
     def __init__(
@@ -226,7 +226,7 @@ class ManifestBuilder:
             )
 
 
-def manifest_step(builder: ManifestBuilder, layout: CacheLayout) -> Step:
+def manifest_step(builder: ManifestStage, layout: CacheLayout) -> Step:
     """The signed statement, in work/ until it is published."""
     return Step(
         "manifest",

@@ -14,7 +14,7 @@ from pathlib import Path
 from preflight.errors import ManifestCoverageError
 from preflight.mission.job import Job
 from preflight.ports import ManifestRow, TileMetadataStore
-from preflight.stages.manifest import ManifestBuilder
+from preflight.stages.manifest import ManifestStage
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.generations import Generation, Generations, coverage_walk
@@ -38,7 +38,7 @@ class Publisher:
         self,
         job: Job,
         layout: CacheLayout,
-        builder: ManifestBuilder,
+        builder: ManifestStage,
         generations: Generations,
         digests: DigestCache,
         store: Callable[[], TileMetadataStore],

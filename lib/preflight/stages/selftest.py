@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preflight.descriptors.descriptor_store import DescriptorStore
-from preflight.engine.compiler import EngineCompiler
-from preflight.engine.model_input import image_size, preprocessing_text
+from preflight.engine.model_input import image_size
 from preflight.evaluation.backbone_card import BackboneCard
 from preflight.mission.job import Job
 from preflight.ports import DescriptorIndex, DescriptorIndexFactory, ImageCodec, TilePixelStore
+from preflight.stages.embedding import Embedding
 from preflight.stages.reading import read_tile
 from preflight.stages.units import Units, open_units, units_file
 from preflight.store.atomic import atomic_write
@@ -41,7 +41,7 @@ class SelftestStage:
         self,
         job: Job,
         layout: CacheLayout,
-        compiler: EngineCompiler,
+        embedding: Embedding,
         card: Callable[[], BackboneCard],
         store: Callable[[], DescriptorStore],
         index: Callable[[], DescriptorIndexFactory],
@@ -52,17 +52,13 @@ class SelftestStage:
         self._job = job
         self._spec = job.descriptor
         self._layout = layout
-        self._compiler = compiler
+        self._embedding = embedding
         self._card = card
         self._store = store
         self._index = index
         self._identity = dict(identity)
         self._pixels = pixels
         self._images = images
-
-    @property
-    def _engine(self) -> Path:
-        return self._layout.engines / str(self._compiler.name(self._spec))
 
     def components(self) -> Mapping[str, str]:
         """Returns the components of the action key.
@@ -73,9 +69,8 @@ class SelftestStage:
         return {
             "index": record_of(self._layout.index).outputs[self._layout.index.name],
             **self._identity,
-            "engine": record_of(self._engine).action_key,
+            **self._embedding.components(),
             "tiles": read_header(self._layout.inventory).aggregate,
-            "preprocessing": preprocessing_text(self._spec),
             "card": repr(self._card()),
             "queries": str(self._job.config.selftest.queries),
             "seed": str(SEED),
@@ -106,7 +101,7 @@ class SelftestStage:
         def index() -> DescriptorIndex:
             return self._index().open(self._layout.index)
 
-        with self._compiler.load(self._spec, self._engine) as engine:
+        with self._embedding.open() as engine:
             result = evaluate(
                 tiles,
                 table,
@@ -128,8 +123,8 @@ class SelftestStage:
         import numpy as np  # noqa: PLC0415 - heavy
 
         size = self._job.config.descriptors.batch_size
-        pixels = images.to_batch(views, self._spec.preprocessing)
-        name = next(iter(self._spec.inputs))
+        pixels = self._embedding.batch(views, images)
+        name = self._embedding.input_name
         found = []
         for at in range(0, len(pixels), size):
             part = pixels[at : at + size]
@@ -147,7 +142,12 @@ class SelftestStage:
 
     def step(self) -> Step:
         """Returns the step for the up-to-date rule."""
-        reads = (self._layout.inventory, units_file(self._job, self._layout), self._layout.index, self._engine)
+        reads = (
+            self._layout.inventory,
+            units_file(self._job, self._layout),
+            self._layout.index,
+            *self._embedding.reads,
+        )
         return Step("selftest", SELFTEST_VERSION, reads, self.components, (self._layout.selftest,), self.build)
 
 

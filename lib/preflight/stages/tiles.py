@@ -162,6 +162,7 @@ class SealStage:
         job = self._job
         walk = CoverageWalk(tiles, now=self._clock(), max_age=job.max_tile_age)
         rows = walk.through(choose_sources(rows_of_cover(metadata, tiles), job.source_order, walk.passed_over))
+        rows = self._cancellable(rows)
         with _writing(self._layout) as (out, companions):
             header = seal(rows, out, companions)
             out.flush()
@@ -202,11 +203,18 @@ class SealStage:
         pool = ThreadPoolExecutor(2, "hash")
         try:
             for found in pool.map(bad, np.split(numbers, range(CHECKED, len(numbers), CHECKED))):
+                self._run_log.checkpoint()
                 for row in inventory.rows[found]:
                     yield int(row["zoom"]), int(row["x"]), int(row["y"])
         finally:
             # If the caller stops early, drop the waiting tasks.
             pool.shutdown(cancel_futures=True)
+
+    def _cancellable(self, rows: Iterable[TileRow]) -> Iterator[TileRow]:
+        for number, row in enumerate(rows):
+            if number % CHECKED == 0:
+                self._run_log.checkpoint()
+            yield row
 
     def _changed(self, metadata: TileMetadataStore) -> frozenset[tuple[int, int, int]] | None:
         """Returns the tiles that changed since the last seal of the same area; None if that cannot be known."""

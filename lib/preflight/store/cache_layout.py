@@ -76,6 +76,10 @@ class CacheLayout:
         return self.work / "tiles" / "tiles.times"
 
     @property
+    def first_seen(self) -> Path:
+        return self.work / "tiles" / "first_seen"
+
+    @property
     def tile_findings(self) -> Path:
         return self.work / "tiles" / "tiles.remarks"
 

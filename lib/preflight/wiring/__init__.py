@@ -22,34 +22,66 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from preflight.wiring.assembly import Assembly, assemble, open_session
+    from preflight.wiring.assembly import Assembly, assemble, assemble_job
     from preflight.wiring.factories import (
         build_backbone_specs,
         build_descriptor_batcher,
         build_engine_compiler,
+        build_inference_runtime,
         build_manifest_builder,
     )
     from preflight.wiring.imports import check_image, import_demo, import_folder, import_source
     from preflight.wiring.libraries import image_codec, index_factory, index_identity
-    from preflight.wiring.provisioner import build_cache_provisioner
+    from preflight.wiring.parts import C7EngineBackboneEmbedder, DescriptorBatcher, ManifestBuilder
+    from preflight.wiring.provisioner import CacheProvisionerImpl, build_cache_provisioner
     from preflight.wiring.runtimes import runtime_choice
     from preflight.wiring.surroundings import Options, Surroundings
     from preflight.wiring.verifying import build_manifest_verifier, flying_host, tile_access, wall_clock
 else:
     _HOMES = {
-        "assembly": ("Assembly", "assemble", "open_session"),
+        "assembly": (
+            "Assembly",
+            "assemble",
+            "assemble_job",
+        ),
         "factories": (
             "build_backbone_specs",
             "build_descriptor_batcher",
             "build_engine_compiler",
+            "build_inference_runtime",
             "build_manifest_builder",
         ),
-        "imports": ("check_image", "import_demo", "import_folder", "import_source"),
-        "libraries": ("image_codec", "index_factory", "index_identity"),
-        "provisioner": ("build_cache_provisioner",),
+        "imports": (
+            "check_image",
+            "import_demo",
+            "import_folder",
+            "import_source",
+        ),
+        "libraries": (
+            "image_codec",
+            "index_factory",
+            "index_identity",
+        ),
+        "parts": (
+            "C7EngineBackboneEmbedder",
+            "DescriptorBatcher",
+            "ManifestBuilder",
+        ),
+        "provisioner": (
+            "CacheProvisionerImpl",
+            "build_cache_provisioner",
+        ),
         "runtimes": ("runtime_choice",),
-        "surroundings": ("Options", "Surroundings"),
-        "verifying": ("build_manifest_verifier", "flying_host", "tile_access", "wall_clock"),
+        "surroundings": (
+            "Options",
+            "Surroundings",
+        ),
+        "verifying": (
+            "build_manifest_verifier",
+            "flying_host",
+            "tile_access",
+            "wall_clock",
+        ),
     }
 
     # Hidden from mypy, which would accept any misspelt name.

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preflight.descriptors.batcher import DescriptorBatcher
+from preflight import __version__
+from preflight.descriptors.batcher import EngineBatcher
+from preflight.engine.compiler import EngineCompiler
 from preflight.errors import TrustDirectoryError
 from preflight.evaluation.backbone_card import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
 from preflight.mission.job import Job
 from preflight.mission.loading import Mission
-from preflight.ports import (
-    Engine,
-    Signer,
-)
+from preflight.ports import BackboneEmbedder, Clock, DescriptorIndexRebuilder, Engine, Signer
 from preflight.records import (
     PREPROCESSING_VERSION,
     BackboneSpec,
@@ -27,6 +27,7 @@ from preflight.run.tile_access import TileAccess
 from preflight.signing import make_dev_key
 from preflight.stages.corpus import corpus_step
 from preflight.stages.descriptors import DescriptorStage
+from preflight.stages.embedding import CallerEmbedding, Embedding, EngineEmbedding
 from preflight.stages.engines import (
     builtin_step,
     compile_step,
@@ -34,7 +35,7 @@ from preflight.stages.engines import (
     inspect_step,
 )
 from preflight.stages.index import index_step
-from preflight.stages.manifest import manifest_step
+from preflight.stages.manifest import ManifestStage, manifest_step
 from preflight.stages.parity_gate import parity_step
 from preflight.stages.prepare_onnx import Preparation
 from preflight.stages.provenance import provenance_step
@@ -50,71 +51,99 @@ from preflight.store.lock import BuildLock
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Step, Tracer
 from preflight.wiring import libraries
-from preflight.wiring.factories import (
-    build_backbone_specs,
-    build_descriptor_batcher,
-    build_engine_compiler,
-    build_manifest_builder,
-    is_builtin,
-)
+from preflight.wiring.factories import engine_compiler, is_builtin, placed_builtins
 from preflight.wiring.imports import import_demo
 from preflight.wiring.libraries import image_codec, onnxruntime_version
 from preflight.wiring.outlook import Outlook
+from preflight.wiring.parts import C7EngineBackboneEmbedder
 from preflight.wiring.signing import signer_of
 from preflight.wiring.surroundings import Options, Surroundings
 from preflight.wiring.verifying import tile_access
 
 
-def open_session(job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options) -> Session:
-    """Connects the stages of a job. Reads and writes nothing yet.
+def assemble(mission: Mission, surroundings: Surroundings, options: Options) -> Assembly:
+    """Returns the parts of a mission's run, for commands that need more than a session. Raises EngineBuildError."""
+    tiles = tile_access(mission.tile_root, mission.database)
+    return assemble_job(mission.job, tiles, surroundings, options, demo=mission.demo)
+
+
+def assemble_job(
+    job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options, *, demo: bool = False
+) -> Assembly:
+    """Returns the parts of a job's run over our own tile store. demo: import the demo landscape into an empty store.
 
     Raises:
         EngineBuildError: the runtime or FAISS is not installed.
     """
-    return Assembly(job, tiles, surroundings, options, demo=False).session()
+    timings = CacheLayout(job.cache_root).work / "timings"
+    compiler = engine_compiler(job.config, surroundings.host, surroundings.environment, timings, surroundings.runtimes)
+    parts = Parts(compiler, tiles, C7EngineBackboneEmbedder(), None, tiles, surroundings.clock)
+    return Assembly(job, parts, surroundings, options, demo=demo)
 
 
-def assemble(mission: Mission, surroundings: Surroundings, options: Options) -> Assembly:
-    """Returns the parts of a mission's run, for commands that need more than a session. Raises EngineBuildError."""
-    tiles = tile_access(mission.tile_root, mission.database)
-    return Assembly(mission.job, tiles, surroundings, options, demo=mission.demo)
+@dataclass(frozen=True)
+class Parts:
+    """What one run is made of.
+
+    rebuilder: gets the descriptors after the index file was written. manifests: the store of the `manifests` rows.
+    clock: the clock of the manifest.
+    """
+
+    compiler: EngineCompiler
+    tiles: TileAccess
+    embedder: BackboneEmbedder | C7EngineBackboneEmbedder
+    rebuilder: DescriptorIndexRebuilder | None
+    manifests: TileAccess
+    clock: Clock
 
 
 class Assembly:
     """The parts of one run, and how they are connected."""
 
-    def __init__(
-        self, job: Job, tiles: TileAccess, surroundings: Surroundings, options: Options, *, demo: bool
-    ) -> None:
-        self.builtin = frozenset(spec.model_name for spec in job.backbones if is_builtin(spec))
-        self.job = replace(job, backbones=build_backbone_specs(job))
-        self.tiles, self.surroundings, self.options, self.demo = tiles, surroundings, options, demo
+    def __init__(self, job: Job, parts: Parts, surroundings: Surroundings, options: Options, *, demo: bool) -> None:
         self.layout = CacheLayout(job.cache_root)
-        self.run_log = RunLog()
+        self.builtin = frozenset(spec.model_name for spec in job.backbones if is_builtin(spec))
+        self.job = replace(job, backbones=placed_builtins(job.backbones, self.layout))
+        self.surroundings, self.options, self.demo = surroundings, options, demo
+        self.compiler, self.tiles, self.rebuilder = parts.compiler, parts.tiles, parts.rebuilder
+        self.manifests, self.manifest_clock = parts.manifests, parts.clock
+        tiles = parts.tiles
+        self.run_log = RunLog(cancelled=options.cancelled)
         self.digests = DigestCache(self.layout.digests)
         self.generations = Generations(self.layout, self.digests)
-        self.compiler = build_engine_compiler(
-            job.config,
-            surroundings.host,
-            surroundings.environment,
-            self.layout.work / "timings",
-            surroundings.runtimes,
-        )
         self._signing: Signer | None = None
-        self.builder = build_manifest_builder(
-            self.job, self.compiler, self.digests, self.generations, surroundings.clock, self.signer
+        self.builder = self.manifest_stage()
+        self.embedding: Embedding = (
+            EngineEmbedding(self.job.descriptor, self.layout, self.compiler)
+            if isinstance(parts.embedder, C7EngineBackboneEmbedder)
+            else CallerEmbedding(parts.embedder)
         )
-
         self.seal = SealStage(
             self.job, self.layout, tiles.metadata, tiles.pixels, surroundings.clock, self.digests, self.run_log
         )
-        self.publisher = Publisher(self.job, self.layout, self.builder, self.generations, self.digests, tiles.metadata)
-
+        self.publisher = Publisher(
+            self.job, self.layout, self.builder, self.generations, self.digests, parts.manifests.metadata
+        )
         self.descriptors = DescriptorStage(
-            self.job, self.layout, self.compiler, self.digests, tiles.pixels, image_codec, self.batcher, self.run_log
+            self.job, self.layout, self.embedding, self.digests, tiles.pixels, image_codec, self.batcher, self.run_log
         )
         self.outlook = Outlook(
             self.job, self.layout, tiles, self.compiler, self.seal, self.descriptors, self.card, demo=demo
+        )
+
+    def manifest_stage(self) -> ManifestStage:
+        """Returns the stage that makes and signs the statement."""
+        versions = {runtime.name: runtime.version for runtime in self.compiler.runtimes()}
+        builder = {"preflight": __version__, **versions, **libraries.index_identity()}
+        return ManifestStage(
+            self.job,
+            self.layout,
+            self.compiler,
+            self.digests,
+            self.generations,
+            self.manifest_clock,
+            self.signer,
+            builder,
         )
 
     def signer(self) -> Signer:
@@ -134,7 +163,7 @@ class Assembly:
             lock=BuildLock(self.layout.lock, pid=os.getpid(), host=socket.gethostname()),
             run_log=self.run_log,
             clock=self.surroundings.clock,
-            hooks=Hooks(self.prepare, self.close, self.manifest_hash),
+            hooks=Hooks(self.prepare, self.close, self.manifest_hash, self.options.observer),
             repair=self.options.repair,
             wait=self.options.wait,
         )
@@ -147,7 +176,7 @@ class Assembly:
         selftest = SelftestStage(
             job,
             layout,
-            self.compiler,
+            self.embedding,
             lambda: self.card(job.descriptor),
             descriptors.store,
             libraries.index_factory,
@@ -167,6 +196,7 @@ class Assembly:
             libraries.index_identity(),
             self.digests,
             self.run_log,
+            self.rebuilder,
         )
         windows = () if steps_of(job) == 1 else (units_step(job, layout),)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)
@@ -204,13 +234,20 @@ class Assembly:
             parity_step(spec, layout, self.compiler, digests, image_codec, onnxruntime_version()),
         )
         if spec.model_name in self.builtin:
-            steps = (builtin_step(spec, _write_weight_free_vpr), *steps)
+            steps = (builtin_step(spec, write_builtin), *steps)
         return Stage(f"engine:{spec.model_name}", ("tiles",), steps)
 
-    def batcher(self, engine: Engine, dim: int) -> DescriptorBatcher:
-        """Returns the batcher for the descriptor backbone."""
-        return build_descriptor_batcher(
-            self.job.config, self.job.descriptor, engine, dim, image_codec(), self.options.progress
+    def batcher(self, engine: Engine, dim: int) -> EngineBatcher:
+        """Returns the batcher for the descriptor backbone. dim: length of a descriptor."""
+        section, codec, embedding = self.job.config.descriptors, image_codec(), self.embedding
+        return EngineBatcher(
+            engine,
+            input_name=embedding.input_name,
+            dim=dim,
+            batch_size=section.batch_size,
+            preprocess=lambda image: embedding.batch(image[None], codec)[0],
+            max_oom_retries=section.max_oom_retries,
+            progress_callback=self.options.progress,
         )
 
     def card(self, spec: BackboneSpec) -> BackboneCard:
@@ -241,14 +278,14 @@ class Assembly:
 
     def close(self) -> None:
         """Stops engines that are still being compiled, and closes the tile store. Raises DatabaseError."""
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.tiles.close)
+            stack.callback(self.manifests.close)
             self.compiler.stop()
-        finally:
-            self.tiles.close()
 
     def prepare_database(self) -> None:
         """Makes the `manifests` rows agree with the file system. Raises DatabaseError."""
-        metadata = self.tiles.metadata()
+        metadata = self.manifests.metadata()
         rows = metadata.manifests(str(self.layout.root))
         for row in reconcile(rows, self.generations, self.publisher.active_row()):
             metadata.record_manifest(row)
@@ -285,7 +322,8 @@ class Assembly:
         return None if published is None or published.manifest is None else published.manifest.manifest_hash
 
 
-def _write_weight_free_vpr(path: Path) -> None:
+def write_builtin(path: Path) -> None:
+    """Writes the ONNX file of the built-in backbone."""
     from preflight.adapters.demo import weight_free_vpr
 
     weight_free_vpr.write(path)

@@ -47,11 +47,7 @@ class Outlook:
 
         def preview() -> Preview:
             # Opening an embedded tile store that is not there would make one.
-            return (
-                self.seal.preview()
-                if self.tiles.root.is_dir()
-                else Preview(len(cover(job.area, job.zoom_levels)), 0, ())
-            )
+            return self.seal.preview() if self.tiles.exists() else Preview(len(cover(job.area, job.zoom_levels)), 0, ())
 
         return Planner(
             session=session,
@@ -68,7 +64,7 @@ class Outlook:
     def demo_tiles(self) -> tuple[int, int]:
         """Returns how many demo tiles a build would import first, and how many of them lie in the area. Raises DatabaseError."""
         # Opening an embedded tile store that is not there would make one.
-        if not self.demo or (self.tiles.root.is_dir() and self.tiles.metadata().count() > 0):
+        if not self.demo or (self.tiles.exists() and self.tiles.metadata().count() > 0):
             return 0, 0
         from preflight.adapters.demo import landscape  # noqa: PLC0415 - for the demonstration alone
 

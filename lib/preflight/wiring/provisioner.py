@@ -1,139 +1,228 @@
-"""The Python API: `CacheProvisioner`, and the factory that makes one from a configuration and a tile store."""
+"""The Python API: `CacheProvisionerImpl`, and the factory that makes one from a configuration and parts."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from preflight.area.area import Area, area_from_bbox
 from preflight.engine.compiler import EngineCompiler
-from preflight.errors import CoverageError, MissionError
-from preflight.mission.job import Job, check_job
-from preflight.mission.schema import ProvisioningConfig
-from preflight.records import BackboneSpec, BuildReport, BuildRequest, EngineCacheEntry
-from preflight.run.session import Session
+from preflight.errors import CallbackError, CoverageError, MissionError
+from preflight.mission.config import Blocks, read_blocks
+from preflight.mission.job import Job
+from preflight.mission.request import job_of_request
+from preflight.ports import C6TileMetadataStore
+from preflight.records import BackboneSpec, BuildReport, BuildRequest, EngineCacheEntry, HostCapabilities, PrecisionMode
+from preflight.run.session import Observer, Session
 from preflight.run.tile_access import TileAccess
+from preflight.stages.descriptors import Progress
+from preflight.stages.engines import COMPILE_VERSION
 from preflight.stages.prepare_onnx import prepare_without_tiles
+from preflight.store.atomic import atomic_write
 from preflight.trace.digests import hash_file
-from preflight.wiring.assembly import open_session
-from preflight.wiring.factories import build_engine_compiler
+from preflight.trace.record import BuildRecord, action_key, read_record, record_path
+from preflight.wiring.assembly import Assembly, Parts, write_builtin
+from preflight.wiring.factories import clock_of, is_builtin, specs_of
 from preflight.wiring.libraries import precision_tools
+from preflight.wiring.parts import DescriptorBatcher, ManifestBuilder
 from preflight.wiring.surroundings import Options, Surroundings
+from preflight.wiring.tile_stores import tile_access_of
+
+Cancel = object
+"""A callable that returns whether to stop, or an object with `is_set()` such as `threading.Event`."""
 
 
-class CacheProvisioner:
+def build_cache_provisioner(
+    config: object,
+    *,
+    engine_compiler: EngineCompiler,
+    descriptor_batcher: DescriptorBatcher,
+    manifest_builder: ManifestBuilder,
+    tile_metadata_store: C6TileMetadataStore,
+    host: HostCapabilities,
+    precision: PrecisionMode | str,
+    clock: object,
+) -> CacheProvisionerImpl:
+    """Returns the provisioner. The parts handed in are the parts used; one set serves several builds.
+
+    Args:
+        config: the configuration of the whole program.
+        engine_compiler: compiles the corpus; from `build_engine_compiler`.
+        descriptor_batcher: embeds the tiles; from `build_descriptor_batcher`.
+        manifest_builder: signs; from `build_manifest_builder`.
+        tile_metadata_store: C6's rows.
+        host: the machine that builds. A build refuses to begin on another one.
+        precision: for backbones whose configuration states none.
+        clock: a callable that returns an aware datetime, or an object with `now()`.
+
+    Raises:
+        MissionError: the configuration is refused.
+        ValueError: the clock does not give aware times, or the precision is unknown.
+    """
+    blocks = read_blocks(config, precision=PrecisionMode(getattr(precision, "value", precision)))
+    here = Surroundings(clock_of(clock), os.environ, host)
+    return CacheProvisionerImpl(
+        blocks, engine_compiler, descriptor_batcher, manifest_builder, tile_metadata_store, here
+    )
+
+
+class CacheProvisionerImpl:
     """Builds caches as `doit provision` does: the same stages, the same up-to-date rule, the same lock."""
 
     def __init__(
         self,
-        job_of: Callable[[BuildRequest], Job],
-        open_session: Callable[[Job], Session],
-        compiler: EngineCompiler,
-        prepare: Callable[[BackboneSpec, Path], BackboneSpec] = lambda spec, _: spec,
+        blocks: Blocks,
+        engine_compiler: EngineCompiler,
+        descriptor_batcher: DescriptorBatcher,
+        manifest_builder: ManifestBuilder,
+        tile_metadata_store: C6TileMetadataStore,
+        surroundings: Surroundings,
     ) -> None:
-        """Stores the parts. prepare: writes a spec's precision into an ONNX file in a folder, if the runtime needs that."""
-        self._job_of = job_of
-        self._open_session = open_session
-        self._compiler = compiler
-        self._prepare = prepare
+        self._blocks = blocks
+        self._compiler = engine_compiler
+        self._batcher = descriptor_batcher
+        self._manifest = manifest_builder
+        self._rows = tile_metadata_store
+        self._surroundings = surroundings
+        self._folder: TemporaryDirectory[str] | None = None
 
-    def build_cache_artifacts(self, request: BuildRequest) -> BuildReport:
+    def build_cache_artifacts(
+        self,
+        request: BuildRequest,
+        *,
+        progress_callback: Progress | None = None,
+        observer: Observer | None = None,
+        cancel: Cancel | None = None,
+        options: Options = Options(),  # noqa: B008 - immutable
+    ) -> BuildReport:
         """Builds, verifies and publishes everything that is not current.
 
-        Returns the report: success, idempotent_no_op, or failure if tiles of the area are missing or too old.
+        Args:
+            request: what to build. Text becomes a path, a tuple a box or a position, a plain enum its value.
+            progress_callback: called with (done, total) each time a tenth of the descriptors is done.
+            observer: called with (stage, event) when a stage begins and ends.
+            cancel: a callable that returns whether to stop, or an object with `is_set()`. Checked between pieces of work.
+            options: what a command line can set besides.
+
+        Returns:
+            The report: success, idempotent_no_op, or failure if tiles of the area are missing or too old.
 
         Raises:
-            MissionError: the request breaks a rule of mission files, such as an empty box. Nothing was locked.
+            MissionError: the request breaks a rule of mission files. Nothing was locked.
             BuildLockHeldError: another build runs.
+            BuildCancelledError: the caller cancelled. The lock is free; the next build goes on from there.
+            CallbackError: a callback raised; its error is the cause.
             PreflightError: any other failure, after its report was written to work/build_report.json.
         """
-        session = self._open_session(self._job_of(request))
+        options = replace(
+            options,
+            progress=None if progress_callback is None else _told("progress_callback", progress_callback),
+            observer=None if observer is None else _told("observer", observer),
+            cancelled=_cancelled(cancel),
+        )
+        session = self.session(request, options)
         try:
             return session.build()
         except CoverageError as error:
             return session.failure_report(error)
 
-    def compile_engines_for_corpus(self, backbones: Sequence[BackboneSpec], folder: Path) -> list[EngineCacheEntry]:
-        """Compiles backbones into a folder of the caller. This is a diagnostic and takes no lock.
+    def session(self, request: BuildRequest, options: Options = Options()) -> Session:  # noqa: B008 - immutable
+        """Returns the run of a request. Reads the request and nothing else. Raises MissionError."""
+        root = self._rows.root if isinstance(self._rows, TileAccess) else None
+        job = job_of_request(request, self._blocks, specs_of(self._blocks), root)
+        return self._assembly(job, options).session()
 
-        Every ONNX path must be a file. No cache root is read or written. int8, and fp16 for TensorRT, are calibrated on random
-        numbers: such an engine shows that it can be built, and is not for flight.
+    def _assembly(self, job: Job, options: Options) -> Assembly:
+        pixels, clock = self._batcher.tile_store, self._surroundings.clock
+        tiles = tile_access_of(self._rows, pixels, job, clock)
+        kept = self._manifest.tile_metadata_store
+        manifests = tiles if kept is self._rows else tile_access_of(kept, pixels, job, clock)
+        embedder, rebuilder = self._batcher.embedder, self._batcher.rebuilder
+        parts = Parts(self._compiler, tiles, embedder, rebuilder, manifests, self._manifest.clock)
+        return Assembly(job, parts, self._surroundings, options, demo=False)
+
+    def compile_engines_for_corpus(
+        self, backbones: Sequence[BackboneSpec], folder: Path | None = None
+    ) -> list[EngineCacheEntry]:
+        """Compiles backbones outside any cache. This is a diagnostic and takes no lock.
+
+        int8, and fp16 for TensorRT, are calibrated on random numbers: such an engine shows that it can be built, and is not
+        for flight. An engine that is in the folder already is reused if everything that decides it is equal.
+
+        folder: where the engines go; None: a temporary folder, which is removed with this object.
 
         Raises:
             BackboneError: an ONNX file does not match its spec.
             EngineBuildError: the runtime refuses.
         """
-        return [self._compile(spec, folder) for spec in backbones]
+        if folder is None:
+            self._folder = self._folder or TemporaryDirectory(prefix="preflight-engines-")
+            folder = Path(self._folder.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="preflight-") as work:
+            return [self._compile(_placed(spec, Path(work)), folder, Path(work)) for spec in backbones]
 
-    def _compile(self, spec: BackboneSpec, place: Path) -> EngineCacheEntry:
-        target = place / str(self._compiler.name(spec))
-        began = time.monotonic()
-        self._compiler.inspect(spec)
-        with TemporaryDirectory(prefix="preflight-") as folder:
-            self._compiler.compile(self._prepare(spec, Path(folder)), target)
-        return EngineCacheEntry(
-            spec.model_name, target, hash_file(target), reused=False, seconds=time.monotonic() - began
-        )
-
-
-def build_cache_provisioner(
-    config: ProvisioningConfig,
-    *,
-    tiles: TileAccess,
-    trust: Path,
-    signing_key: Path,
-    surroundings: Surroundings,
-    backbones: Sequence[BackboneSpec],
-    source_order: Sequence[str] = (),
-    allow_missing: float = 0.0,
-    options: Options = Options(),  # noqa: B008 - immutable
-) -> CacheProvisioner:
-    """Returns the Python API over a configuration and a tile store. Requests obey the rules of mission files."""
-
-    def job_of(request: BuildRequest) -> Job:
-        area, problems = _area_of(request)
-        job = Job(
-            cache_root=_place(request.cache_root),
-            area=area,
-            area_file=None,
-            allow_missing=allow_missing,
-            zoom_levels=tuple(sorted(request.zoom_levels)),
-            sector_class=request.sector_class,
-            source_order=tuple(source_order),
-            calibration=_place(request.calibration_path),
-            takeoff_origin=request.takeoff_origin,
-            flight_id=request.flight_id,
-            trust=_place(trust),
-            signing_key=_place(signing_key),
-            backbones=tuple(backbones),
-            config=config,
-        )
-        problems += [f"{at}: {problem}" for at, problem in check_job(job, _place(tiles.root), surroundings.runtimes)]
-        if problems:
-            raise MissionError("BuildRequest", tuple(problems))
-        return job
-
-    compiler = build_engine_compiler(
-        config, surroundings.host, surroundings.environment, runtimes=surroundings.runtimes
-    )
-    return CacheProvisioner(
-        job_of,
-        lambda job: open_session(job, tiles, surroundings, options),
-        compiler,
-        lambda spec, folder: prepare_without_tiles(spec, compiler, precision_tools, folder),
-    )
+    def _compile(self, spec: BackboneSpec, folder: Path, work: Path) -> EngineCacheEntry:
+        target, began = folder / str(self._compiler.name(spec)), time.monotonic()
+        summary = self._compiler.inspect(spec)
+        files = (spec.onnx_path, *summary.external_data)
+        model = {f"onnx {path.name}": hash_file(path) for path in files}
+        components = self._compiler.components(spec, model)
+        record = read_record(record_path(target))
+        key = action_key(f"engine:{spec.model_name}", COMPILE_VERSION, components)
+        current = record is not None and record.action_key == key and target.is_file()
+        reused = current and record is not None and record.outputs.get(target.name) == hash_file(target)
+        if not reused:
+            self._compiler.compile(prepare_without_tiles(spec, self._compiler, precision_tools, work), target)
+            made = BuildRecord(
+                f"engine:{spec.model_name}", COMPILE_VERSION, key, components, {target.name: hash_file(target)}
+            )
+            atomic_write(record_path(target), made.encode())
+        return EngineCacheEntry(spec.model_name, target, hash_file(target), reused, time.monotonic() - began)
 
 
-def _area_of(request: BuildRequest) -> tuple[Area, list[str]]:
-    """Returns the area of a request, and the problems of its box. With problems the area is empty."""
-    try:
-        return area_from_bbox(request.bbox), []
-    except MissionError as error:
-        return Area(None), [f"bbox: {problem}" for problem in error.problems]
+def _placed(spec: BackboneSpec, work: Path) -> BackboneSpec:
+    """Returns the spec; a built-in is written into `work` first."""
+    if not is_builtin(spec):
+        return spec
+    path = work / f"{spec.model_name}.onnx"
+    write_builtin(path)
+    return replace(spec, onnx_path=path)
 
 
-def _place(path: Path) -> Path:
-    return Path(os.path.normpath(path.absolute()))
+def _cancelled(cancel: object) -> Callable[[], bool]:
+    if cancel is None:
+        return lambda: False
+    is_set = getattr(cancel, "is_set", None)
+    if callable(is_set):
+        return lambda: bool(is_set())
+    if callable(cancel):
+        return lambda: bool(cancel())
+    raise MissionError("build_cache_artifacts", ("cancel: is neither a callable nor an object with is_set()",))
+
+
+def _told(name: str, callback: Callable[..., object]) -> Callable[..., None]:
+    """Returns a callback whose own error ends the run as CallbackError, with that error as its cause."""
+
+    def tell(*arguments: object) -> None:
+        try:
+            callback(*arguments)
+        except Exception as error:
+            raise CallbackError(f"{name} raised {type(error).__name__}: {error}") from error
+
+    return tell
+
+
+def host_problem(host: HostCapabilities, here: HostCapabilities) -> str | None:
+    """Returns how a host differs from this machine in what decides engines; None if it does not."""
+    names = ("arch", "isa", "sm", "jetpack")
+    differing = [name for name in names if getattr(host, name) != getattr(here, name)]
+    said = ", ".join(f"{name} {getattr(host, name)} instead of {getattr(here, name)}" for name in differing)
+    return f"host: is not this machine: {said}" if differing else None
+
+
+__all__ = ["CacheProvisionerImpl", "build_cache_provisioner", "host_problem"]

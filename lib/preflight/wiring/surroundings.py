@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from preflight.engine.runtimes import RUNTIMES, RuntimeTable
 from preflight.ports import Clock
 from preflight.records import HostCapabilities
+from preflight.run.session import Observer
 from preflight.signing import Ask
 from preflight.stages.descriptors import Progress
 from preflight.wiring.verifying import wall_clock
@@ -22,6 +23,8 @@ class Options:
     recalibrate: bool = False
     wait: float = 0.0  # seconds to wait for the lock
     progress: Progress | None = None
+    observer: Observer | None = None
+    cancelled: Callable[[], bool] = lambda: False
     ask: Ask | None = None  # asks for the passphrase of an encrypted key; None if nobody can be asked
 
 

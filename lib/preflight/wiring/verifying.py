@@ -41,7 +41,7 @@ def tile_access(root: Path, database: str) -> TileAccess:
             address = stack.enter_context(EmbeddedPostgres(root))
         return stack.enter_context(PostgresTileStore(address))
 
-    def open_pixels(root: Path) -> TilePixelStore:
+    def open_pixels() -> TilePixelStore:
         from preflight.adapters.tile_files import TileFiles
 
         return TileFiles(root)

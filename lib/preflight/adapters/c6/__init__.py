@@ -1,6 +1,5 @@
 """Adapters from the shapes of C6 to the ports of this package. C6 owns the tile store and the descriptor index.
 
-shapes    what a C6 object looks like
 queries   the ports that list tiles; checks of the rows
 store     a whole tile store over a C6 metadata store that can only be queried
 pixels    the pixels of tiles

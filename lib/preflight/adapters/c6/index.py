@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from preflight.adapters.c6.shapes import C6DescriptorIndex
 from preflight.errors import IndexBuildError, PreflightError
-from preflight.ports import DescriptorIndexRebuilder
+from preflight.ports import C6DescriptorIndex, DescriptorIndexRebuilder
 from preflight.records import HnswParams, TileBboxRecord, TileId
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from typing import BinaryIO
 
-from preflight.adapters.c6.shapes import C6TileStore, TileIdShape
 from preflight.errors import PreflightError, TileContentError
-from preflight.ports import TilePixelOpener
+from preflight.ports import C6TileStore, TileIdShape, TilePixelOpener
 from preflight.records import TileId
 
 __all__ = ["C6Pixels", "c6_tile_store_to_pixel_opener"]

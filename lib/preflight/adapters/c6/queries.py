@@ -8,16 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from preflight.adapters.c6.shapes import C6TileMetadataStore, TileMetadataShape
 from preflight.area.web_mercator import tile_at, tile_bounds
 from preflight.errors import PreflightError, TileContentError
-from preflight.ports import TilesByBboxBatchQuery, TilesByBboxQuery
+from preflight.ports import C6TileMetadataStore, TileMetadataShape, TilesByBboxBatchQuery, TilesByBboxQuery
 from preflight.records import BoundingBox, TileBboxRecord, TileHashRecord
 
 __all__ = [
     "c6_tile_metadata_store_to_tiles_batch_query",
     "c6_tile_metadata_store_to_tiles_query",
     "checked_rows",
+    "key_of",
+    "source_name",
 ]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -75,9 +76,9 @@ def checked_rows(
         PreflightError: the store's own error, translated.
     """
     rows = [row for zoom in sorted(zoom_levels) for row in _of_zoom(store, bbox, zoom, sector_class)]
-    rows.sort(key=_order)
+    rows.sort(key=key_of)
     for one, other in pairwise(rows):
-        if _order(one) == _order(other):
+        if key_of(one) == key_of(other):
             raise TileContentError(f"the tile store returns {_name(one)} twice. Repair the store")
     return rows
 
@@ -136,8 +137,9 @@ def _shares_interior(row: TileMetadataShape, bbox: BoundingBox) -> bool:
     )
 
 
-def _order(row: TileMetadataShape) -> tuple[int, float, float, str]:
-    return row.tile_id.zoom_level, row.tile_id.lat, row.tile_id.lon, source_name(row.source)
+def key_of(row: TileMetadataShape) -> tuple[int, float, float, str]:
+    """Returns (zoom, lat, lon, source): the order and the identity of a row."""
+    return row.tile_id.zoom_level, float(row.tile_id.lat), float(row.tile_id.lon), source_name(row.source)
 
 
 def _name(row: TileMetadataShape) -> str:

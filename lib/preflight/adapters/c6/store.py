@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from preflight.adapters.c6.queries import checked_rows, source_name
-from preflight.adapters.c6.shapes import C6TileMetadataStore, TileIdShape, TileMetadataShape
+from preflight.adapters.c6.queries import checked_rows, key_of, source_name
 from preflight.area.web_mercator import tile_at
 from preflight.errors import TileContentError
-from preflight.ports import Clock, ManifestRow
+from preflight.ports import C6TileMetadataStore, Clock, ManifestRow, TileIdShape, TileMetadataShape
 from preflight.records import BoundingBox, SectorClass, SourceRecord, StoreRevision, TileRow
 
 __all__ = ["QueriedTileStore"]
@@ -59,7 +58,7 @@ class QueriedTileStore:
         self._rows: list[TileRow] = []
         self._digest: str | None = None
         self.tiles: dict[str, TileIdShape] = {}
-        """Path of a row -> the tile_id that the store gave for it."""
+        """Path of a row -> the tile_id that the store gave for it. One dictionary for the life of the store."""
 
     def revision(self) -> StoreRevision:
         """Queries the whole area and returns a revision that stands for exactly these rows."""
@@ -78,6 +77,19 @@ class QueriedTileStore:
             self._digest = digest.hexdigest()
             self._take(rows)
         return StoreRevision(self._digest, 0)
+
+    def query_by_bbox(
+        self,
+        *,
+        bbox: BoundingBox,
+        zoom: int | None = None,
+        zoom_levels: Sequence[int] = (),
+        sector_class: SectorClass | None = None,
+    ) -> Iterator[TileRow]:
+        """As `ports.TileMetadataStore`, from the store itself."""
+        zooms = sorted({*zoom_levels, *(() if zoom is None else (zoom,))})
+        wanted = {key_of(row) for row in checked_rows(self._store, bbox, zooms, sector_class or self._sector)}
+        return (row for row in self._known() if (row.zoom, row.lat, row.lon, row.source) in wanted)
 
     def changed_since(self, revision: int) -> None:
         """Returns None: a store without a revision cannot say what changed."""
@@ -138,14 +150,14 @@ class QueriedTileStore:
         found: dict[tuple[int, float, float, str], TileMetadataShape] = {}
         for box in self._boxes:
             for row in checked_rows(self._store, box, self._zooms, self._sector):
-                tile = row.tile_id
-                found[tile.zoom_level, float(tile.lat), float(tile.lon), source_name(row.source)] = row
+                found[key_of(row)] = row
         return [found[key] for key in sorted(found)]
 
     def _take(self, rows: Sequence[TileMetadataShape]) -> None:
         undated = [bytes.fromhex(row.content_sha256_hex) for row in rows if _date(row) is None]
         first_seen = self._first_seen(undated) if undated else {}
-        self._rows, self.tiles = [], {}
+        self._rows = []
+        self.tiles.clear()
         for row in rows:
             tile = row.tile_id
             x, y = tile_at(tile.zoom_level, tile.lat, tile.lon)

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from preflight.descriptors.batcher import DescriptorBatcher, thumbnail
+from preflight.descriptors.batcher import EngineBatcher, thumbnail
 from preflight.errors import DescriptorBatchError, TileContentError
 from preflight.ports import OutOfDeviceMemory
 
@@ -84,7 +84,7 @@ def _items(count):
 
 def _batcher(engine, **changes):
     values = {"input_name": "image", "dim": _DIM, "batch_size": 8, "preprocess": _preprocess}
-    return DescriptorBatcher(engine, **(values | changes))
+    return EngineBatcher(engine, **(values | changes))
 
 
 def _collect(batches):
