@@ -65,7 +65,7 @@ def verify(
     place = layout.current if cache is None else cache
     with ExitStack() as stack:
         tiles = _Tiles(mission(), stack) if deep or mode == "operator" else None
-        verifier = wiring.build_manifest_verifier(
+        verifier = wiring.manifest_verifier(
             places.trust,
             clock,
             mode=mode,

@@ -6,6 +6,7 @@ rules of a mission file and names each fault by its path, such as `components.c1
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -17,7 +18,15 @@ import msgspec
 from preflight.errors import MissionError
 from preflight.mission.fields import convert
 from preflight.mission.reader import Problems
-from preflight.mission.schema import AgesSection, IndexSection, ProvisioningConfig, SelftestSection
+from preflight.mission.schema import (
+    AgesSection,
+    BackboneSection,
+    IndexSection,
+    ManifestSection,
+    ProvisioningConfig,
+    SelftestSection,
+)
+from preflight.records import BackboneSpec
 
 __all__ = [
     "BackboneConfig",
@@ -28,6 +37,7 @@ __all__ = [
     "C10ProvisionerConfig",
     "C10ProvisioningConfig",
     "Config",
+    "load_config",
     "read_blocks",
 ]
 
@@ -183,6 +193,58 @@ def read_blocks(config: object, precision: str = "fp32") -> Blocks:
         raise MissionError("the configuration", (f"{at}: cannot be read",))
     key = Path(provisioning.manifest.signing_key).absolute()
     return Blocks(provisioning, trust, key, extra.source_order, extra.allow_missing)
+
+
+def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+    """Reads the configuration from a mission file, so that the Python API builds what `doit provision` builds.
+
+    environment: values for `${NAME}`; None: the variables of this process.
+
+    Raises:
+        MissionError: the mission file is refused.
+    """
+    from preflight.mission.loading import load_mission  # noqa: PLC0415 - reads flight plans, which few callers need
+
+    job = load_mission(Path(path), os.environ if environment is None else environment).job
+    config = job.config
+    backbones = tuple(
+        _backbone_config(spec, section) for spec, section in zip(job.backbones, config.backbones, strict=True)
+    )
+    manifest = C10ManifestConfig(
+        **{name: getattr(config.manifest, name) for name in _names(ManifestSection) if name != "signing_key"},
+        signing_key=job.signing_key,
+        trust=job.trust,
+    )
+    section = config.descriptors
+    block = C10ProvisioningConfig(
+        backbones=backbones,
+        manifest=manifest,
+        workspace_mb=config.workspace_mb,
+        provisioner=C10ProvisionerConfig(
+            config.provisioner.keep_generations,
+            config.provisioner.max_tile_age_days,
+            job.source_order,
+            job.allow_missing,
+        ),
+        batcher=C10BatcherConfig(section.batch_size, section.max_oom_retries, section.overlap),
+        index=config.index,
+        selftest=config.selftest,
+    )
+    return Config({C10: block, C7: C7InferenceConfig(config.runtime, config.device)})
+
+
+def _backbone_config(spec: BackboneSpec, section: BackboneSection) -> BackboneConfig:
+    return BackboneConfig(
+        spec.model_name,
+        spec.onnx_path,
+        role=spec.role,
+        precision=spec.precision,
+        preprocessing=section.preprocessing,
+        inputs=spec.inputs,
+        precision_overrides=section.precision_overrides,
+        parity=section.parity,
+        runtime=spec.runtime,
+    )
 
 
 def _components(config: object, problems: Problems) -> Mapping[str, object]:

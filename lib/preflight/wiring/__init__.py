@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from preflight.wiring.api_verifier import ManifestVerifierImpl, build_manifest_verifier
     from preflight.wiring.assembly import Assembly, assemble, assemble_job
     from preflight.wiring.factories import (
         build_backbone_specs,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from preflight.wiring.provisioner import CacheProvisionerImpl, build_cache_provisioner
     from preflight.wiring.runtimes import runtime_choice
     from preflight.wiring.surroundings import Options, Surroundings
-    from preflight.wiring.verifying import build_manifest_verifier, flying_host, tile_access, wall_clock
+    from preflight.wiring.verifying import flying_host, manifest_verifier, tile_access, wall_clock
 else:
     _HOMES = {
         "assembly": (
@@ -76,8 +77,9 @@ else:
             "Options",
             "Surroundings",
         ),
+        "api_verifier": ("ManifestVerifierImpl", "build_manifest_verifier"),
         "verifying": (
-            "build_manifest_verifier",
+            "manifest_verifier",
             "flying_host",
             "tile_access",
             "wall_clock",

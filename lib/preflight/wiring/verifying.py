@@ -49,7 +49,7 @@ def tile_access(root: Path, database: str) -> TileAccess:
     return TileAccess(root, open_metadata, open_pixels)
 
 
-def build_manifest_verifier(
+def manifest_verifier(
     trust: Path,
     clock: Clock,
     *,

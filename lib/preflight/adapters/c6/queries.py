@@ -18,6 +18,7 @@ __all__ = [
     "c6_tile_metadata_store_to_tiles_query",
     "checked_rows",
     "key_of",
+    "rows_of_boxes",
     "source_name",
 ]
 
@@ -81,6 +82,14 @@ def checked_rows(
         if key_of(one) == key_of(other):
             raise TileContentError(f"the tile store returns {_name(one)} twice. Repair the store")
     return rows
+
+
+def rows_of_boxes(
+    store: C6TileMetadataStore, boxes: Sequence[BoundingBox], zoom_levels: Sequence[int], sector_class: str
+) -> list[TileMetadataShape]:
+    """Returns the rows of several boxes, each row once, sorted by (zoom, lat, lon, source). Raises as `checked_rows`."""
+    found = {key_of(row): row for box in boxes for row in checked_rows(store, box, zoom_levels, sector_class)}
+    return [found[key] for key in sorted(found)]
 
 
 def _of_zoom(

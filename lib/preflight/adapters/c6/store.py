@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preflight.adapters.c6.queries import checked_rows, key_of, source_name
+from preflight.adapters.c6.queries import checked_rows, key_of, rows_of_boxes, source_name
 from preflight.area.web_mercator import tile_at
 from preflight.errors import TileContentError
 from preflight.ports import C6TileMetadataStore, Clock, ManifestRow, TileIdShape, TileMetadataShape
@@ -146,12 +146,7 @@ class QueriedTileStore:
         return self._rows
 
     def _queried(self) -> list[TileMetadataShape]:
-        """Returns the rows of all boxes, each row once, sorted by (zoom, lat, lon, source)."""
-        found: dict[tuple[int, float, float, str], TileMetadataShape] = {}
-        for box in self._boxes:
-            for row in checked_rows(self._store, box, self._zooms, self._sector):
-                found[key_of(row)] = row
-        return [found[key] for key in sorted(found)]
+        return rows_of_boxes(self._store, self._boxes, self._zooms, self._sector)
 
     def _take(self, rows: Sequence[TileMetadataShape]) -> None:
         undated = [bytes.fromhex(row.content_sha256_hex) for row in rows if _date(row) is None]
