@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from preflight.errors import CommandLineError
 
+Mode = Literal["airborne", "operator"]
 KNOWN = ("mission", "mode", "deep", "cache", "log", "repair", "recalibrate", "wait")
 
 
@@ -18,7 +20,7 @@ class Variables:
     """The values that the operator gave as name=value."""
 
     mission: Path | None = None
-    mode: str = "airborne"
+    mode: Mode = "airborne"
     cache: Path | None = None
     log_json: bool = False
     repair: bool = False
@@ -47,7 +49,7 @@ def parse(given: Mapping[str, str], twice: Iterable[str] = ()) -> Variables:
         raise CommandLineError("; ".join(problems))
     return Variables(
         mission=paths["mission"],
-        mode=given.get("mode", "airborne"),
+        mode="operator" if given.get("mode") == "operator" else "airborne",
         cache=paths["cache"],
         log_json=given.get("log") == "json",
         wait=wait,

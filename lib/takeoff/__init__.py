@@ -12,14 +12,17 @@ if TYPE_CHECKING:
 
     from takeoff.errors import ContentHashMismatchError, ManifestNotFoundError, VerificationError
     from takeoff.policy import Expectations
-    from takeoff.verify import ManifestVerifier, VerificationResult, VerifiedCache, verify_manifest
+    from takeoff.position import LatLonAlt
+    from takeoff.verify import ManifestVerifier, VerificationOutcome, VerificationResult, VerifiedCache, verify_manifest
 
 __all__ = [
     "ContentHashMismatchError",
     "Expectations",
+    "LatLonAlt",
     "ManifestNotFoundError",
     "ManifestVerifier",
     "VerificationError",
+    "VerificationOutcome",
     "VerificationResult",
     "VerifiedCache",
     "verify_manifest",

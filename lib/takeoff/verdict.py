@@ -62,7 +62,7 @@ def json_verdict(cache: str | None, result: VerificationResult | None, failures:
         "generation": manifest.generation if manifest else None,
         "signer": result.signer if result else None,
         "takeoff_origin": result.takeoff_origin if result else None,
-        "flight_id": result.flight_id if result else None,
+        "flight_id": str(result.flight_id) if result and result.flight_id else None,
         "remedy": "; ".join(_remedies(failures)) or None,
     }
     return json.dumps(verdict, sort_keys=True)

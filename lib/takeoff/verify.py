@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
+from enum import Enum
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, TypeVar
 
 from takeoff import digest, envelope, errors, keys, layout, manifest, names, policy
 from takeoff import tiles_coverage as coverage
@@ -18,12 +19,16 @@ from takeoff.errors import ManifestNotFoundError, VerificationError
 from takeoff.filesystem import Directory
 from takeoff.floor import read_floor, write_floor
 from takeoff.manifest import Manifest
+from takeoff.policy import Expectations
+from takeoff.position import LatLonAlt
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
+    from uuid import UUID
 
 _Value = TypeVar("_Value")
+_Path = str | os.PathLike[str]
 
 Clock = Callable[[], "datetime | float"]
 """Now: an aware datetime, or UTC seconds."""
@@ -31,6 +36,7 @@ Clock = Callable[[], "datetime | float"]
 Tiles = Iterable[coverage.TileHash] | Callable[[Manifest], Iterable[coverage.TileHash]]
 """The rows of the tile store for the manifest's area, in any order, or a function that returns them."""
 
+Mode = Literal["airborne", "operator"]
 MODES = ("airborne", "operator")
 _MAX_ENVELOPE_BYTES = manifest.MAX_BYTES * 4 // 3 + 4096
 
@@ -68,6 +74,15 @@ class VerifiedCache(NamedTuple):
         return file
 
 
+class VerificationOutcome(str, Enum):
+    """The verdict; a member equals its text and prints as it."""
+
+    PASS = "pass"  # noqa: S105 - a verdict
+    FAIL = "fail"
+
+    __str__ = str.__str__
+
+
 class VerificationResult(NamedTuple):
     """The verdict on one cache. It passed if and only if `failures` is empty.
 
@@ -84,9 +99,9 @@ class VerificationResult(NamedTuple):
     manifest: Manifest | None
 
     @property
-    def outcome(self) -> str:
-        """`pass` or `fail`."""
-        return "fail" if self.failures else "pass"
+    def outcome(self) -> VerificationOutcome:
+        """The verdict: `pass` or `fail`."""
+        return VerificationOutcome.FAIL if self.failures else VerificationOutcome.PASS
 
     @property
     def exit_status(self) -> int:
@@ -106,15 +121,18 @@ class VerificationResult(NamedTuple):
         return {Path(name): match for name, match in self.artifacts.items()}
 
     @property
-    def takeoff_origin(self) -> tuple[float, float, float] | None:
+    def takeoff_origin(self) -> LatLonAlt | None:
         """Latitude and longitude in WGS84 degrees, and metres above mean sea level; None if absent or refused."""
         origin = self.manifest.identity.takeoff_origin if self.manifest and not self.failures else None
-        return (float(origin.lat), float(origin.lon), float(origin.alt)) if origin else None
+        return LatLonAlt(float(origin.lat), float(origin.lon), float(origin.alt)) if origin else None
 
     @property
-    def flight_id(self) -> str | None:
+    def flight_id(self) -> UUID | None:
         """The UUID of the flight; None if absent or refused."""
-        return self.manifest.identity.flight_id if self.manifest and not self.failures else None
+        from uuid import UUID
+
+        flight = self.manifest.identity.flight_id if self.manifest and not self.failures else None
+        return None if flight is None else UUID(flight)
 
     @property
     def cache(self) -> VerifiedCache | None:
@@ -137,15 +155,9 @@ class ManifestVerifier:
     """
 
     def __init__(
-        self,
-        *,
-        trust: str | os.PathLike[str],
-        now: Clock,
-        mode: str = "airborne",
-        expect: policy.Expectations = policy.Expectations(),  # noqa: B008 - immutable
-        floor: str | os.PathLike[str] | None = None,
-        tiles: Tiles | None = None,
-    ) -> None:
+        self, *, trust: _Path, now: Clock, mode: Mode = "airborne", expect: Expectations = Expectations(),  # noqa: B008 - immutable
+        floor: _Path | None = None, tiles: Tiles | None = None
+    ) -> None:  # fmt: skip
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}, not one of {', '.join(MODES)}")
         if mode == "operator" and tiles is None:
@@ -156,7 +168,7 @@ class ManifestVerifier:
         self._floor = None if floor is None else os.fspath(floor)
         self._tiles = tiles if mode == "operator" else None
 
-    def verify_manifest(self, path: str | os.PathLike[str]) -> VerificationResult:
+    def verify_manifest(self, path: _Path) -> VerificationResult:
         """Verifies the cache at `path`, a directory or the manifest.json in it. Raises ManifestNotFoundError only."""
         root = os.fspath(path)
         if os.path.basename(root) == names.MANIFEST:
@@ -201,9 +213,18 @@ class ManifestVerifier:
             _collect(failures, lambda: write_floor(path, raised))
 
 
-def verify_manifest(path: str | os.PathLike[str], **settings: Any) -> VerificationResult:  # noqa: ANN401 - ManifestVerifier's
-    """Verifies one cache; settings: of `ManifestVerifier`. Raises ManifestNotFoundError; ValueError: wrong call."""
-    return ManifestVerifier(**settings).verify_manifest(path)
+def verify_manifest(
+    path: _Path, *, trust: _Path, now: Clock, mode: Mode = "airborne", expect: Expectations = Expectations(),  # noqa: B008 - immutable
+    floor: _Path | None = None, tiles: Tiles | None = None
+) -> VerificationResult:  # fmt: skip
+    """Verifies one cache. Arguments: as for `ManifestVerifier`.
+
+    Raises:
+        ManifestNotFoundError: there is no manifest.
+        ValueError: operator mode without tiles, or an unknown mode.
+    """
+    verifier = ManifestVerifier(trust=trust, now=now, mode=mode, expect=expect, floor=floor, tiles=tiles)
+    return verifier.verify_manifest(path)
 
 
 def _collect(failures: list[VerificationError], step: Callable[[], _Value]) -> _Value | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from preflight.ports import Clock
     from preflight.records import TileHashRecord, TileRow
     from preflight.run.tile_access import TileAccess
-    from takeoff.verify import ManifestVerifier, VerificationResult
+    from takeoff.verify import ManifestVerifier, Mode, VerificationResult
 
 log = logging.getLogger("preflight.verify")
 
@@ -32,7 +32,7 @@ DAMAGE = range(KeyUnknownError.exit_status, SidecarMismatchError.exit_status + 1
 def verify(
     places: CachePlace,
     mission: Callable[[], Mission],
-    mode: str,
+    mode: Mode,
     cache: Path | None,
     clock: Clock,
     *,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal, overload
 
 from preflight.adapters.c6.queries import rows_of_boxes, source_name
 from preflight.area.area import area_from_bbox, cover
@@ -29,6 +30,22 @@ __all__ = ["ManifestVerifierImpl", "build_manifest_verifier"]
 log = logging.getLogger("preflight.verify")
 
 _NO_DATE = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@overload
+def build_manifest_verifier(
+    config: object,
+    *,
+    clock: object,
+    tile_metadata_store: C6TileMetadataStore | None = None,
+    with_tile_store: Literal[False] = False,
+) -> ManifestVerifierImpl: ...
+
+
+@overload
+def build_manifest_verifier(
+    config: object, *, clock: object, tile_metadata_store: C6TileMetadataStore, with_tile_store: bool
+) -> ManifestVerifierImpl: ...
 
 
 def build_manifest_verifier(
@@ -74,13 +91,7 @@ class ManifestVerifierImpl:
         """
         root = Path(path)
         root = root.parent if root.name == "manifest.json" else root
-        verifier = ManifestVerifier(
-            trust=self._blocks.trust,
-            now=self._clock,
-            mode="airborne" if self._store is None else "operator",
-            expect=Expectations(host=flying_host() if self._store is None else None),
-            tiles=None if self._store is None else lambda manifest: self._tiles(manifest, root),
-        )
+        verifier = self._verifier(root)
         try:
             result = verifier.verify_manifest(path)
         except VerificationError as error:
@@ -88,6 +99,14 @@ class ManifestVerifierImpl:
             raise
         _log(str(path), result.fail_reasons)
         return result
+
+    def _verifier(self, root: Path) -> ManifestVerifier:
+        trust, clock = self._blocks.trust, self._clock
+        if self._store is None:
+            return ManifestVerifier(trust=trust, now=clock, expect=Expectations(host=flying_host()))
+        return ManifestVerifier(
+            trust=trust, now=clock, mode="operator", tiles=lambda manifest: self._tiles(manifest, root)
+        )
 
     def _tiles(self, manifest: Manifest, root: Path) -> Iterator[TileHash]:
         """Yields the tile set that a build would seal now, by the same choice of sources."""

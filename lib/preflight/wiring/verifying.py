@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from preflight.records import TileHashRecord
     from takeoff.host import Host
     from takeoff.manifest import Manifest
-    from takeoff.verify import ManifestVerifier
+    from takeoff.verify import ManifestVerifier, Mode
 
 TileHashes = Callable[["Manifest"], Iterable["TileHashRecord"]]
 """The tile store's rows for the area and zooms of a manifest."""
@@ -53,7 +53,7 @@ def manifest_verifier(
     trust: Path,
     clock: Clock,
     *,
-    mode: str = "airborne",
+    mode: Mode = "airborne",
     floor: Path | None = None,
     tiles: TileHashes | None = None,
     host: Host | None = None,
@@ -70,6 +70,10 @@ def manifest_verifier(
 
     fetch = None if tiles is None else _tiles_of(tiles)
     expect = Expectations(host=host)
+    if fetch is None or mode == "airborne":
+        if mode == "operator":
+            raise ValueError("operator mode compares with the tile store: hand over its tiles")
+        return ManifestVerifier(trust=trust, now=clock, mode=mode, expect=expect, floor=floor)
     return ManifestVerifier(trust=trust, now=clock, mode=mode, expect=expect, floor=floor, tiles=fetch)
 
 
