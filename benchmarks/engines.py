@@ -223,7 +223,7 @@ def _doit_engine(place: Path, mission: Path) -> tuple[Used, dict[str, Any]]:
     command = [sys.executable, str(HERE / "engines_watch.py"), str(result), ".onnx,.engine,.blob"]
     used = measured([*command, "engine", f"mission={mission}", "log=json"], place, ROOT)
     watched: dict[str, Any] = json.loads(result.read_text())
-    watched["ran"] = [line["step"] for line in used.events if line["event"] == "step_runs"]
+    watched["ran"] = [line["step"] for line in used.events if line["event"] == "c10.step.start"]
     return used, watched
 
 

@@ -63,7 +63,7 @@ class Store:
         used = doit(self._place, self._mission, "import", str(source), "--captured-at=2026-01-01")
         figures.server_s += (self._server.cpu() - before) / TURNS
         figures.runs.append(used)
-        (done,) = (line for line in used.events if line["event"] == "import_done")
+        (done,) = (line for line in used.events if line["event"] == "c10.import.complete")
         if done["skipped"] or (figures.tiles and done["offered"] != figures.tiles):
             raise SystemExit(f"{source}: every tile was to be imported, not {done}")
         figures.tiles = done["offered"]

@@ -98,7 +98,7 @@ def doit(place: Path, mission: Path, *arguments: str) -> Used:
 
 def provision(place: Path, mission: Path, outcome: str) -> Used:
     used = doit(place, mission, "provision")
-    found = [line.get("outcome") for line in used.events if line["event"] == "build_end"]
+    found = [line.get("outcome") for line in used.events if line["event"] == "c10.build.complete"]
     if found != [outcome]:
         raise SystemExit(f"expected {outcome}, got {found}:\n{used.output[-3000:]}")
     return used
@@ -191,7 +191,7 @@ def one_tile(place: Path, mission: Path, figures: Figures, server: Server | None
 
 def _check_one(figures: Figures) -> None:
     plan = json.loads(figures.runs["plan one tile"][-1].output.splitlines()[-1])
-    ends = [line for line in figures.runs["provision one tile"][-1].events if line["event"] == "build_end"]
+    ends = [line for line in figures.runs["provision one tile"][-1].events if line["event"] == "c10.build.complete"]
     embedded = [line["descriptors_generated"] for line in ends]
     if embedded != [1]:
         raise SystemExit(f"one changed tile was to cost one inference, not {embedded}; the plan: {plan}")
@@ -290,15 +290,15 @@ def _time(one: Figures, name: str) -> float | None:
     found = []
     for used in runs:
         if name == "inference":
-            found.append(used.seconds_to("descriptor_progress"))
+            found.append(used.seconds_to("c10.descriptor.progress"))
         elif name == "end":
             found.append(used.wall_s)
         else:
-            ran = [line["step"] for line in used.events if line["event"] == "step_runs"]
+            ran = [line["step"] for line in used.events if line["event"] == "c10.step.start"]
             step = name.removeprefix("step ")
             if step not in ran:
                 return None
-            found.append(used.seconds_to("step_runs", step=step))
+            found.append(used.seconds_to("c10.step.start", step=step))
     return statistics.median(found)
 
 

@@ -45,8 +45,8 @@ def seal(place: Path, mission: Path) -> tuple[Used, float]:
     """`doit tiles`; also the seconds of it from the beginning of the step to that of the next, or to the end."""
     used = doit(place, mission, "tiles")
     drawn = any(line.get("step") == "sample" for line in used.events)
-    ended = used.seconds_to("step_runs", step="sample") if drawn else used.wall_s
-    return used, ended - used.seconds_to("step_runs", step="tiles")
+    ended = used.seconds_to("c10.step.start", step="sample") if drawn else used.wall_s
+    return used, ended - used.seconds_to("c10.step.start", step="tiles")
 
 
 def measure(place: Path, rows: int, distinct: int) -> Figures:

@@ -19,7 +19,7 @@ from doit.exceptions import InvalidCommand
 
 T = TypeVar("T")
 
-log = logging.getLogger("preflight")
+log = logging.getLogger("c10_provisioning")
 
 _IGNORED = "ignore:"  # the key that doit uses
 
@@ -81,7 +81,7 @@ class DurableSqlite(SqliteDB):  # type: ignore[misc]  # doit ships no types
         # The build records decide what is up to date. doit's state only saves hashing.
         log.warning(
             f"{self.name}: {error}; doit's own state of this run is lost. That costs re-hashing only",
-            extra={"event": "doit_state_not_kept", "fields": {}},
+            extra={"event": "c10.doit.state_not_kept", "fields": {}},
         )
 
     def _open(self) -> sqlite3.Connection:

@@ -176,15 +176,15 @@ class Context:
     def say(self, event: str, text: str, **fields: object) -> None:
         """Reports the outcome of a command: a line for people, a log line for programs."""
         if self.log_json:
-            logging.getLogger("preflight").info(text, extra={"event": event, "fields": fields})
+            logging.getLogger("c10_provisioning").info(text, extra={"event": event, "fields": fields})
         else:
             print(text)  # noqa: T201 - the command's output
 
     def log_failure(self, error: PreflightError) -> None:
         """Logs an error, unless the session has logged it."""
         if self._session is None or self._session.last_failure is not error:
-            logging.getLogger("preflight").error(
-                str(error), extra={"event": "refused", "fields": {"error": type(error).__name__}}
+            logging.getLogger("c10_provisioning").error(
+                str(error), extra={"event": "c10.command.refused", "fields": {"error": type(error).__name__}}
             )
 
     def announce_demo(self) -> None:
@@ -192,9 +192,9 @@ class Context:
         if not self.uses_demo:
             return
         if self.log_json:
-            logging.getLogger("preflight").warning(
+            logging.getLogger("c10_provisioning").warning(
                 "no mission file: the demonstration is used",
-                extra={"event": "demo_mission", "fields": {"mission": str(DEMO)}},
+                extra={"event": "c10.mission.demo", "fields": {"mission": str(DEMO)}},
             )
         else:
             print(f"No mission file: using {DEMO.relative_to(ROOT)} (a demonstration, not for flight)")  # noqa: T201

@@ -53,10 +53,10 @@ def task_verify() -> dict[str, Any]:
 def _log(verdict: dict[str, Any]) -> None:
     """Logs the verdict as one line: INFO for a pass, ERROR for a refusal."""
     if verdict["outcome"] == "pass":
-        level, event, message = logging.INFO, "verification_passed", "verification passed"
+        level, event, message = logging.INFO, "c10.verify.pass", "verification passed"
     else:
         found, more = verdict["fail_reasons"][:MOST_SHOWN], len(verdict["fail_reasons"]) - MOST_SHOWN
         reasons = "; ".join(": ".join(filter(None, (reason["file"], reason["message"]))) for reason in found)
         reasons += f"; and {more} more" if more > 0 else ""
-        level, event, message = logging.ERROR, "verification_failed", f"takeoff refused: {reasons}"
-    logging.getLogger("preflight").log(level, message, extra={"event": event, "fields": verdict})
+        level, event, message = logging.ERROR, "c10.verify.fail", f"takeoff refused: {reasons}"
+    logging.getLogger("c10_provisioning").log(level, message, extra={"event": event, "fields": verdict})

@@ -62,7 +62,7 @@ def option(name: str, doc: str, kind: type = str) -> dict[str, Any]:
 def say_rolled_back(run: Context, generation: Generation) -> None:
     """Reports what a rollback has published."""
     run.say(
-        "rolled_back",
+        "c10.rollback.complete",
         f"{generation.path.name} is current: the previous content, signed anew. "
         "The next doit provision publishes the mission's own content again",
         generation=generation.path.name,

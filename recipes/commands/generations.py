@@ -94,7 +94,7 @@ class Collect(OperatorCommand):
         reached = limit is None or left <= limit
         if not reached:
             text += f"; {size_text(left)} remain, more than --max-size={options['max_size']}: all of it is still in use"
-        run.say("collected", text, count=len(removed), bytes=size, left=left, reached=reached)
+        run.say("c10.gc.complete", text, count=len(removed), bytes=size, left=left, reached=reached)
 
 
 def _size(text: str) -> int | None:

@@ -35,7 +35,7 @@ class New(OperatorCommand):
         target = Path(run.variables.mission or HERE)
         new_mission(arguments[0], TEMPLATES, target)
         run.say(
-            "mission_written",
+            "c10.mission.written",
             f"{target} is written: edit it, put tiles into its store with doit import, then doit provision",
             path=str(target),
             template=arguments[0],
@@ -87,7 +87,7 @@ class Import(OperatorCommand):
             tiles.close()
         source = "demo" if arguments[0] == "demo" else request.source
         text = imports.write_report(report, source, str(request.path), mission.tile_root)
-        run.say("import_done", text, source=source, tile_store=str(mission.tile_root), **imports.fields(report))
+        run.say("c10.import.complete", text, source=source, tile_store=str(mission.tile_root), **imports.fields(report))
 
 
 def _import_request(path: Path, options: dict[str, Any]) -> ImportRequest:

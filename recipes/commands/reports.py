@@ -63,7 +63,7 @@ class Plan(OperatorCommand):
         print(plan_json(plan) if run.log_json else plan_text(plan, width=width()))  # noqa: T201 - the command's output
         if found is not None:
             run.say(
-                "missing_written",
+                "c10.plan.missing_written",
                 f"{found.missing:,} missing, {found.stale:,} stale and {found.corrupt:,} corrupt of {found.expected:,} tiles "
                 f"are in {lacking}",
                 missing=found.missing,

@@ -373,7 +373,7 @@ class Run:
     @property
     def ran(self):
         """The steps that ran."""
-        return [line["step"] for line in self.event("step_runs")]
+        return [line["step"] for line in self.event("c10.step.start")]
 
     @property
     def met(self):
@@ -444,7 +444,7 @@ def check_next(server, place, before, *, engines=0, edited=()):
     run = server.provision(place)
     assert run.status == 0, run.said
     assert not done_before & set(run.ran), (done_before, run.ran)
-    (report,) = run.event("build_end")
+    (report,) = run.event("c10.build.complete")
     assert report["engines_built"] <= (0 if "engine:weight_free_vpr" in done_before else engines), report
     # Each block is written as one segment here. So no new segment may have a block of the stopped run's segments.
     again = {_block_of(path) for path in set(place.work.rglob("*.seg")) - before.segments - embedded}
@@ -622,7 +622,7 @@ def attempt(scene, kind, at):
     check_next(scene.server, place, before)
     check_rows(scene.address, place)
     remove(place)
-    warned = bool(run.event("rates_not_kept"))
+    warned = bool(run.event("c10.build.rates_not_kept"))
     return {"at": at, "call": run.met[-1], "status": run.status, "current": current, "warned": warned}
 
 

@@ -60,7 +60,7 @@ def test_a_disk_that_becomes_full_fails_the_provision_and_damages_nothing(harnes
     run = scene.server.provision(place, fault=("fill", int(flip * moment)))
     assert "Traceback" not in run.said, run.said
     assert run.status == 1, run.said
-    (failed,) = run.event("build_failed")
+    (failed,) = run.event("c10.build.failed")
     # SQLite reports an I/O error if it cannot map its log.
     assert any(text in failed["message"] for text in ("No space left", "disk is full", "disk I/O error")), failed
     assert str(place.folder) in failed["message"], failed

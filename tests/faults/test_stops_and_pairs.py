@@ -45,7 +45,7 @@ def test_a_stop_signal_at_a_random_moment_leaves_a_consistent_state(harness, sce
         place = scene.copy(own_tiles=True)
         before = harness.Before.of(place, harness.FIRST, harness.SECOND)
         run = scene.server.start(place)
-        until(run, "build_start")
+        until(run, "c10.build.start")
         status = run.wait(number, draw.uniform(0, 0.7))
         assert status in {0, 128 + number}, run.said
         stopped += status != 0
@@ -68,7 +68,7 @@ def test_of_two_provisions_at_once_one_builds_and_one_is_refused(harness, scene)
     statuses = sorted(run.wait() for run in runs)
     assert statuses == [0, 1]
     built, refused = sorted(runs, key=lambda run: run.status)
-    assert built.event("build_end")[0]["outcome"] == "success"
+    assert built.event("c10.build.complete")[0]["outcome"] == "success"
     assert "publish" in built.ran
     (line,) = [line for line in refused.events if line["level"] == "ERROR"]
     assert line["error"] == "BuildLockHeldError"
@@ -84,7 +84,7 @@ def test_of_two_provisions_with_wait_the_second_finds_nothing_to_do(harness, sce
     asked = ("provision", "log=json", f"wait={NOBODY_WAITS}")
     runs = [scene.server.start(place, *asked), scene.server.start(place, *asked)]
     assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]
-    outcomes = sorted(run.event("build_end")[0]["outcome"] for run in runs)
+    outcomes = sorted(run.event("c10.build.complete")[0]["outcome"] for run in runs)
     assert outcomes == ["idempotent_no_op", "success"]
     assert sorted(len(run.ran) > 0 for run in runs) == [False, True]
     assert harness.check_current(place, before) == "new"
@@ -96,18 +96,18 @@ def test_a_database_that_is_killed_while_descriptors_are_embedded(harness, scene
     place = scene.copy(own_tiles=True)
     before = harness.Before.of(place, harness.FIRST, harness.SECOND)
     run = scene.server.start(place)
-    until(run, "step_runs", step="descriptors")
+    until(run, "c10.step.start", step="descriptors")
     postmaster = int((place.database / "postmaster.pid").read_text().split()[0])
     os.kill(postmaster, signal.SIGKILL)
     assert run.wait() == 1, run.said
     assert "Traceback" not in run.said
-    (failed,) = run.event("build_failed")
+    (failed,) = run.event("c10.build.failed")
     assert failed["error"] == "DatabaseError"
     assert "Postgres" in failed["message"]
     assert harness.check_current(place, before) == "old"
     assert harness.stray(place) == []
     again = harness.check_next(scene.server, place, before)
-    assert again.event("build_end")[0]["descriptors_generated"] == 0
+    assert again.event("c10.build.complete")[0]["descriptors_generated"] == 0
     assert place.servers() == []
     harness.check_rows_of(place)
     harness.remove(place)
@@ -159,13 +159,13 @@ def test_a_model_edited_while_it_is_compiled_is_reported_and_the_next_run_is_rig
     model = place.folder / "model.onnx"
     run = scene.server.provision(place, hook=("edit while compiling", str(model)))
     assert run.status == 1, run.said
-    (failed,) = run.event("build_failed")
+    (failed,) = run.event("c10.build.failed")
     assert failed["error"] == "InputChangedError"
     assert str(model) in failed["message"]
     assert "engine:of_file" not in harness.records(place)
     assert harness.check_current(place, before) == "old"
     again = harness.check_next(scene.server, place, before, engines=1, edited={"model:of_file"})
-    assert again.event("build_end")[0]["engines_built"] == 1
+    assert again.event("c10.build.complete")[0]["engines_built"] == 1
     (used,) = place.manifest["predicate"]["identity"]["models"]
     from preflight.trace.digests import hash_file
 
@@ -179,7 +179,7 @@ def test_a_camera_calibration_edited_while_the_manifest_is_made_is_reported_and_
     camera = place.folder / "camera.json"
     run = scene.server.provision(place, hook=("edit while signing", str(camera)))
     assert run.status == 1, run.said
-    (failed,) = run.event("build_failed")
+    (failed,) = run.event("c10.build.failed")
     assert failed["error"] == "InputChangedError"
     assert str(camera) in failed["message"]
     assert harness.check_current(place, before) == "old"

@@ -51,7 +51,7 @@ def step_on(tmp_path, model_file):
 
 
 def test_an_engine_of_another_host_is_neither_changed_nor_reused(step_on, caplog):
-    caplog.set_level(logging.WARNING, "preflight.engines")
+    caplog.set_level(logging.WARNING, "c10_provisioning.engine")
     there = replace(HERE, isa="avx512")
     ours, tracer = step_on(HERE)
     assert not tracer.judge(ours).current
@@ -75,7 +75,7 @@ def test_an_engine_of_another_host_is_neither_changed_nor_reused(step_on, caplog
         step, tracer = step_on(host)
         assert tracer.judge(step).current
 
-    misses = [record for record in caplog.records if record.event == "engine_cache_miss"]
+    misses = [record for record in caplog.records if record.event == "c10.engine.miss"]
     assert [record.levelname for record in misses] == ["WARNING", "WARNING"]
     for record, step in zip(misses, (ours, theirs), strict=True):
         assert step.outputs[0].name in record.getMessage()

@@ -71,7 +71,7 @@ class Done:
     @property
     def ran(self):
         """The names of the steps that ran."""
-        return [line["step"] for line in self.event("step_runs")]
+        return [line["step"] for line in self.event("c10.step.start")]
 
 
 @dataclass(frozen=True)

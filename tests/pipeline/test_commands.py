@@ -400,7 +400,7 @@ def test_gc_down_to_a_size_takes_the_oldest_first(built):
         path.write_bytes(bytes(500_000))
         os.utime(path, (number, number))
     done = built.doit("gc", f"--max-size={size + 600_000}", "log=json")
-    (told,) = done.event("collected")
+    (told,) = done.event("c10.gc.complete")
     assert (told["count"], told["bytes"], told["reached"]) == (1, 500_000, True)
     assert {path.name for path in (built.work / "engines").glob("?.engine")} == {"a.engine"}
 
@@ -409,7 +409,7 @@ def test_gc_down_to_a_size_takes_the_oldest_first(built):
 def test_gc_reports_that_a_size_cannot_be_reached(built, dry):
     (built.work / "engines" / "a.engine").write_bytes(bytes(500_000))
     size = sum(path.lstat().st_size for path in built.cache.rglob("*") if path.is_file()) - 500_000
-    (told,) = built.doit("gc", "--max-size=1000", "log=json", *dry).event("collected")
+    (told,) = built.doit("gc", "--max-size=1000", "log=json", *dry).event("c10.gc.complete")
     assert (told["count"], told["reached"]) == (1, False)
     assert abs(told["left"] - size) < 10_000
     assert "more than --max-size=1000" in built.doit("gc", "--max-size=1000", *dry).sentences
@@ -461,7 +461,7 @@ def test_rollback_and_forward_again(built, python_outside):
 
     done = built.doit("rollback", "log=json")
     assert done.status == 0, done.said
-    (told,) = done.event("rolled_back")
+    (told,) = done.event("c10.rollback.complete")
     assert told["generation"] == built.generation.name
     back = built.manifest["predicate"]
     assert back["generation"] == 3
@@ -475,7 +475,7 @@ def test_rollback_and_forward_again(built, python_outside):
     forward = built.provision_json()
     assert forward.status == 0, forward.said
     assert forward.ran == ["manifest", "publish"]
-    assert forward.event("moving_forward")
+    assert forward.event("c10.manifest.moving_forward")
     ahead = built.manifest["predicate"]
     assert ahead["manifest_hash"] == second["manifest_hash"]
     assert (ahead["generation"], ahead["issued_at"] > back["issued_at"]) == (4, True)

@@ -48,7 +48,7 @@ def test_corrupt_tiles_are_all_named_before_anything_is_embedded(fresh, landscap
     spoil(fresh, [3, 30, 60])
     done = fresh.provision_json()
     assert done.status == 1
-    (failed,) = done.event("build_failed")
+    (failed,) = done.event("c10.build.failed")
     assert failed["error"] == "CoverageError"
     assert (
         "3 of 80 tiles are corrupt (the file is missing or differs from the import), such as"
@@ -96,7 +96,7 @@ def test_an_update_repairs_rows_that_name_no_file(whole, landscape_tiles):
     elsewhere(whole, "path = 'gone/' || x || '.jpg'", landscape_tiles[5:7])
     done = whole.provision_json()
     assert done.status == 1
-    (failed,) = done.event("build_failed")
+    (failed,) = done.event("c10.build.failed")
     assert (
         "2 of 80 tiles are corrupt (the file is missing or differs from the import), such as"
         in failed["failure_reason"]
@@ -128,7 +128,7 @@ def test_a_row_that_names_no_file_is_found_when_all_tiles_are_sealed_again(whole
     whole.edit(lambda mission: mission["area"].update(allow_missing=0.5))
     done = whole.provision_json()
     assert done.status == 1
-    (failed,) = done.event("build_failed")
+    (failed,) = done.event("c10.build.failed")
     assert "1 of 80 tiles are corrupt" in failed["failure_reason"]
 
 
@@ -138,7 +138,7 @@ def test_tiles_dated_in_the_future_are_refused_until_an_update_corrects_the_date
     elsewhere(whole, "captured_at = now() + interval '22 hours'", landscape_tiles[7:9])
     done = whole.provision_json()
     assert done.status == 1
-    (failed,) = done.event("build_failed")
+    (failed,) = done.event("c10.build.failed")
     assert failed["error"] == "CoverageError"
     named = f"2 of 80 tiles are dated in the future, such as {tile.zoom}/{tile.x}/{tile.y}"
     for part in ("area lat", named, "clock", "--update", "--captured-at"):
@@ -184,7 +184,7 @@ def test_a_changed_tile_is_read_before_it_is_sealed(whole, landscape_tiles):
     file.write_bytes(b"not this")
     done = whole.provision_json()
     assert done.status == 1
-    (failed,) = done.event("build_failed")
+    (failed,) = done.event("c10.build.failed")
     assert (
         f"1 of 80 tiles are corrupt (the file is missing or differs from the import), such as {tile.zoom}/{tile.x}/{tile.y}"
         in (failed["failure_reason"])
@@ -201,7 +201,7 @@ def test_a_changed_tile_is_read_even_if_another_tile_had_its_bytes(whole, landsc
     file.write_bytes(other.content[:-1] + bytes([other.content[-1] ^ 1]))
     done = whole.provision_json()
     assert done.status == 1
-    (failed,) = done.event("build_failed")
+    (failed,) = done.event("c10.build.failed")
     named = f"1 of 80 tiles are corrupt (the file is missing or differs from the import), such as {one.zoom}/{one.x}/{one.y}"
     assert named in failed["failure_reason"]
 
@@ -238,7 +238,7 @@ def test_tiles_with_little_texture_are_counted_and_cause_a_warning(whole, landsc
     bring(whole, landscape_tiles[20:22], "a-lake", water)
     done = whole.provision_json()
     assert done.status == 0, done.said
-    (warned,) = done.event("poor_texture")
+    (warned,) = done.event("c10.tiles.low_texture")
     assert warned["tiles"] == 2
     assert "2 of 80 tiles have little texture" in warned["message"]
     coverage = json.loads((whole.current / "provenance.json").read_bytes())["coverage"]

@@ -115,7 +115,7 @@ def test_one_that_cannot_be_built_is_an_error_and_the_others_are_tried(fresh, en
     assert found["weight_free_vpr"]["problem"] is None
     assert found["weight_free_vpr"]["tried"]
     assert found["weight_free_vpr"]["parity"] is None  # no tiles are sealed yet
-    (refused,) = done.event("refused")
+    (refused,) = done.event("c10.command.refused")
     assert refused["error"] == "EngineBuildError"
     assert "strange: " in str(refused)
     assert not fresh.cache.exists()
@@ -149,7 +149,7 @@ def test_an_engine_that_cannot_be_built_does_not_prevent_the_others(fresh, tmp_p
     assert not list((fresh.work / "engines").glob("*.engine"))
     done = fresh.provision_json()
     assert done.status == 1
-    (failure,) = done.event("build_failed")
+    (failure,) = done.event("c10.build.failed")
     assert "com.example" in str(failure)
     assert {path.name.partition("__")[0] for path in (fresh.work / "engines").glob("*.engine")} == {
         "sound",

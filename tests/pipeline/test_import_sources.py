@@ -173,9 +173,9 @@ def test_one_bad_tile_stops_the_import_unless_skipped_and_is_reported(place, loo
     assert look() == ({}, [])
     done = place.doit("import", str(file), DATED, "--skip-bad", "log=json")
     assert done.status == 0, done.said
-    [event] = done.event("import_done")
+    [event] = done.event("c10.import.complete")
     assert (event["added"], [(one["x"], one["y"]) for one in event["skipped"]]) == (7, [(5, 3)])
-    [progress] = done.event("import_progress")
+    [progress] = done.event("c10.import.progress")
     assert (progress["done"], progress["total"], progress["level"]) == (8, 8, "DEBUG")
     report = json.loads((place.folder / "tiles" / "import_report.json").read_bytes())
     assert (report["offered"], report["added"], len(report["skipped"])) == (8, 7, 1)
@@ -204,7 +204,7 @@ def test_a_spoilt_file_is_repaired_and_the_report_says_so(place, tmp_path):
     lost.unlink()
     done = place.doit("import", file, DATED, "log=json")
     assert done.status == 0, done.said
-    [event] = done.event("import_done")
+    [event] = done.event("c10.import.complete")
     counts = {"offered": 3, "added": 0, "unchanged": 1, "replaced": 0, "repaired": 2}
     assert {name: event[name] for name in counts} == counts
     report = json.loads((place.folder / "tiles" / "import_report.json").read_bytes())

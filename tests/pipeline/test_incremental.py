@@ -84,15 +84,15 @@ def build(host, caplog):
         caplog.clear()
         mission = load_mission(place.mission, {})
         assembly = wiring.assemble(mission, wiring.Surroundings(clock, {}, host), wiring.Options(**options))
-        with caplog.at_level(logging.DEBUG, logger="preflight"):
+        with caplog.at_level(logging.DEBUG, logger="c10_provisioning"):
             report = assembly.session().build()
         events = [(record.event, record.fields) for record in caplog.records if hasattr(record, "event")]
         return Built(
             report=report,
-            ran=[fields["step"] for event, fields in events if event == "step_runs"],
+            ran=[fields["step"] for event, fields in events if event == "c10.step.start"],
             counts=dict(assembly.run_log.counts),
             hashed=assembly.digests.hashed_files,
-            warned=[event for event, _ in events if event in {"engine_cache_miss", "moving_forward"}],
+            warned=[event for event, _ in events if event in {"c10.engine.miss", "c10.manifest.moving_forward"}],
         )
 
     return provision
@@ -441,7 +441,7 @@ def test_another_openvino(built, build, monkeypatch):
     names = [f"engine:{DESCRIPTOR}", f"parity:{DESCRIPTOR}", "descriptors", "selftest", "corpus"]
     assert done.ran == [*names, *SIGNED]
     assert done.work == (1, TILES, 0)
-    assert done.warned == ["engine_cache_miss"]
+    assert done.warned == ["c10.engine.miss"]
     assert build(built).no_op
 
 

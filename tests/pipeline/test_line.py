@@ -21,7 +21,7 @@ def test_the_first_run_builds_publishes_and_passes_the_shipped_verifier(first):
     assert (report["engines_built"], report["engines_reused"]) == (1, 0)
     assert report["descriptors_generated"] == TILES
     assert report["manifest_hash"] == place.manifest["predicate"]["manifest_hash"]
-    assert done.event("build_end")[0]["manifest_hash"] == report["manifest_hash"]
+    assert done.event("c10.build.complete")[0]["manifest_hash"] == report["manifest_hash"]
     verdict = place.takeoff()
     assert verdict.status == 0, verdict.said
 
@@ -48,7 +48,10 @@ def _assert_no_op(place, done):
     assert done.status == 0, done.said
     assert done.ran == []
     assert [line["level"] for line in done.events if line["level"] in {"WARN", "ERROR"}] == []
-    assert not {line["logger"] for line in done.events} & {"preflight.engines", "preflight.descriptors"}
+    assert not {line["logger"] for line in done.events} & {
+        "c10_provisioning.engine",
+        "c10_provisioning.descriptor_batcher",
+    }
     report = place.report
     assert report["outcome"] == "idempotent_no_op"
     assert (report["engines_built"], report["engines_reused"], report["descriptors_generated"]) == (0, 1, 0)

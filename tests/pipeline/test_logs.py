@@ -16,21 +16,21 @@ def test_a_build_logs_the_events_of_the_specification(first):
         assert {"time", "level", "event", "message", "logger"} <= line.keys()
         assert line["level"] in {"DEBUG", "INFO", "WARN", "ERROR"}
         assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
-    (miss,) = done.event("engine_cache_miss")
+    (miss,) = done.event("c10.engine.miss")
     assert miss["level"] == "WARN"
     assert {"model", "sm", "jp", "trt", "precision"} <= miss.keys()
     assert (miss["model"], miss["precision"]) == ("weight_free_vpr", "fp32")
-    assert levels(done, "build_start") == levels(done, "build_end") == {"INFO"}
-    (end,) = done.event("build_end")
+    assert levels(done, "c10.build.start") == levels(done, "c10.build.complete") == {"INFO"}
+    (end,) = done.event("c10.build.complete")
     assert {name: end[name] for name in place.report} == place.report
-    (key,) = done.event("dev_key_made")
+    (key,) = done.event("c10.signing.dev_key_made")
     assert key["level"] == "WARN"
     assert not [line for line in done.events if line["level"] == "ERROR"]
 
 
 def test_progress_of_the_descriptors_is_logged_at_each_tenth(first):
     _, done = first
-    found = done.event("descriptor_progress")
+    found = done.event("c10.descriptor.progress")
     assert {line["level"] for line in found} == {"DEBUG"}
     assert 5 <= len(found) <= 10
     assert (found[-1]["done"], found[-1]["total"], found[-1]["percent"]) == (80, 80, 100)
@@ -38,8 +38,8 @@ def test_progress_of_the_descriptors_is_logged_at_each_tenth(first):
 
 def test_a_build_with_nothing_to_do(built):
     done = built.provision_json()
-    assert [line["event"] for line in done.events] == ["build_start", "build_end"]
-    assert done.event("build_end")[0]["outcome"] == "idempotent_no_op"
+    assert [line["event"] for line in done.events] == ["c10.build.start", "c10.build.complete"]
+    assert done.event("c10.build.complete")[0]["outcome"] == "idempotent_no_op"
 
 
 def test_a_failing_build(built):
@@ -82,7 +82,7 @@ def test_commands(fresh, built):
 def test_a_refused_cache(built):
     (built.generation / "corpus.json.sha256").unlink()
     (line,) = built.doit("verify", "log=json").events
-    assert (line["level"], line["event"]) == ("ERROR", "verification_failed")
+    assert (line["level"], line["event"]) == ("ERROR", "c10.verify.fail")
     assert "corpus.json.sha256" in line["message"]
 
 

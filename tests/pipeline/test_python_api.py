@@ -295,6 +295,6 @@ def test_a_replayed_clock_signs_with_its_own_time(built, job_of, surroundings, r
 
 
 def test_the_loggers_of_the_host_program_are_not_changed(built, provisioner_of, request_of):
-    before = logging.getLogger("preflight").handlers[:], logging.getLogger().handlers[:]
+    before = logging.getLogger("c10_provisioning").handlers[:], logging.getLogger().handlers[:]
     provisioner_of(built).build_cache_artifacts(request_of(built))
-    assert (logging.getLogger("preflight").handlers[:], logging.getLogger().handlers[:]) == before
+    assert (logging.getLogger("c10_provisioning").handlers[:], logging.getLogger().handlers[:]) == before

@@ -128,7 +128,7 @@ def test_a_route_mission_from_template_to_verified_cache(place, offer, flight, t
     assert "doit plan --missing=FILE" in done.sentences
     done = place.doit("plan", f"--missing={lacking_file}", "log=json")
     assert done.status == 0, done.said
-    (event,) = done.event("missing_written")
+    (event,) = done.event("c10.plan.missing_written")
     assert (event["missing"], event["stale"], event["expected"]) == (len(lacking), 0, len(wanted))
     features = json.loads(lacking_file.read_text())["features"]
     told = [tuple(feature["properties"][key] for key in ("zoom", "x", "y")) for feature in features]

@@ -96,7 +96,7 @@ def test_provision_publishes_again_and_says_why(two_generations, releases, old, 
     place = replace(place, python=releases[new])
     done = place.provision_json(*repair)
     assert done.status == 0, done.said
-    (said,) = done.event("schema_changed")
+    (said,) = done.event("c10.manifest.schema_changed")
     assert (said["level"], said["old"], said["new"]) == ("WARN", old, new)
     assert f"An aircraft accepts it only with a takeoff that reads {new}" in said["message"]
     # No other step runs.

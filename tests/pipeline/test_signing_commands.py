@@ -59,7 +59,7 @@ def keyed(built):
     key = built.folder / "safe" / "operator.pem"
     made = built.doit("keygen", str(key), f"--passphrase-file={secret}", "log=json")
     assert made.status == 0, made.said
-    (told,) = made.event("key_made")
+    (told,) = made.event("c10.key.made")
     added = built.doit("trust", "add", told["public_key"])
     assert added.status == 0, added.said
 
@@ -93,7 +93,7 @@ def test_keys_are_made_trusted_listed_and_revoked(built):
     trust = built.folder / "aircraft"
     public = str(key.with_name("operator.pub.pem"))
     assert built.doit("trust", "add", public, f"--trust={trust}").status == 0
-    (listed,) = built.doit("trust", "list", f"--trust={trust}", "log=json").event("trust_listed")
+    (listed,) = built.doit("trust", "list", f"--trust={trust}", "log=json").event("c10.key.listed")
     (entry,) = listed["keys"]
     assert (entry["revoked"], listed["allow_dev"]) == (False, False)
     assert built.doit("trust", "revoke", entry["fingerprint"], f"--trust={trust}").status == 0
@@ -104,7 +104,7 @@ def test_keys_are_made_trusted_listed_and_revoked(built):
     assert refused.status == 1
     assert "is revoked" in refused.sentences
     # The mission's trust directory contains its development key and allow_dev.
-    (own,) = built.doit("trust", "list", "log=json").event("trust_listed")
+    (own,) = built.doit("trust", "list", "log=json").event("c10.key.listed")
     assert own["allow_dev"]
     assert own["trust"] == str(built.folder / "trust")
 
@@ -154,7 +154,7 @@ def test_signed_elsewhere_and_brought_back(keyed):
     old = place.generation
     stopped = place.provision_json()
     assert stopped.status == 1
-    (failed,) = stopped.event("build_failed")
+    (failed,) = stopped.event("c10.build.failed")
     assert failed["error"] == "SignatureAwaitedError"
     assert place.report["outcome"] == "failure"
     assert "waits for its signature" in place.report["failure_reason"]
@@ -202,7 +202,7 @@ def test_signed_elsewhere_and_brought_back(keyed):
     done = place.doit("sign", f"--import={other}", f"--public-key={public}", "log=json")
     assert done.status == 0, done.said
     assert done.ran == ["manifest", "publish"]
-    assert done.event("build_end")[0]["outcome"] == "success"
+    assert done.event("c10.build.complete")[0]["outcome"] == "success"
     assert place.generation != old
     assert (place.current / "manifest.json").read_bytes() == waiting
     verdict = place.takeoff()
@@ -232,7 +232,7 @@ def test_signed_elsewhere_and_brought_back(keyed):
     openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-passin", f"file:{secret}", "-in", out, "-out", other)
     back = place.doit("sign", f"--import={other}", "log=json")
     assert back.status == 0, back.said
-    assert back.event("rolled_back")[0]["generation"] == place.generation.name
+    assert back.event("c10.rollback.complete")[0]["generation"] == place.generation.name
     assert place.generation.name.startswith("000003-")
     assert place.takeoff().status == 0
 
@@ -311,7 +311,7 @@ def test_an_export_that_is_too_old_is_refused(keyed):
     out = place.folder / "cache.pae"
     told = sign.awaited(later(14).job, runtime_gone)
     assert told.problem == "a statement waits for its signature, but cannot be checked: no runtime"
-    assert sign.export(later(14), out).event == "signature_requested"
+    assert sign.export(later(14), out).event == "c10.signing.exported"
     for days, why in ((16, "more than half of its validity"), (-1, "has not begun")):
         assembly = later(days)
         with pytest.raises(OfflineSigningError, match=why):
@@ -397,7 +397,7 @@ def test_a_cache_copied_to_a_card_passes_the_stand_alone_verifier(built, python_
     card = built.folder / "card"
     done = built.doit("bundle", str(card), "log=json")
     assert done.status == 0, done.said
-    (told,) = done.event("bundled")
+    (told,) = done.event("c10.bundle.complete")
     assert told["files"] == told["files_copied"]
     assert told["generation"] == built.generation.name
     moved = card.rename(built.folder / "aircraft")
@@ -410,7 +410,7 @@ def test_a_cache_copied_to_a_card_passes_the_stand_alone_verifier(built, python_
     damaged.chmod(0o644)
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     again = built.doit("bundle", str(moved), f"--generation={built.generation.name}", "log=json")
-    (told,) = again.event("bundled")
+    (told,) = again.event("c10.bundle.complete")
     assert told["files_copied"] == 1
     third = built.doit("bundle", str(moved))
     assert "files were there already" in third.out

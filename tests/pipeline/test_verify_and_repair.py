@@ -222,12 +222,12 @@ def test_verify_as_json(built):
     done = built.doit("verify", "log=json")
     (verdict,) = done.events
     assert done.status == 0
-    assert (verdict["level"], verdict["event"], verdict["outcome"]) == ("INFO", "verification_passed", "pass")
+    assert (verdict["level"], verdict["event"], verdict["outcome"]) == ("INFO", "c10.verify.pass", "pass")
     assert verdict["flight_id"] == "0b6cf8c6-3a0e-4a55-9b0e-0a2a2a6d7f10"
     replaced_by_altered_copy(built.generation / "corpus.json")
     done = built.doit("verify", "log=json")
     (verdict,) = done.events
-    assert (verdict["level"], verdict["event"], verdict["outcome"]) == ("ERROR", "verification_failed", "fail")
+    assert (verdict["level"], verdict["event"], verdict["outcome"]) == ("ERROR", "c10.verify.fail", "fail")
     assert verdict["exit_status"] == done.status
     assert "corpus.json" in {reason["file"] for reason in verdict["fail_reasons"]}
     assert len(verdict["statustext"].encode()) <= 50

@@ -61,9 +61,9 @@ def build(host, caplog):
         caplog.clear()
         surroundings = wiring.Surroundings(wiring.wall_clock, {}, host)
         assembly = wiring.assemble(load_mission(place.mission, {}), surroundings, wiring.Options())
-        with caplog.at_level(logging.DEBUG, logger="preflight"):
+        with caplog.at_level(logging.DEBUG, logger="c10_provisioning"):
             report = assembly.session().build()
-        ran = [record.fields["step"] for record in caplog.records if getattr(record, "event", "") == "step_runs"]
+        ran = [record.fields["step"] for record in caplog.records if getattr(record, "event", "") == "c10.step.start"]
         return report, ran
 
     return provision

@@ -145,4 +145,4 @@ def _result(
         "bytes_copied": copied,
         "generations_removed": removed,
     }
-    return CommandResult("bundled", text, fields)
+    return CommandResult("c10.bundle.complete", text, fields)

@@ -60,7 +60,7 @@ def keygen(
         "allowed_operator_fingerprints"
     )
     fields = {"private_key": str(path), "public_key": str(public), "encrypted": not unencrypted}
-    return CommandResult("key_made", text, {**fields, "fingerprint": key.fingerprint})
+    return CommandResult("c10.key.made", text, {**fields, "fingerprint": key.fingerprint})
 
 
 def trust(directory: Path, arguments: Sequence[str], now: datetime) -> CommandResult:
@@ -95,7 +95,7 @@ def _add(directory: Path, path: Path) -> CommandResult:
         if name is None
         else f"{directory} now trusts {fingerprint}, in the file {name}. Copy the directory to every aircraft that shall trust it"
     )
-    return CommandResult("key_trusted", text, {"fingerprint": fingerprint, "file": name, "trust": str(directory)})
+    return CommandResult("c10.key.trusted", text, {"fingerprint": fingerprint, "file": name, "trust": str(directory)})
 
 
 def _revoke(directory: Path, name: str, now: datetime) -> CommandResult:
@@ -108,7 +108,7 @@ def _revoke(directory: Path, name: str, now: datetime) -> CommandResult:
         if new
         else f"{fingerprint} is revoked in {directory} already"
     )
-    return CommandResult("key_revoked", text, {"fingerprint": fingerprint, "new": new, "trust": str(directory)})
+    return CommandResult("c10.key.revoked", text, {"fingerprint": fingerprint, "new": new, "trust": str(directory)})
 
 
 def _list(directory: Path) -> CommandResult:
@@ -118,7 +118,7 @@ def _list(directory: Path) -> CommandResult:
         "allow_dev": listing.allow_dev,
         "keys": [asdict(key) for key in listing.keys],
     }
-    return CommandResult("trust_listed", _table(directory, listing), fields)
+    return CommandResult("c10.key.listed", _table(directory, listing), fields)
 
 
 def _table(directory: Path, listing: TrustListing) -> str:

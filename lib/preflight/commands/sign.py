@@ -121,7 +121,7 @@ def export(assembly: Assembly, target: Path) -> CommandResult:
         f"next                 on the machine with the key: doit sign --key=KEY {target.name}, or openssl pkeyutl -sign -rawin "
         f"-inkey KEY -in {target.name} -out {target.name}{SUFFIX}; then on this machine: doit sign --import={target}{SUFFIX}"
     )
-    return CommandResult("signature_requested", text, {**facts, "path": str(target)})
+    return CommandResult("c10.signing.exported", text, {**facts, "path": str(target)})
 
 
 def sign(path: Path, unlock: Callable[[], SigningKey], show: Callable[[str], None]) -> CommandResult:
@@ -154,7 +154,7 @@ def sign(path: Path, unlock: Callable[[], SigningKey], show: Callable[[str], Non
         f"signed by            {key.fingerprint}\n"
         f"written              {target}; copy it to the machine with the mission, then there: doit sign --import={target.name}"
     )
-    return CommandResult("signed", text, {**facts, "signer": key.fingerprint, "path": str(target)})
+    return CommandResult("c10.signing.signed", text, {**facts, "signer": key.fingerprint, "path": str(target)})
 
 
 def bring_back(

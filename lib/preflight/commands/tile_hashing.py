@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
     from typing import IO
 
-log = logging.getLogger("preflight.verify")
+log = logging.getLogger("c10_provisioning.verify")
 
 Tiles = tuple[Sequence[str], str]
 """Paths and digests, as `unverified` takes them."""
@@ -232,7 +232,7 @@ def _take_finished(blocks: deque[_Block]) -> Iterator[list[int]]:
 
 def _warn(what: str) -> None:
     text = f"{what}: this process hashes all of them, which takes longer. The verdict is the same, so there is nothing to do"
-    log.warning(text, extra={"event": "tile_hashing_alone", "fields": {}})
+    log.warning(text, extra={"event": "c10.verify.one_process", "fields": {}})
 
 
 def _write(pipe: IO[bytes], message: object) -> None:

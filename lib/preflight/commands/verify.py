@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from preflight.run.tile_access import TileAccess
     from takeoff.verify import ManifestVerifier, Mode, VerificationResult
 
-log = logging.getLogger("preflight.verify")
+log = logging.getLogger("c10_provisioning.verify")
 
 # The exit statuses that mean a damaged cache, not a wrong clock or flight (docs/manifest-format.md). An unknown key is
 # one of them, because the envelope that names the key may be damaged.
@@ -113,7 +113,7 @@ def _mark(layout: CacheLayout, failures: tuple[VerificationError, ...]) -> None:
         log.warning(
             f"{layout.refused} cannot be written ({error.strerror}), so the next doit provision does not see the damage. Run "
             "doit provision repair=1 on the workstation",
-            extra={"event": "refusal_not_marked", "fields": {}},
+            extra={"event": "c10.verify.refusal_not_marked", "fields": {}},
         )
 
 

@@ -106,7 +106,7 @@ class EngineBatcher:
         self._retries_left = max_oom_retries
         self._preprocess = preprocess
         self._progress = progress_callback
-        self._logger = logging.getLogger("preflight.descriptors") if logger is None else logger
+        self._logger = logging.getLogger("c10_provisioning.descriptor_batcher") if logger is None else logger
 
     @property
     def effective_batch_size(self) -> int:
@@ -203,7 +203,7 @@ class EngineBatcher:
             self._queue = None
         self._logger.warning(
             f"Out of memory with several batches in the engine ({error}): going on with one at a time.",
-            extra={"event": "out_of_memory", "fields": {"batch_size": self._batch, "under_way": 1}},
+            extra={"event": "c10.descriptor.out_of_memory", "fields": {"batch_size": self._batch, "under_way": 1}},
         )
 
     def _decode_next(
@@ -254,7 +254,7 @@ class EngineBatcher:
         self._batch //= 2
         self._logger.warning(
             f"Out of memory: going on with batches of {self._batch} tiles.",
-            extra={"event": "out_of_memory", "fields": {"batch_size": self._batch}},
+            extra={"event": "c10.descriptor.out_of_memory", "fields": {"batch_size": self._batch}},
         )
 
     def _descriptors(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -286,7 +286,7 @@ class EngineBatcher:
         percent = min(done * 10 // total, 10) * 10
         self._logger.debug(
             f"Descriptors: {percent} % ({done} of {total}).",
-            extra={"event": "descriptor_progress", "fields": {"done": done, "total": total, "percent": percent}},
+            extra={"event": "c10.descriptor.progress", "fields": {"done": done, "total": total, "percent": percent}},
         )
         if self._progress is not None:
             self._progress(done, total)

@@ -46,14 +46,14 @@ class _Stream(logging.Handler):
 
 
 def log_to(stream: Callable[[], TextIO], *, as_json: bool) -> None:
-    """Send the records of the `preflight` loggers to a stream, in place of any earlier stream.
+    """Send the records of the `c10_provisioning` loggers to a stream, in place of any earlier stream.
 
     Args:
         stream: returns the stream. It is called for each record.
         as_json: write all records as JSON lines. Otherwise write only warnings, as plain text. Errors are left out of
             the plain text because the failing task prints them.
     """
-    root = logging.getLogger("preflight")
+    root = logging.getLogger("c10_provisioning")
     handler = _Stream(stream)
     if as_json:
         handler.setFormatter(JsonFormatter())

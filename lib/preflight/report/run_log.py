@@ -10,7 +10,7 @@ from typing import Literal
 
 from preflight.errors import BuildCancelledError
 
-log = logging.getLogger("preflight")
+log = logging.getLogger("c10_provisioning")
 
 StageOutcome = Literal["built", "reused"]
 

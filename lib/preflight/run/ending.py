@@ -14,7 +14,7 @@ from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.lock import BuildLock
 
-log = logging.getLogger("preflight")
+log = logging.getLogger("c10_provisioning.provisioner")
 
 
 class Ending:
@@ -76,10 +76,11 @@ class Ending:
             self._write(report)
         except OSError as second:
             log.error(  # noqa: TRY400 - the traceback of the first error is the important one
-                f"the build report cannot be written: {second}", extra={"event": "report_not_written", "fields": {}}
+                f"the build report cannot be written: {second}",
+                extra={"event": "c10.build.report_not_written", "fields": {}},
             )
         fields = {"error": type(error).__name__, **report_fields(report)}
-        log.error(report.failure_reason, extra={"event": "build_failed", "fields": fields})
+        log.error(report.failure_reason, extra={"event": "c10.build.failed", "fields": fields})
 
     def _report(self, failure: str | None) -> BuildReport:
         counts = self._run_log.counts

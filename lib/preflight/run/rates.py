@@ -41,6 +41,6 @@ def keep_rates(layout: CacheLayout, run_log: RunLog) -> None:
     except OSError as error:
         # Only the estimate of the next plan suffers; the build is complete.
         run_log.warn(
-            "rates_not_kept",
+            "c10.build.rates_not_kept",
             f"the duration of the stages cannot be stored, so the next plan has no new estimate: {error}",
         )

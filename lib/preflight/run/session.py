@@ -24,7 +24,7 @@ from preflight.store.lock import BuildLock
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import LastBuild, Step, Tracer, Verdict
 
-log = logging.getLogger("preflight")
+log = logging.getLogger("c10_provisioning.provisioner")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ class Session:
         with self._ending.failing():
             self._lock.acquire(self._clock(), wait=self._wait)
             self._began = self._monotonic()
-            log.info("build started", extra={"event": "build_start", "fields": {"cache_root": str(self.layout.root)}})
+            log.info(
+                "build started", extra={"event": "c10.build.start", "fields": {"cache_root": str(self.layout.root)}}
+            )
             self._generations.sweep()
             if self._repair or self.layout.refused.is_file():
                 self._tracer.digests.distrust()
@@ -200,7 +202,7 @@ class Session:
     def _run(self, step: Step, verdict: Verdict) -> None:
         log.debug(
             f"{step.name} runs",
-            extra={"event": "step_runs", "fields": {"step": step.name, "why": list(verdict.reasons)}},
+            extra={"event": "c10.step.start", "fields": {"step": step.name, "why": list(verdict.reasons)}},
         )
         self._tracer.run(step, verdict.reasons)
 
@@ -237,7 +239,7 @@ class Session:
             except PreflightError as error:
                 fields = {"stage": name, "error": type(error).__name__}
                 log.error(  # noqa: TRY400 - the operator needs no traceback
-                    f"{name} failed too: {error}", extra={"event": "stage_failed_too", "fields": fields}
+                    f"{name} failed too: {error}", extra={"event": "c10.stage.failed", "fields": fields}
                 )
 
     def _verdict(self, step: Step) -> Verdict:
@@ -267,7 +269,7 @@ class Session:
             report = self._ending.success()
         keep_rates(self.layout, self.run_log)
         self._finished = True
-        log.info("build ended", extra={"event": "build_end", "fields": report_fields(report)})
+        log.info("build ended", extra={"event": "c10.build.complete", "fields": report_fields(report)})
         return report
 
     def build(self) -> BuildReport:
@@ -308,7 +310,7 @@ class Session:
             self._generations.sweep()
         except (OSError, CacheRootError) as error:
             self.run_log.warn(
-                "left_overs_kept", f"temporary files cannot be removed; the next run removes them: {error}"
+                "c10.build.leftovers_kept", f"temporary files cannot be removed; the next run removes them: {error}"
             )
 
     def _keep_digests(self) -> None:
@@ -317,7 +319,8 @@ class Session:
         except OSError as error:
             # The next run only has to hash the files again; the outcome of this run stays.
             self.run_log.warn(
-                "digests_not_kept", f"the digest cache cannot be stored; the next run hashes the files again: {error}"
+                "c10.build.digests_not_kept",
+                f"the digest cache cannot be stored; the next run hashes the files again: {error}",
             )
 
     def failure_report(self, error: BaseException) -> BuildReport:

@@ -212,7 +212,7 @@ class DescriptorStage:
             asked = self._job.config.descriptors.batch_size
             if batcher.effective_batch_size != asked:
                 self._run_log.warn(
-                    "descriptor_batch_halved",
+                    "c10.descriptor.batch_reduced",
                     f"memory ran out: embedded in batches of {batcher.effective_batch_size} instead of {asked}; "
                     f"set descriptors.batch_size to {batcher.effective_batch_size}, so that each build gives the same last bits",
                 )

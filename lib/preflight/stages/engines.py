@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from preflight.engine.compiler import EngineCompiler
-from preflight.errors import BackboneError
+from preflight.errors import BackboneError, PreflightError
 from preflight.records import BackboneSpec
 from preflight.report.run_log import RunLog
 from preflight.store.atomic import atomic_path, atomic_write
@@ -25,7 +25,7 @@ BUILTIN_VERSION = 1
 INSPECT_VERSION = 2
 COMPILE_VERSION = 1
 
-log = logging.getLogger("preflight.engines")
+log = logging.getLogger("c10_provisioning.engine")
 
 
 def prepared_path(spec: BackboneSpec, layout: CacheLayout, compiler: EngineCompiler) -> Path:
@@ -125,7 +125,7 @@ def compile_step(
         log.warning(
             f"no engine {target.name} for this action key: building it",
             extra={
-                "event": "engine_cache_miss",
+                "event": "c10.engine.miss",
                 "fields": {
                     "model": spec.model_name,
                     "sm": host.sm,
@@ -136,7 +136,13 @@ def compile_step(
                 },
             },
         )
-        compiler.compile(replace(spec, onnx_path=source), target, state())
+        try:
+            compiler.compile(replace(spec, onnx_path=source), target, state())
+        except PreflightError as error:
+            fields = {"model": spec.model_name, "runtime": f"{runtime.name} {runtime.version}", "error": str(error)}
+            said = f"no engine for {spec.model_name}: {error}"
+            log.error(said, extra={"event": "c10.engine.failed", "fields": fields})  # noqa: TRY400 - an operator's sentence
+            raise
         run_log.counts["engines_built"] += 1
         return ()
 

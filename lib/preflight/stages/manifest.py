@@ -32,7 +32,7 @@ from takeoff.errors import ManifestFormatError, VerificationError
 from takeoff.layout import determined_files
 from takeoff.names import ENVELOPE, MANIFEST
 
-log = logging.getLogger("preflight.manifest")
+log = logging.getLogger("c10_provisioning.manifest")
 
 MANIFEST_VERSION = 1
 MOVED_ON = "current holds other content, rolled back or another mission's: moving forward to this mission's own"
@@ -176,6 +176,16 @@ class ManifestStage:
         envelope = self._signer().sign(content)
         atomic_write(self._layout.manifest, content)
         atomic_write(self._layout.envelope, envelope)
+        written = format_.decode(content)
+        fields = {
+            "generation": written.generation,
+            "manifest_hash": written.manifest_hash,
+            "signer": self.signer_fingerprint(),
+        }
+        log.info(
+            f"manifest of generation {written.generation} signed",
+            extra={"event": "c10.manifest.written", "fields": fields},
+        )
         return ()
 
     def _announce(self) -> None:
@@ -185,10 +195,13 @@ class ManifestStage:
             log.warning(
                 f"the manifest of the current generation {published.fault}: this build publishes a new one in schema {WRITTEN}. "
                 f"An aircraft accepts it only with a takeoff that reads {WRITTEN}; install that there first",
-                extra={"event": "schema_changed", "fields": {"old": published.other_schema, "new": WRITTEN}},
+                extra={
+                    "event": "c10.manifest.schema_changed",
+                    "fields": {"old": published.other_schema, "new": WRITTEN},
+                },
             )
         elif self._moves_on():
-            log.warning(MOVED_ON, extra={"event": "moving_forward", "fields": {}})
+            log.warning(MOVED_ON, extra={"event": "c10.manifest.moving_forward", "fields": {}})
 
     def _moves_on(self) -> bool:
         """Whether `current` holds something else than what was signed here last. Without a signed manifest, it cannot be told."""

@@ -26,7 +26,7 @@ from takeoff import manifest as format_
 from takeoff.layout import determined_files, expected_files
 from takeoff.names import ENVELOPE, MANIFEST
 
-log = logging.getLogger("preflight.publish")
+log = logging.getLogger("c10_provisioning.provisioner")
 
 PUBLISH_VERSION = 1
 
@@ -154,7 +154,7 @@ class Publisher:
         for removed in self._generations.prune(keep):
             log.info(
                 f"removed {removed.path.name}: the newest {keep} generations are kept",
-                extra={"event": "generation_removed", "fields": {"generation": removed.path.name}},
+                extra={"event": "c10.generation.removed", "fields": {"generation": removed.path.name}},
             )
         self._generations.adopt(generation, {**manifest.subjects, MANIFEST: row.manifest_sha256})
         if self._layout.refused.is_file():

@@ -137,7 +137,7 @@ class SealStage:
     def _warn(self, poor: int, count: int) -> None:
         if poor:
             self._run_log.warn(
-                "poor_texture",
+                "c10.tiles.low_texture",
                 f"{poor} of {count} tiles have little texture (water, sand, fog): the aircraft will rarely find its place there",
                 tiles=poor,
             )

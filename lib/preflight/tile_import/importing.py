@@ -21,7 +21,7 @@ from preflight.tile_import.storing import ChunkWriter, TileImage
 
 __all__ = ["import_tiles"]
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("c10_provisioning.tile_import")
 _CHUNK = 500
 _CHUNK_BYTES = 64 << 20
 _WORKERS = 4  # decoding and fsync release the interpreter's lock
@@ -184,7 +184,7 @@ def _report_progress(
     _LOG.debug(
         f"{done} tiles of {source}",
         extra={
-            "event": "import_progress",
+            "event": "c10.import.progress",
             "fields": {"source": source, "done": done, "total": total, "tiles_per_s": round(rate, 1), "eta_s": eta},
         },
     )

@@ -27,7 +27,7 @@ from takeoff.verify import ManifestVerifier, VerificationResult
 
 __all__ = ["ManifestVerifierImpl", "build_manifest_verifier"]
 
-log = logging.getLogger("preflight.verify")
+log = logging.getLogger("c10_provisioning.verify")
 
 _NO_DATE = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -149,6 +149,6 @@ def _inside(corpus: Corpus, boxes: Sequence[BoundingBox], root: Path) -> Callabl
 def _log(cache: str, reasons: Sequence[str]) -> None:
     if reasons:
         fields = {"cache": cache, "fail_reasons": list(reasons)}
-        log.error(f"takeoff refused: {'; '.join(reasons)}", extra={"event": "verification_failed", "fields": fields})
+        log.error(f"takeoff refused: {'; '.join(reasons)}", extra={"event": "c10.verify.fail", "fields": fields})
     else:
-        log.info("verification passed", extra={"event": "verification_passed", "fields": {"cache": cache}})
+        log.info("verification passed", extra={"event": "c10.verify.pass", "fields": {"cache": cache}})

@@ -310,7 +310,7 @@ class Assembly:
             return
         key = make_dev_key(job.signing_key, job.trust)
         self.run_log.warn(
-            "dev_key_made",
+            "c10.signing.dev_key_made",
             f"made a development key {job.signing_key} and a trust directory {job.trust} that allows it: "
             "not for flight. Sign operator caches with your own key",
             fingerprint=key.fingerprint,

@@ -67,7 +67,7 @@ def import_source(
     offered = _open_source(request)
     given, stated = request.captured_at, offered.captured_at
     if given is not None and stated is not None and abs(given - stated) > timedelta(days=1):
-        logging.getLogger(__name__).warning(
+        logging.getLogger("c10_provisioning.tile_import").warning(
             f"{request.path} says it was captured {stated:%Y-%m-%d %H:%M}; {given:%Y-%m-%d %H:%M} is taken, as given"
         )
     request = replace(request, captured_at=given or stated)

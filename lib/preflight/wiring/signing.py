@@ -56,4 +56,4 @@ def _hold_to_mode(job: Job, fingerprint: str, run_log: RunLog) -> None:
     section = job.config.manifest
     warning = check_signing_mode(section.signing_mode, fingerprint, section.allowed_operator_fingerprints)
     if warning is not None:
-        run_log.warn("dev_signing_with_operator_key", warning)
+        run_log.warn("c10.signing.operator_key_in_dev", warning)

@@ -19,7 +19,7 @@ def here(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _logging_put_back():
-    logger = logging.getLogger("preflight")
+    logger = logging.getLogger("c10_provisioning")
     before = (list(logger.handlers), logger.level, logger.propagate)
     yield
     logger.handlers, level, logger.propagate = before[0], before[1], before[2]
@@ -152,13 +152,18 @@ def test_log_json_is_known_even_if_another_variable_is_refused(here):
 
 
 def test_an_outcome_is_a_line_for_people_and_a_log_line_for_programs(here, capsys):
-    Context({}, {}, here).say("import_done", "640 tiles", added=640)
+    Context({}, {}, here).say("c10.import.complete", "640 tiles", added=640)
     assert capsys.readouterr().out == "640 tiles\n"
     run = Context({"log": "json"}, {}, here)
     run.start_logging()
-    run.say("import_done", "640 tiles", added=640)
+    run.say("c10.import.complete", "640 tiles", added=640)
     line = json.loads(capsys.readouterr().out)
-    assert (line["level"], line["event"], line["added"], line["message"]) == ("INFO", "import_done", 640, "640 tiles")
+    assert (line["level"], line["event"], line["added"], line["message"]) == (
+        "INFO",
+        "c10.import.complete",
+        640,
+        "640 tiles",
+    )
 
 
 def test_a_failure_that_no_session_logged_is_logged_as_an_error(here, capsys):
@@ -166,7 +171,7 @@ def test_a_failure_that_no_session_logged_is_logged_as_an_error(here, capsys):
     run.start_logging()
     run.log_failure(CommandLineError("unknown variable"))
     line = json.loads(capsys.readouterr().out)
-    assert (line["level"], line["event"], line["error"]) == ("ERROR", "refused", "CommandLineError")
+    assert (line["level"], line["event"], line["error"]) == ("ERROR", "c10.command.refused", "CommandLineError")
 
 
 def test_the_demo_is_announced_only_in_text_output(here, capsys):

@@ -43,7 +43,7 @@ _SETTINGS = {
     "OpTypesToExcludeOutputQuantization": sorted(QUANTISED),
 }
 
-log = logging.getLogger("preflight.engines")
+log = logging.getLogger("c10_provisioning.engine")
 
 
 class OnnxPrecision:

@@ -29,7 +29,7 @@ __all__ = ["MAJOR", "ServerUser", "find_binaries", "find_home", "run_as", "serve
 MAJOR = "18"
 """The Postgres version to use; the package has two."""
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("c10_provisioning.postgres")
 _INSTALL = "pginstall18"
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchRuntime", "release"]
 
-log = logging.getLogger("preflight.engines")
+log = logging.getLogger("c10_provisioning.engine")
 
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|bad_alloc|[Oo]ut of memory|[Cc]annot allocate memory", re.ASCII)
 _FAILURES = (

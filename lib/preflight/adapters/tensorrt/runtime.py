@@ -24,7 +24,7 @@ from preflight.ports import CompileRequest, Engine
 
 __all__ = ["TENSORRT", "TENSORRT_RTX", "TensorRtLibrary", "TensorRtRuntime", "release"]
 
-log = logging.getLogger("preflight.engines")
+log = logging.getLogger("c10_provisioning.engine")
 
 
 class TensorRtRuntime:

@@ -146,7 +146,7 @@ def test_if_the_second_process_is_killed_the_first_hashes_its_blocks(tmp_path, c
     with TwoProcesses(9) as pair:
         stopped(pair, signal.SIGKILL)
         assert list(pair.unverified(str(tmp_path), blocks_of(paths, digests, 1))) == [[], [0], *[[]] * 7]
-    assert [record.event for record in caplog.records] == ["tile_hashing_alone"]
+    assert [record.event for record in caplog.records] == ["c10.verify.one_process"]
 
 
 def test_more_folders_than_may_be_open_at_a_time(tmp_path):
@@ -197,7 +197,7 @@ def test_if_no_second_process_runs_the_first_hashes_all_files(tmp_path, monkeypa
     with TwoProcesses(9) as pair:
         for _ in range(2):
             assert list(pair.unverified(str(tmp_path), blocks_of(paths, digests, 2))) == [[1], [], [], [1], []]
-    assert [record.event for record in caplog.records] == ["tile_hashing_alone"]
+    assert [record.event for record in caplog.records] == ["c10.verify.one_process"]
 
 
 def test_few_tiles_start_no_process(tmp_path, monkeypatch):

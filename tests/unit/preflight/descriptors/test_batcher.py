@@ -187,7 +187,7 @@ def test_out_of_memory_in_the_queue_continues_one_at_a_time_with_the_same_bits(r
     assert batcher.effective_batch_size == 2
     assert engine.pending == []
     (record,) = caplog.records
-    assert (record.levelname, record.event) == ("WARNING", "out_of_memory")
+    assert (record.levelname, record.event) == ("WARNING", "c10.descriptor.out_of_memory")
     assert record.fields == {"batch_size": 2, "under_way": 1}
 
 
@@ -261,14 +261,14 @@ def test_output_name_selects_one_of_several_outputs():
 
 def test_progress_is_reported_after_each_tenth(caplog):
     reported = []
-    caplog.set_level(logging.DEBUG, "preflight.descriptors")
+    caplog.set_level(logging.DEBUG, "c10_provisioning.descriptor_batcher")
     batcher = _batcher(_Mean(), batch_size=3, progress_callback=lambda done, total: reported.append((done, total)))
     list(batcher.embed(_items(100), 100))
     tenths = [done * 10 // 100 for done, _ in reported]
     assert tenths == list(range(1, 11))
     assert reported[-1] == (100, 100)
     assert [(r.levelname, r.event, r.fields) for r in caplog.records] == [
-        ("DEBUG", "descriptor_progress", {"done": done, "total": 100, "percent": tenth * 10})
+        ("DEBUG", "c10.descriptor.progress", {"done": done, "total": 100, "percent": tenth * 10})
         for (done, _), tenth in zip(reported, tenths, strict=True)
     ]
 

@@ -14,7 +14,7 @@ from preflight.report.logs import log_to
 @pytest.fixture
 def out():
     """Give a stream for the logs, and restore the `preflight` logger afterwards."""
-    logger = logging.getLogger("preflight")
+    logger = logging.getLogger("c10_provisioning")
     before = (list(logger.handlers), logger.level, logger.propagate)
     yield io.StringIO()
     logger.handlers, level, logger.propagate = before[0], before[1], before[2]
@@ -23,7 +23,7 @@ def out():
 
 @pytest.fixture
 def log():
-    return logging.getLogger("preflight")
+    return logging.getLogger("c10_provisioning")
 
 
 def lines(out):
@@ -32,18 +32,18 @@ def lines(out):
 
 def test_each_line_is_one_json_object_with_time_level_event_and_fields(out, log):
     log_to(lambda: out, as_json=True)
-    log.info("build\nstarted", extra={"event": "build_start", "fields": {"cache_root": Path("/c"), "n": 1}})
+    log.info("build\nstarted", extra={"event": "c10.build.start", "fields": {"cache_root": Path("/c"), "n": 1}})
     log.debug("plain %s", "text")
     first, second = lines(out)
     assert first.keys() == {"time", "level", "logger", "event", "message", "cache_root", "n"}
-    assert (first["level"], first["event"], first["message"]) == ("INFO", "build_start", "build\nstarted")
-    assert (first["cache_root"], first["n"], first["logger"]) == ("/c", 1, "preflight")
+    assert (first["level"], first["event"], first["message"]) == ("INFO", "c10.build.start", "build\nstarted")
+    assert (first["cache_root"], first["n"], first["logger"]) == ("/c", 1, "c10_provisioning")
     assert (second["level"], second["event"], second["message"]) == ("DEBUG", "message", "plain text")
 
 
 def test_the_time_is_utc_with_milliseconds(out, log):
     log_to(lambda: out, as_json=True)
-    record = log.makeRecord("preflight", logging.INFO, "f", 1, "x", (), None)
+    record = log.makeRecord("c10_provisioning", logging.INFO, "f", 1, "x", (), None)
     record.created = 1_777_777_777.25
     log.handle(record)
     (line,) = lines(out)
@@ -87,7 +87,7 @@ def test_plain_output_holds_only_warnings(out, log):
     log_to(lambda: out, as_json=False)
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
         log.log(level, logging.getLevelName(level))
-    logging.getLogger("preflight.deep.inside").warning("another")
+    logging.getLogger("c10_provisioning.deep.inside").warning("another")
     assert out.getvalue() == "   warning: WARNING\n   warning: another\n"
 
 

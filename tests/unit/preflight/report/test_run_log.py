@@ -36,17 +36,21 @@ def test_a_warning_is_logged_with_its_event_and_fields():
         def emit(self, record):
             records.append(record)
 
-    log = logging.getLogger("preflight")
+    log = logging.getLogger("c10_provisioning")
     handler = Keep()
     log.addHandler(handler)
     try:
         run_log = RunLog()
-        run_log.warn("dev_key_made", "made a key", fingerprint="ab")
+        run_log.warn("c10.signing.dev_key_made", "made a key", fingerprint="ab")
     finally:
         log.removeHandler(handler)
     (record,) = records
     assert record.getMessage() == "made a key"
-    assert (record.levelno, record.event, record.fields) == (logging.WARNING, "dev_key_made", {"fingerprint": "ab"})
+    assert (record.levelno, record.event, record.fields) == (
+        logging.WARNING,
+        "c10.signing.dev_key_made",
+        {"fingerprint": "ab"},
+    )
 
 
 def test_a_counter_starts_at_zero():

@@ -63,4 +63,4 @@ def test_a_failed_write_of_the_rates_is_a_warning(layout, monkeypatch, caplog):
 
     monkeypatch.setattr(atomic, "atomic_write", full)
     keep_rates(layout, run_log(index=1.0))
-    assert [record.event for record in caplog.records] == ["rates_not_kept"]
+    assert [record.event for record in caplog.records] == ["c10.build.rates_not_kept"]

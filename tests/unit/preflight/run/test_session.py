@@ -98,7 +98,7 @@ def events():
         def emit(self, record):
             seen.append((record.levelname, record.event, record.fields))
 
-    logger = logging.getLogger("preflight")
+    logger = logging.getLogger("c10_provisioning")
     level = logger.level
     handler = Keep()
     logger.addHandler(handler)
@@ -162,10 +162,10 @@ def test_only_the_stage_whose_inputs_changed_is_built(line):
 def test_log_events_and_levels_of_a_success(line, events):
     line.open().build()
     assert [event[:2] for event in events] == [
-        ("INFO", "build_start"),
-        ("DEBUG", "step_runs"),
-        ("DEBUG", "step_runs"),
-        ("INFO", "build_end"),
+        ("INFO", "c10.build.start"),
+        ("DEBUG", "c10.step.start"),
+        ("DEBUG", "c10.step.start"),
+        ("INFO", "c10.build.complete"),
     ]
     assert events[0][2] == {"cache_root": str(line.layout.root)}
     assert events[1][2] == {"step": "compile", "why": ["never built here"]}
@@ -192,9 +192,9 @@ def test_a_failure_is_reported_logged_and_raised(line, events):
         "outcome": "failure",
         "failure_reason": "12 tiles are missing",
     }
-    assert events[-1][:2] == ("ERROR", "build_failed")
+    assert events[-1][:2] == ("ERROR", "c10.build.failed")
     assert events[-1][2] == {"error": "CoverageError", **line.report()}
-    assert [event[1] for event in events].count("build_failed") == 1
+    assert [event[1] for event in events].count("c10.build.failed") == 1
     assert session.last_failure is line.fail
     assert line.closed == 1
 
@@ -284,7 +284,7 @@ def test_a_held_lock_stops_the_run_before_anything_is_written(line, events):
     assert sorted(line.layout.root.rglob("*")) == before
     assert json.loads(text)["pid"] == 7
     assert line.ran == []
-    assert [event[:2] for event in events] == [("ERROR", "build_failed")]
+    assert [event[:2] for event in events] == [("ERROR", "c10.build.failed")]
     assert line.closed == 1
 
 
@@ -355,7 +355,7 @@ def test_a_failed_write_of_the_digests_is_a_warning_and_the_lock_is_released(lin
 
     monkeypatch.setattr(session.digests, "flush", full)
     session.close()
-    assert events[-1][:2] == ("WARNING", "digests_not_kept")
+    assert events[-1][:2] == ("WARNING", "c10.build.digests_not_kept")
     other = BuildLock(line.layout.lock, pid=1, host="h")
     other.acquire(NOW)
     other.release()
@@ -446,7 +446,7 @@ def test_the_other_engines_are_built_when_one_fails(line, corpus, events):
         corpus("x").build()
     assert line.ran == ["x", "y", "z"]
     assert line.report()["failure_reason"] == "x is broken"
-    assert [event for _, event, _ in events if event == "build_failed"] == ["build_failed"]
+    assert [event for _, event, _ in events if event == "c10.build.failed"] == ["c10.build.failed"]
     line.ran.clear()
     report = corpus().build()
     assert line.ran == ["x", "after"]
@@ -457,7 +457,7 @@ def test_each_failed_engine_is_logged_and_the_first_error_is_raised(line, corpus
     with pytest.raises(PreflightError, match="y is broken"):
         corpus("y", "z").build()
     assert line.ran == ["x", "y", "z"]
-    assert ("ERROR", "stage_failed_too", {"stage": "engine:z", "error": "PreflightError"}) in events
+    assert ("ERROR", "c10.stage.failed", {"stage": "engine:z", "error": "PreflightError"}) in events
     assert line.report()["failure_reason"] == "y is broken"
 
 

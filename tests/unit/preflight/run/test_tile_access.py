@@ -19,8 +19,8 @@ class Store:
         stack.callback(self.calls.append, "connection closed")
         return object()
 
-    def open_pixels(self, root):
-        self.calls.append(f"pixels of {root.name}")
+    def open_pixels(self):
+        self.calls.append("pixels")
         return object()
 
 
@@ -42,7 +42,7 @@ def test_nothing_is_opened_before_first_use(access, store):
 def test_each_part_is_opened_once(access, store):
     assert access.metadata() is access.metadata()
     assert access.pixels() is access.pixels()
-    assert store.calls == ["server", "connection", "pixels of tiles"]
+    assert store.calls == ["server", "connection", "pixels"]
 
 
 def test_close_closes_in_reverse_order_and_only_once(access, store):

@@ -116,11 +116,11 @@ def test_progress_has_a_rate_and_a_remaining_time_if_the_total_is_known(bring, m
     monkeypatch.setattr("preflight.tile_import.importing._CHUNK", 4)
     times = iter(NOW + timedelta(seconds=second) for second in range(100))
     seen = []
-    with caplog.at_level(logging.DEBUG, "preflight.tile_import.importing"):
+    with caplog.at_level(logging.DEBUG, "c10_provisioning.tile_import"):
         bring((tile(x) for x in range(8)), progress=seen.append, total=12, clock=lambda: next(times))
     assert [(one.done, one.tiles_per_s > 0, one.eta_s > 0) for one in seen] == [(4, True, True), (8, True, True)]
     assert seen[1].eta_s == pytest.approx(4 / seen[1].tiles_per_s)
-    logged = [record.fields for record in caplog.records if getattr(record, "event", "") == "import_progress"]
+    logged = [record.fields for record in caplog.records if getattr(record, "event", "") == "c10.import.progress"]
     assert [(one["done"], one["total"]) for one in logged] == [(4, 12), (8, 12)]
 
 
