@@ -176,14 +176,14 @@ class ManifestStage:
         envelope = self._signer().sign(content)
         atomic_write(self._layout.manifest, content)
         atomic_write(self._layout.envelope, envelope)
-        written = format_.decode(content)
+        written = parse_manifest(content).manifest
         fields = {
-            "generation": written.generation,
-            "manifest_hash": written.manifest_hash,
+            "generation": None if written is None else written.generation,
+            "manifest_hash": None if written is None else written.manifest_hash,
             "signer": self.signer_fingerprint(),
         }
         log.info(
-            f"manifest of generation {written.generation} signed",
+            f"manifest of generation {fields['generation']} signed",
             extra={"event": "c10.manifest.written", "fields": fields},
         )
         return ()
