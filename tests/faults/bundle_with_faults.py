@@ -27,7 +27,7 @@ def load(name, path):
 
 
 harness = load("preflight_fault_harness", HERE / "harness.py")
-places = load("preflight_bundle_places", HERE.parent / "unit" / "preflight" / "bundle" / "conftest.py")
+places = load("preflight_bundle_places", HERE.parent / "unit" / "preflight" / "store" / "carry" / "conftest.py")
 
 
 def scenes(folder):

@@ -186,7 +186,8 @@ def read_export(path: Path) -> bytes:
     file = parse_manifest(statement)
     if file.other_schema is not None:
         raise OfflineSigningError(
-            f"the manifest in {path} {file.fault}, so nothing was signed: sign it with the release of preflight that exported it"
+            f"the manifest in {path} {file.fault}, so nothing was signed: "
+            "sign it with the release of preflight that exported it"
         )
     if file.damage is not None:
         raise OfflineSigningError(
@@ -209,7 +210,7 @@ def summary(statement: bytes) -> dict[str, str]:
     file = parse_manifest(statement)
     manifest = file.manifest
     if manifest is None:
-        raise OfflineSigningError(f"the statement to be signed {file.fault}")
+        raise OfflineSigningError(f"the statement to be signed {file.fault}: run doit provision, then export it again")
     identity = manifest.identity
     corpus, origin = identity.corpus, identity.takeoff_origin
     return {

@@ -1,7 +1,7 @@
-"""Reads a manifest that may be of another schema, or damaged. The answer is a value, never an exception.
+"""Reads manifests that may have another schema or be damaged. The result is a value, never an exception.
 
-A cache root outlives the release of preflight that made it. Every caller that reads a published manifest, a signed one in
-work/ or a statement that waits for its signature reads it here, and decides by the answer.
+A cache root can be older than this release of preflight. So all code reads manifests through this module: published
+manifests, signed manifests in work/, and statements that wait for their signature.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ WRITTEN = format_.SCHEMA_VERSION
 
 _MAX_ENVELOPE = format_.MAX_BYTES * 2
 _LAST_TIME = 253402300798
-"""The latest issued_at that leaves room for one more: the format ends with the year 9999."""
+"""The latest issued_at after which one more is possible, UTC seconds. The format ends with the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """What a manifest.json is.
+    """The result of reading a manifest.json.
 
-    content: its bytes; empty if they cannot be read.
-    manifest: what it says; None if this release cannot read it.
-    other_schema: its schema version, if that is not the one this release writes; otherwise None.
-    damage: what is wrong with it, if it is a manifest of no schema; otherwise None.
+    content: the bytes, empty if the file cannot be read.
+    manifest: the decoded manifest, None if this release cannot decode it.
+    other_schema: the schema version if it differs from the one that this release writes, otherwise None.
+    damage: why the file cannot be read or decoded, otherwise None.
     """
 
     content: bytes
@@ -49,14 +49,14 @@ class ManifestFile:
 
     @property
     def fault(self) -> str | None:
-        """Why it cannot be used as it is, as the end of a sentence that begins with the file's name; None if it can."""
+        """Why the manifest cannot be used, as the predicate of a sentence about it, or None if it can be used."""
         if self.other_schema is not None:
             return f"is of schema {self.other_schema}, and this release of preflight writes schema {WRITTEN}"
         return None if self.damage is None else f"cannot be read ({self.damage})"
 
 
 def read_manifest(folder: Path) -> ManifestFile:
-    """Read the manifest.json in a folder."""
+    """Reads the manifest.json in a folder."""
     try:
         content = _read(folder / MANIFEST)
     except OSError as error:
@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> ManifestFile:
 
 
 def parse_manifest(content: bytes) -> ManifestFile:
-    """Say what the bytes of a manifest.json are."""
+    """Decodes the bytes of a manifest.json."""
     manifest = None
     try:
         manifest = format_.decode(content)
@@ -73,13 +73,13 @@ def parse_manifest(content: bytes) -> ManifestFile:
         pass
     except VerificationError as error:
         return ManifestFile(content, damage=str(error))
-    # Not only after an error: a release may read more schemas than the one it writes.
+    # Check the version also if decoding succeeded: a release may read more schemas than the one that it writes.
     version = str(_predicate(content)["schema_version"])
     return ManifestFile(content, manifest, other_schema=None if version == WRITTEN else version[:20])
 
 
 def signed_here(content: bytes) -> format_.Manifest:
-    """What a manifest says that this release has just signed. Raises ManifestWriteError if it was changed since."""
+    """Decodes a manifest that this release has just signed. Raises ManifestWriteError if it was changed since then."""
     file = parse_manifest(content)
     if file.manifest is None:
         raise ManifestWriteError(f"the manifest that was signed {file.fault}; run doit provision again")
@@ -87,32 +87,33 @@ def signed_here(content: bytes) -> format_.Manifest:
 
 
 def current_manifest(generations: Generations) -> ManifestFile | None:
-    """Read the manifest of the current generation. Returns None if there is no current generation."""
+    """Reads the manifest of the current generation. Returns None if there is no current generation."""
     current = generations.current()
     return None if current is None else read_manifest(current.path)
 
 
 def newest_issue(generations: Generations) -> int:
-    """The latest `issued_at` of all generations on disk, UTC seconds; 0 if none tells it.
+    """Returns the latest `issued_at` of all generations on disk, UTC seconds, or 0 if none can be read.
 
-    An aircraft that accepted a generation refuses whatever was issued before it. So the next manifest must be issued later,
-    also when this release cannot read that generation's manifest.
+    An aircraft that accepted a generation refuses every cache that was issued before it. So the next manifest must have
+    a later time, even if this release cannot decode the manifest of that generation.
     """
     return max((_issued_at(generation.path) for generation in generations.all()), default=0)
 
 
 def _issued_at(folder: Path) -> int:
-    """`issued_at` of a folder's manifest, whatever its schema; 0 if it cannot be told.
+    """Returns `issued_at` of the manifest in a folder, for any schema, or 0 if it cannot be read.
 
-    Every schema has this member at this place. A damaged manifest must not tell a wrong time, which could lie centuries
-    ahead. So two of three files must agree: manifest.json, its sidecar, and the envelope, which carries the same bytes.
+    Every schema has this member at the same place. A damaged manifest could give a wrong time, even centuries ahead. So
+    two
+    of three files must agree: manifest.json, its sidecar, and the envelope, which contains the same bytes.
     """
     content, sidecar = _read_or_nothing(folder / MANIFEST), _read_or_nothing(folder / sidecar_name(MANIFEST))
     payload = _payload(_read_or_nothing(folder / ENVELOPE))
     for candidate in (content, payload):
         agreed = content == payload or hashlib.sha256(candidate).hexdigest().encode() == sidecar
-        if agreed and (told := _time(_predicate(candidate).get("issued_at"))):
-            return told
+        if agreed and (issued_at := _time(_predicate(candidate).get("issued_at"))):
+            return issued_at
     manifest = parse_manifest(content).manifest
     return 0 if manifest is None else _time(manifest.issued_at)
 
@@ -129,7 +130,7 @@ def _time(value: object) -> int:
 
 
 def _predicate(content: bytes) -> dict[str, Any]:
-    """The predicate of a statement of any schema; empty if there is none."""
+    """Returns the predicate of a statement of any schema, empty if there is none."""
     try:
         predicate = json.loads(content)["predicate"]
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""A manifest of whatever schema and state is a value; the time it was issued is told as long as two files agree on it."""
+"""A manifest of any schema or state is read as a value. Its time is accepted only if two files agree on it."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ CONTENT = format_.encode(manifest_of(ISSUED))
 
 
 def changed(**members):
-    """The manifest with other members of its predicate."""
+    """Returns CONTENT with changed members of its predicate."""
     value = json.loads(CONTENT)
     value["predicate"].update(members)
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def write(folder, content, *, sidecar=None):
-    """A generation's three files, as they are published for `content`."""
+    """Writes manifest.json, its sidecar and its envelope, as they are published for `content`."""
     folder.mkdir(parents=True)
     sealed = envelope.encode(envelope.Envelope(content, "f" * 64, bytes(64)))
-    seal = hashlib.sha256(content).hexdigest().encode()
-    for name, data in zip(NAMES, (content, seal if sidecar is None else sidecar, sealed), strict=True):
+    digest = hashlib.sha256(content).hexdigest().encode()
+    for name, data in zip(NAMES, (content, digest if sidecar is None else sidecar, sealed), strict=True):
         (folder / name).write_bytes(data)
 
 
@@ -77,7 +77,7 @@ def generation(root, number, content=CONTENT):
     return path
 
 
-def test_a_manifest_of_the_schema_that_is_written(tmp_path):
+def test_a_manifest_of_the_written_schema_is_decoded(tmp_path):
     write(tmp_path / "g", CONTENT)
     file = read_manifest(tmp_path / "g")
     assert file == parse_manifest(CONTENT)
@@ -87,8 +87,8 @@ def test_a_manifest_of_the_schema_that_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.2", "99.9", "a version with a rather long name"])
-def test_a_manifest_of_another_schema_whatever_else_is_in_it(version):
-    for content in (changed(schema_version=version), changed(schema_version=version, identity="as that schema has it")):
+def test_a_manifest_of_another_schema_is_recognised_for_any_content(version):
+    for content in (changed(schema_version=version), changed(schema_version=version, identity="a form of that schema")):
         file = parse_manifest(content)
         assert (file.manifest, file.other_schema, file.content) == (None, version[:20], content)
         assert file.fault == f"is of schema {version[:20]}, and this release of preflight writes schema {WRITTEN}"
@@ -111,28 +111,28 @@ def test_a_manifest_of_another_schema_whatever_else_is_in_it(version):
         b'{"predicate":7}',
     ],
 )
-def test_a_damaged_manifest(content):
+def test_a_damaged_manifest_is_reported(content):
     file = parse_manifest(content)
     assert (file.manifest, file.other_schema) == (None, None)
     assert file.fault.startswith("cannot be read ([manifest_format] ")
 
 
-def test_a_manifest_that_is_not_there_or_is_a_folder(tmp_path):
+def test_a_missing_manifest_or_a_folder_is_reported(tmp_path):
     assert read_manifest(tmp_path).fault == "cannot be read (No such file or directory)"
     (tmp_path / "manifest.json").mkdir()
     assert read_manifest(tmp_path).fault == "cannot be read (Is a directory)"
     assert read_manifest(tmp_path).content == b""
 
 
-def test_a_release_that_reads_two_schemas_still_knows_which_one_it_writes(monkeypatch):
-    """Such a manifest is read, and is a reason to publish anew."""
+def test_a_release_that_reads_two_schemas_recognises_the_one_it_writes(monkeypatch):
+    """A manifest of the other schema is decoded. Publishing again is still required."""
     monkeypatch.setattr("preflight.store.manifests.WRITTEN", "1.2")
     file = parse_manifest(CONTENT)
     assert (file.manifest, file.other_schema) == (manifest_of(ISSUED), "1.1")
     assert file.fault == "is of schema 1.1, and this release of preflight writes schema 1.2"
 
 
-def test_what_was_signed_here_and_changed_since_is_told_as_one_sentence():
+def test_a_signed_manifest_that_was_changed_raises_an_error():
     assert signed_here(CONTENT) == manifest_of(ISSUED)
     with pytest.raises(
         ManifestWriteError, match=r"the manifest that was signed cannot be read .* run doit provision again"
@@ -140,14 +140,14 @@ def test_what_was_signed_here_and_changed_since_is_told_as_one_sentence():
         signed_here(CONTENT[:-1])
 
 
-def test_the_manifest_of_the_current_generation(root):
+def test_current_manifest_reads_the_current_generation(root):
     assert current_manifest(root) is None
     path = generation(root, 1)
     root._layout.current.symlink_to(f"gen/{path.name}")
     assert current_manifest(root) == parse_manifest(CONTENT)
 
 
-def test_the_newest_issue_is_that_of_any_generation_of_any_schema(root):
+def test_newest_issue_considers_generations_of_any_schema(root):
     assert newest_issue(root) == 0
     generation(root, 1)
     generation(root, 2, changed(schema_version="9.9", issued_at=ISSUED + 7, identity=[]))
@@ -169,7 +169,7 @@ def test_one_lost_or_damaged_file_does_not_hide_or_change_the_time(root, name, c
     assert newest_issue(root) == ISSUED
 
 
-def test_a_manifest_alone_tells_its_time_if_this_release_reads_it(root):
+def test_a_manifest_without_sidecar_and_envelope_gives_its_time_if_it_can_be_decoded(root):
     for number, content in enumerate((CONTENT, changed(schema_version="9.9", issued_at=ISSUED + 9)), 1):
         path = generation(root, number, content)
         for name in NAMES[1:]:
@@ -178,7 +178,7 @@ def test_a_manifest_alone_tells_its_time_if_this_release_reads_it(root):
 
 
 @pytest.mark.parametrize("issued_at", [True, "1800000000", None, -1, 1e9, 253402300799, 10**30])
-def test_what_is_no_time_is_not_told(root, issued_at):
-    """The last second of the format leaves no later one to issue the next manifest at."""
+def test_an_invalid_time_is_ignored(root, issued_at):
+    """The last second of the format is also invalid: there is no later time for the next manifest."""
     generation(root, 1, changed(schema_version="9.9", issued_at=issued_at))
     assert newest_issue(root) == 0
