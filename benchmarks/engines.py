@@ -192,7 +192,7 @@ def _pairs(result: dict[str, Any], divisor: int = 1) -> Pairs:
 
 
 def reuse(bench: Bench, figures: Figures) -> None:
-    """Run `doit engine` with the ViT as backbone: to build it, with nothing to do, and after the file was written again."""
+    """Run `doit engine` three times: to build the ViT, with nothing to do, and after its file was written again."""
     place, kind = bench.place / "mission", figures.kind
     if not (place / "tiles").exists():
         place.mkdir(mode=0o755)

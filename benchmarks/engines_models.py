@@ -1,4 +1,4 @@
-"""The models: a ViT-S/14 with seeded weights, a graph that does nothing, and the same ViT written by hand in PyTorch."""
+"""The models: a ViT-S/14 with seeded weights, the same ViT by hand in PyTorch, and a graph that does nothing."""
 
 # ruff: noqa: PLC0415, ANN401 - PyTorch is optional: functions that need it import it, without its types
 from __future__ import annotations
@@ -30,7 +30,7 @@ def write(folder: Path) -> tuple[Path, Path]:
 
 
 def nothing() -> onnx.ModelProto:
-    """Build a graph with the input of the ViT that does almost no work: it outputs the first line of the first channel."""
+    """Build a graph with the ViT's input and almost no work: it outputs the first line of the first channel."""
     first = numpy_helper.from_array(np.array(0), "first")
     nodes = [
         helper.make_node("Gather", [INPUT, "first"], ["channel"], axis=1),

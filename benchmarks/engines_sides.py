@@ -1,7 +1,7 @@
 """The two sides of the comparison: each runtime behind the port, and the same runtime bare, as its vendor documents it.
 
-A `Burst` computes all prepared batches to numpy results and returns the last result. Both sides use the same engine file
-and the same options, so that only the port differs.
+A `Burst` computes all prepared batches to numpy results and returns the last result. Both sides use the same engine
+file and the same options, so that only the port differs.
 """
 
 # ruff: noqa: PLC0415, ANN401 - PyTorch is optional: functions that need it import it. OpenVINO ships no types

@@ -2,8 +2,8 @@
 
     python engines_watch.py RESULT SUFFIXES ARGUMENT...
 
-SUFFIXES is a comma-separated list; files whose names end with one of them count. An audit hook sees the files that Python
-opens. It does not see files that a library opens itself, but then the library is among the imported ones.
+SUFFIXES is a comma-separated list; files whose names end with one of them count. An audit hook sees the files that
+Python opens. It does not see files that a library opens itself, but then the library is among the imported ones.
 """
 
 from __future__ import annotations

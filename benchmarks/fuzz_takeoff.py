@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_takeoff.py [CORPUS_FOLDER ...] [-max_total_time=3600] [-runs=N] [libFuzzer's other options]
 
-The first byte selects the reader. A reader may only return a value or raise VerificationError. Another exception, a hang,
-or a value that does not encode to the same bytes is a finding; libFuzzer writes it to a file. Without a folder the fuzzer
-starts from the golden corpus only and keeps nothing.
+The first byte selects the reader. A reader may only return a value or raise VerificationError. Another exception, a
+hang, or a value that does not encode to the same bytes is a finding; libFuzzer writes it to a file. Without a folder
+the fuzzer starts from the golden corpus only and keeps nothing.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ TURNS = 3
 class Figures:
     """The runs of one command on one source.
 
-    ours: the command is `doit import`. tiles: the number of tiles that it made. server_s: CPU seconds of Postgres per run.
+    ours: the command is `doit import`. tiles: the number of tiles that it made. server_s: CPU seconds of Postgres per
+    run.
     """
 
     source: str
@@ -115,7 +116,7 @@ def _peer(kind: str, peer: peers.Peer, place: Path) -> Figures:
 
 
 def table(all_figures: list[Figures]) -> str:
-    """Return a table with a line for each command. It compares the time per tile, because peers make other edge tiles."""
+    """Return a table with a line for each command. It compares times per tile, because peers make other edge tiles."""
     heads = ("source", "command", "tiles", "tiles/s", "wall / CPU, memory", "wall a tile", "CPU a tile")
     lines = [page.row(heads), page.row(["---"] * len(heads))]
     for one in all_figures:

@@ -1,8 +1,8 @@
-"""The usual tools for the sources of `doit import`. None of them decodes or hashes tiles, or records them in a database.
+"""The usual tools for the sources of `doit import`. None of them decodes, hashes or records tiles.
 
-mb-util and rio-mbtiles are installed from PyPI into the scratch folder. pmtiles-convert comes with the package `pmtiles`,
-which preflight needs anyway. gdal2tiles.py comes with GDAL, from the distribution (Debian: gdal-bin and python3-gdal).
-Missing tools are left out, and the page says so.
+mb-util and rio-mbtiles are installed from PyPI into the scratch folder. pmtiles-convert comes with the package
+`pmtiles`, which preflight needs anyway. gdal2tiles.py comes with GDAL, from the distribution (Debian: gdal-bin and
+python3-gdal). Missing tools are left out, and the page says so.
 """
 
 from __future__ import annotations

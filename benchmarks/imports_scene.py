@@ -1,4 +1,4 @@
-"""Sources of tiles from the demo landscape: an MBTiles file, a folder and a PMTiles file of equal tiles, and a GeoTIFF."""
+"""Sources of tiles from the demo landscape: equal tiles as MBTiles file, folder and PMTiles file, and a GeoTIFF."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_sources(place: Path, tiles: int, side: int) -> Sources:
 
 
 def _tiles(count: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (x, y, JPEG) column by column, the usual order in archives. A number in a comment makes each file unique."""
+    """Yield (x, y, JPEG) column by column, the usual order in archives. A comment makes each file unique."""
     from preflight.adapters.demo.landscape import generate  # noqa: PLC0415 - heavy
 
     painted = [tile.content for tile in generate(1, PAINTED, PAINTED) if tile.zoom == ZOOM]

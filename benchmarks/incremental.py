@@ -87,7 +87,7 @@ def measured(command: list[str], folder: Path, cwd: Path) -> Used:
     """
     result, output = folder / "measured.json", folder / "measured.out"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFLIGHT_", "PYTHON"))}
-    # Measure this checkout. As on an operator's machine, Python compiles its modules once, into this folder of byte code.
+    # Measure this checkout. As on an operator's machine, Python compiles its modules only once, into this folder.
     environment = {**kept, "PYTHONPYCACHEPREFIX": str(folder.parent / "byte-code"), "PYTHONPATH": str(ROOT / "lib")}
     subprocess.run(
         [sys.executable, "-I", "-S", str(HERE / "measured.py"), str(result), str(output), *command],

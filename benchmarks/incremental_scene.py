@@ -1,8 +1,8 @@
 """Writes a mission with N synthetic tiles: `python incremental_scene.py FOLDER ROWS DISTINCT`.
 
 The rows are a block of XYZ tiles of one zoom, as square as the factors of N allow. They share their files: DISTINCT
-images of 16 x 16 pixels. The backbone is one matrix with an L2 normalisation, so that the measurements show this program
-and not a model.
+images of 16 x 16 pixels. The backbone is one matrix with an L2 normalisation, so that the measurements show this
+program and not a model.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     python benchmarks/kill_campaign.py --sweep --every 7         # every seventh of them
 
 After each fault the cache must verify and must be completely the old or completely the new one. The next provision must
-continue where the previous one stopped. tests/faults runs the same checks on a sample. The campaign stops with status 1 at
-the first violation.
+continue where the previous one stopped. tests/faults runs the same checks on a sample. The campaign stops with status 1
+at the first violation.
 """
 
 from __future__ import annotations

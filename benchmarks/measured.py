@@ -1,7 +1,7 @@
 """Runs one command and writes what it used, as JSON: `python -I -S measured.py RESULT OUTPUT COMMAND...`.
 
-This is a small separate process, because Linux adds the memory of a parent to the peak memory of the child that it starts.
-It writes:
+This is a small separate process, because Linux adds the memory of a parent to the peak memory of the child that it
+starts. It writes:
 
     wall_s        seconds from just before the start to the end of the command
     cpu_s         user + system seconds of the command and of each process that it waited for (wait4)

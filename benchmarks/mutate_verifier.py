@@ -9,10 +9,10 @@ A mutant is a copy of lib/takeoff with one of these changes:
 - a `not` is dropped;
 - a condition is never true.
 
-The golden corpus judges each mutant first, in about a second. Mutants that survive it are judged by the tests of takeoff,
-in half a minute each. --quick stops after the corpus. --checks only leaves out failures, and does not change conditions.
-If mutants survive, the program lists them and ends with status 1. EQUIVALENT lists mutants that change no behaviour, with
-the reason.
+The golden corpus judges each mutant first, in about a second. Mutants that survive it are judged by the tests of
+takeoff, in half a minute each. --quick stops after the corpus. --checks only leaves out failures, and does not change
+conditions. If mutants survive, the program lists them and ends with status 1. EQUIVALENT lists mutants that change no
+behaviour, with the reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures the cost of a verification, compared with tools that hash the same files and with the start of an interpreter.
+"""Measures the cost of a verification, compared with tools that hash the same files and with an interpreter's start.
 
     python benchmarks/verify.py [--size 2000] [--files 100000] [--scratch DIR]
 
