@@ -1,8 +1,8 @@
-"""What the port costs over each bare runtime, on a ViT-S/14: building, using again, loading, images a second, memory.
+"""Measures what the port costs over each bare runtime, on a ViT-S/14: build, reuse, load, images per second, memory.
 
     python benchmarks/engines.py [--batches 1,8,32] [--rounds 9] [--seconds 1] [--turns 3] [--scratch DIR] [--no-docs]
 
-See benchmarks/README.md for what is measured and how.
+benchmarks/README.md describes the measurements.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from incremental import HERE, ROOT, Used, measured, say
 
 TILES = 64
 PACKAGES = ("openvino", "onnxruntime", "torch", "numpy")
-LONGEST_CALL_S = 20.0  # of one batch; above it a batch size is left out
-TOLERANCE = 1e-3  # two ways to run one engine must agree; they are asked for the same arithmetic
-Pairs = list[tuple[tuple[float, float], tuple[float, float]]]  # by round: (wall, CPU) of port and of bare
+LONGEST_CALL_S = 20.0  # a batch size whose calls take longer is left out
+TOLERANCE = 1e-3  # port and bare use the same arithmetic, so their results may differ by at most this
+Pairs = list[tuple[tuple[float, float], tuple[float, float]]]  # for each round: (wall, CPU) of port and of bare
 
 
 @dataclass(frozen=True)
 class Kind:
-    """An engine: of one runtime at one precision. queued: the port keeps several batches under way too."""
+    """An engine of one runtime and one precision. queued: the port can also process several batches at a time."""
 
     runtime: str
     precision: str
@@ -49,46 +49,48 @@ class Kind:
 
 @dataclass
 class Rate:
-    """One engine at one batch size."""
+    """The figures of one engine at one batch size."""
 
-    images: int = 0  # of one burst
+    images: int = 0  # in one burst
     pairs: Pairs = field(default_factory=list)
     own: list[float] = field(default_factory=list)  # images/s of the vendor's own loop
-    fixed: list[float] = field(default_factory=list)  # the same with the batch size fixed in the graph
+    fixed: list[float] = field(default_factory=list)  # the same, with the batch size fixed in the graph
     port_mb: float = 0.0
     bare_mb: float = 0.0
 
-    def ratio(self, what: int) -> float:
-        """Port : bare, the median of the rounds. what: 0 wall, 1 CPU."""
-        return statistics.median(port[what] / bare[what] for port, bare in self.pairs)
+    def ratio(self, clock: int) -> float:
+        """Return port : bare, as the median of the rounds. clock: 0 for wall time, 1 for CPU."""
+        return statistics.median(port[clock] / bare[clock] for port, bare in self.pairs)
 
     def per_second(self, side: int) -> float:
         return self.images / statistics.median(pair[side][0] for pair in self.pairs)
 
     def cpu_ms(self, side: int) -> float:
-        """Of one image."""
+        """Return the CPU milliseconds for one image. side: 0 for port, 1 for bare."""
         return statistics.median(pair[side][1] for pair in self.pairs) / self.images * 1e3
 
 
 @dataclass
 class Figures:
-    """Everything measured of one engine."""
+    """All figures of one engine."""
 
     kind: Kind
     built: list[Used] = field(default_factory=list)
     built_bare: list[Used] = field(default_factory=list)
-    steps: dict[str, tuple[Used, dict[str, Any]]] = field(default_factory=dict)  # `doit engine`, and what it opened
+    steps: dict[str, tuple[Used, dict[str, Any]]] = field(
+        default_factory=dict
+    )  # each run of `doit engine`, and what it opened
     loads: list[dict[str, float]] = field(default_factory=list)
     loads_bare: list[dict[str, float]] = field(default_factory=list)
-    rates: dict[tuple[int, bool], Rate] = field(default_factory=dict)  # by batch and queue
-    empty: dict[tuple[int, bool], Rate] = field(default_factory=dict)  # of a graph that does nothing
-    # By batch: images, rounds, and seconds of CPU to prepare one image.
+    rates: dict[tuple[int, bool], Rate] = field(default_factory=dict)  # by batch size and queue
+    empty: dict[tuple[int, bool], Rate] = field(default_factory=dict)  # the same for a graph that does nothing
+    # By batch size: images, rounds, and CPU seconds to prepare one image.
     batcher: dict[int, tuple[int, Pairs, float]] = field(default_factory=dict)
-    left_out: dict[int, float] = field(default_factory=dict)  # batch sizes, and the seconds a call would take
+    left_out: dict[int, float] = field(default_factory=dict)  # batch size -> estimated seconds for one call
 
 
 class Bench:
-    """Runs every measurement in a process of its own, in a home folder of its own."""
+    """Runs each measurement in a separate process, with an empty home folder."""
 
     def __init__(self, place: Path, options: argparse.Namespace) -> None:
         self.place, self.options = place, options
@@ -100,12 +102,13 @@ class Bench:
         path = f"import sys; sys.path[:0] = [{str(HERE)!r}]; {program}"
         measured([sys.executable, "-c", path, str(place)], place, ROOT)
 
-    def run(self, what: str, kind: Kind, model: str, **more: object) -> tuple[Used, dict[str, Any]]:
+    def run(self, measurement: str, kind: Kind, model: str, **more: object) -> tuple[Used, dict[str, Any]]:
+        """Run one measurement of engines_run.py. Returns what the process used, and its result."""
         engine = self.place / f"{kind.runtime}-{kind.precision}-{model}.engine"
-        ask = {"name": kind.runtime, "precision": kind.precision, "model": str(self.place / f"{model}.onnx")}
-        ask |= {"engine": str(engine), "batch": 1, "queue": False, "tolerance": TOLERANCE}
-        ask |= {"rounds": self.options.rounds, "seconds": self.options.seconds, **more}
-        used = measured([sys.executable, str(HERE / "engines_run.py"), what, json.dumps(ask)], self.place, ROOT)
+        job = {"name": kind.runtime, "precision": kind.precision, "model": str(self.place / f"{model}.onnx")}
+        job |= {"engine": str(engine), "batch": 1, "queue": False, "tolerance": TOLERANCE}
+        job |= {"rounds": self.options.rounds, "seconds": self.options.seconds, **more}
+        used = measured([sys.executable, str(HERE / "engines_run.py"), measurement, json.dumps(job)], self.place, ROOT)
         return used, json.loads(used.output.splitlines()[-1])
 
 
@@ -124,7 +127,7 @@ def measure(bench: Bench, kind: Kind) -> Figures:
     for batch in bench.options.batches:
         for queue in (False, True) if kind.queued else (False,):
             figures.empty[batch, queue] = empty(bench, kind, batch, queue)
-    if kind.runtime != "pytorch_fp16":  # on a CPU each of these would take minutes
+    if kind.runtime != "pytorch_fp16":  # it would take minutes for each on a CPU
         embed(bench, figures)
         reuse(bench, figures)
     return figures
@@ -144,49 +147,52 @@ def build_and_load(bench: Bench, figures: Figures) -> None:
 def embed(bench: Bench, figures: Figures) -> None:
     kind, rounds = figures.kind, max(3, bench.options.rounds // 2)
     for batch in [batch for batch in bench.options.batches if batch > 1]:
-        say(f"{kind.name}: the batcher as a whole, batches of {batch}")
-        _, found = bench.run("batcher", kind, "vit", batch=batch, queue=kind.queued, rounds=rounds)
-        figures.batcher[batch] = found["images"], _pairs(found), found["prepare_s"]
+        say(f"{kind.name}: the whole batcher, batches of {batch}")
+        _, result = bench.run("batcher", kind, "vit", batch=batch, queue=kind.queued, rounds=rounds)
+        figures.batcher[batch] = result["images"], _pairs(result), result["prepare_s"]
 
 
 def rate(bench: Bench, kind: Kind, batch: int, queue: bool, *, slow: bool) -> Rate:
-    """Port and bare in turns inside a process; between two such processes the vendor's own. slow: two calls are enough."""
-    found = Rate()
+    """Measure port and bare in turns in one process, and the vendor's own loop between two such processes.
+
+    slow: run at most two processes, with one batch in each burst.
+    """
+    result = Rate()
     more: dict[str, Any] = {"batch": batch, "queue": queue}
     more |= {"rounds": 1, "seconds": 0} if slow else {}
     for _ in range(min(bench.options.turns, 2) if slow else bench.options.turns):
         compared = bench.run("compare", kind, "vit", **more)[1]
-        # Bursts of different processes may differ in length; all are counted for one image.
-        found.pairs += _pairs(compared, compared["images"])
-        found.own.append(bench.run("vendor", kind, "vit", static=False, **more)[1]["images_per_s"])
+        # Bursts of different processes may differ in length, so all times are for one image.
+        result.pairs += _pairs(compared, compared["images"])
+        result.own.append(bench.run("vendor", kind, "vit", static=False, **more)[1]["images_per_s"])
         if kind.runtime == "openvino":
-            found.fixed.append(bench.run("vendor", kind, "vit", static=True, **more)[1]["images_per_s"])
-    found.images = 1
+            result.fixed.append(bench.run("vendor", kind, "vit", static=True, **more)[1]["images_per_s"])
+    result.images = 1
     if batch == max(bench.options.batches) or slow:
-        found.port_mb, found.bare_mb = (
+        result.port_mb, result.bare_mb = (
             bench.run("alone", kind, "vit", port=port, **more)[0].rss_mb for port in (True, False)
         )
-    return found
+    return result
 
 
 def empty(bench: Bench, kind: Kind, batch: int, queue: bool) -> Rate:
-    """The port's own cost, far above the noise: a graph that does nothing, many calls. For one call, not one image."""
-    found = bench.run("compare", kind, "empty", batch=batch, queue=queue, seconds=0.1, rounds=15)[1]
-    return Rate(images=1, pairs=_pairs(found, found["calls"]))
+    """Measure the cost of the port itself, with many calls of a graph that does nothing. Times are for one call."""
+    result = bench.run("compare", kind, "empty", batch=batch, queue=queue, seconds=0.1, rounds=15)[1]
+    return Rate(images=1, pairs=_pairs(result, result["calls"]))
 
 
-def _pairs(found: dict[str, Any], divided_by: int = 1) -> Pairs:
-    def one(taken: list[float]) -> tuple[float, float]:
-        return taken[0] / divided_by, taken[1] / divided_by
+def _pairs(result: dict[str, Any], divisor: int = 1) -> Pairs:
+    def divided(times: list[float]) -> tuple[float, float]:
+        return times[0] / divisor, times[1] / divisor
 
-    return [(one(port), one(bare)) for port, bare in found["turns"]]
+    return [(divided(port), divided(bare)) for port, bare in result["turns"]]
 
 
-# Using an engine again
+# Reusing an engine
 
 
 def reuse(bench: Bench, figures: Figures) -> None:
-    """`doit engine` of a mission whose backbone is the ViT: built, nothing to do, and the ONNX file written anew as it was."""
+    """Run `doit engine` three times: to build the ViT, with nothing to do, and after its file was written again."""
     place, kind = bench.place / "mission", figures.kind
     if not (place / "tiles").exists():
         place.mkdir(mode=0o755)
@@ -197,7 +203,7 @@ def reuse(bench: Bench, figures: Figures) -> None:
     mission = _mission(place, kind)
     shutil.rmtree(place / "cache", ignore_errors=True)
     figures.steps["built"] = _doit_engine(place, mission)
-    _doit_engine(place, mission)  # digests of what was just written are kept by it
+    _doit_engine(place, mission)  # this run caches the digests of the files that the build wrote
     figures.steps["again"] = _doit_engine(place, mission)
     (place / "vit.onnx").write_bytes((bench.place / "vit.onnx").read_bytes())
     figures.steps["rewritten"] = _doit_engine(place, mission)
@@ -251,7 +257,7 @@ def rates_table(done: Sequence[Figures]) -> str:
         for (batch, queue), rate in one.rates.items():
             cells = [_label(one.kind, queue), str(batch), f"{rate.per_second(0):.2f}", f"{rate.per_second(1):.2f}"]
             cells += [f"**{rate.ratio(0):.3f}**", f"**{rate.ratio(1):.3f}**", f"{rate.cpu_ms(0):.1f}"]
-            cells += [f"{statistics.median(found):.2f}" if found else "" for found in (rate.own, rate.fixed)]
+            cells += [f"{statistics.median(rates):.2f}" if rates else "" for rates in (rate.own, rate.fixed)]
             lines.append([*cells, f"{rate.port_mb:.0f} : {rate.bare_mb:.0f}" if rate.port_mb else ""])
         for batch, call_s in one.left_out.items():
             lines.append([one.kind.name, str(batch), f"left out: some {call_s:.0f} s a call", *[""] * 7])
@@ -259,15 +265,15 @@ def rates_table(done: Sequence[Figures]) -> str:
 
 
 def empty_table(done: Sequence[Figures]) -> str:
-    """What the port adds to a call, and how much that is of a call of the ViT."""
+    """Return the table of what the port adds to a call, and its share of a call of the ViT."""
     head = ["engine", "batch", "µs a call, port", "µs a call, bare", "port adds, CPU µs", "of a call of the ViT"]
     lines = []
     for one in done:
         for (batch, queue), rate in one.empty.items():
             port, bare = (rate.cpu_ms(side) * 1e3 for side in (0, 1))
             added = statistics.median(pair[0][1] - pair[1][1] for pair in rate.pairs) * 1e6
-            whole = one.rates.get((batch, queue))
-            share = f"{added / (whole.cpu_ms(1) * batch * 1e3):.2%}" if whole else ""
+            vit = one.rates.get((batch, queue))
+            share = f"{added / (vit.cpu_ms(1) * batch * 1e3):.2%}" if vit else ""
             lines.append([_label(one.kind, queue), str(batch), f"{port:.0f}", f"{bare:.0f}", f"{added:.0f}", share])
     return _table(head, lines)
 
@@ -277,7 +283,7 @@ def build_table(done: Sequence[Figures]) -> str:
     lines = []
     for one in done:
         cells = [one.kind.name, _cost(one.built), _cost(one.built_bare)]
-        lines.append([*cells, *(_loading(found) for found in (one.loads, one.loads_bare))])
+        lines.append([*cells, *(_loading(loads) for loads in (one.loads, one.loads_bare))])
     return _table(head, lines)
 
 
@@ -288,9 +294,9 @@ def reuse_table(done: Sequence[Figures]) -> str:
     for one in done:
         if one.steps:
             watched = [one.steps[name][1] for name in ("again", "rewritten")]
-            counts = [[f"{name} {count}" for name, count in found["opened"].items()] for found in watched]
-            opened = [", ".join(some) or "none" for some in counts]
-            imported = [", ".join(found["imported"]) or "none" for found in watched]
+            counts = [[f"{name} {count}" for name, count in run["opened"].items()] for run in watched]
+            opened = [", ".join(files) or "none" for files in counts]
+            imported = [", ".join(run["imported"]) or "none" for run in watched]
             costs = [_cost([one.steps[name][0]]) for name in ("built", "again", "rewritten")]
             lines.append([one.kind.name, *costs, " / ".join(opened), " / ".join(imported)])
     return _table(head, lines)
@@ -315,7 +321,7 @@ def batcher_table(done: Sequence[Figures]) -> str:
 def _cost(runs: Sequence[Used]) -> str:
     if not runs:
         return "-"
-    wall, cpu, rss = (page.middle(runs, what) for what in ("wall_s", "cpu_s", "rss_mb"))
+    wall, cpu, rss = (page.median(runs, figure) for figure in ("wall_s", "cpu_s", "rss_mb"))
     return f"{wall:.2f} / {cpu:.2f} s, {rss:.0f} MB"
 
 
@@ -335,19 +341,19 @@ written again.
 """
 
 
-def kinds(asked: str | None) -> list[Kind]:
-    """What this machine can run, or which of it was asked for."""
+def kinds(runtimes: str | None) -> list[Kind]:
+    """Return the engines that this machine can run. runtimes: a comma-separated list; None for all."""
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT / 'lib')!r}]; from preflight.adapters.openvino.library import library\n"
         "print('BF16' in library().Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))"
     )
     with tempfile.TemporaryDirectory() as folder:
         bf16 = measured([sys.executable, "-c", program], Path(folder), ROOT).output.strip() == "True"
-    found = [Kind("openvino", "fp32", queued=True)]
-    found += [Kind("openvino", "bf16", queued=True)] if bf16 else []
-    found += [Kind("onnxruntime", "fp32")]
-    found += [Kind("pytorch_fp16", "fp16")] if _installed("torch") else []
-    return [kind for kind in found if asked is None or kind.runtime in asked.split(",")]
+    possible = [Kind("openvino", "fp32", queued=True)]
+    possible += [Kind("openvino", "bf16", queued=True)] if bf16 else []
+    possible += [Kind("onnxruntime", "fp32")]
+    possible += [Kind("pytorch_fp16", "fp16")] if _installed("torch") else []
+    return [kind for kind in possible if runtimes is None or kind.runtime in runtimes.split(",")]
 
 
 def _installed(name: str) -> bool:
@@ -360,13 +366,17 @@ def _installed(name: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runtimes", help="of openvino,onnxruntime,pytorch_fp16; all that are installed if not given")
+    parser.add_argument("--runtimes", help="some of openvino,onnxruntime,pytorch_fp16 (default: all installed ones)")
     parser.add_argument("--batches", default="1,8,32", help="batch sizes (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, help="of port and bare in one process (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one of them in a round (default %(default)s)")
-    parser.add_argument("--turns", type=int, default=3, help="processes of each (default %(default)s)")
-    parser.add_argument("--scratch", type=Path, help="kept and used again; default: a temporary folder, removed")
-    parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="rounds of port and bare in one process (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="seconds for each of them in a round (default %(default)s)"
+    )
+    parser.add_argument("--turns", type=int, default=3, help="processes for each measurement (default %(default)s)")
+    parser.add_argument("--scratch", type=Path, help="folder to keep and reuse (default: a temporary folder)")
+    parser.add_argument("--no-docs", action="store_true", help="do not change docs/performance.md")
     options = parser.parse_args()
     command = " ".join(["python benchmarks/engines.py", *_shown(sys.argv[1:])])
     options.batches = sorted(int(text) for text in options.batches.split(","))
@@ -375,7 +385,7 @@ def main() -> int:
         scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="preflight-engines-")))
         scratch = scratch.absolute()
         scratch.mkdir(parents=True, exist_ok=True)
-        scratch.chmod(0o755)  # as root the database server runs as another user, who must reach it
+        scratch.chmod(0o755)  # if this is root, the database server runs as another user, who must reach the folder
         bench = Bench(scratch, options)
         done: list[Figures] = []
         for kind in kinds(options.runtimes):
@@ -383,14 +393,14 @@ def main() -> int:
             about = page.machine(command, started, [name for name in PACKAGES if _installed(name)], ())
             text = f"{about}\n\n{tables(done)}\n\n{NOTES.format(rounds=options.rounds, turns=options.turns)}"
             if not options.no_docs:
-                page.write("engines", text)  # after each engine: a run that is cut short leaves what it measured
+                page.write("engines", text)  # after each engine, so that a stopped run keeps its figures
             (scratch / "engines.md").write_text(text)
     print(text)
     return 0
 
 
 def _shown(arguments: Sequence[str]) -> list[str]:
-    """Without where it happened."""
+    """Return the arguments without the scratch folder, for the page."""
     return [part for part in arguments if not part.startswith("--scratch")]
 
 

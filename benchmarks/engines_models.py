@@ -1,6 +1,6 @@
-"""The models: a ViT-S/14 with seeded weights, a graph that does nothing, and the same ViT written by hand in PyTorch."""
+"""The models: a ViT-S/14 with seeded weights, the same ViT by hand in PyTorch, and a graph that does nothing."""
 
-# ruff: noqa: PLC0415, ANN401 - PyTorch is optional: imported by who needs it, its types not read
+# ruff: noqa: PLC0415, ANN401 - PyTorch is optional: functions that need it import it, without its types
 from __future__ import annotations
 
 import importlib.util
@@ -17,11 +17,11 @@ ARCHITECTURES = Path(__file__).resolve().parent.parent / "tests" / "models" / "a
 
 
 def write(folder: Path) -> tuple[Path, Path]:
-    """(the ViT, the empty graph): the files of both."""
+    """Write both ONNX files. Returns the paths of the ViT and of the empty graph."""
     vit, empty = folder / "vit.onnx", folder / "empty.onnx"
     spec = importlib.util.spec_from_file_location("architectures", ARCHITECTURES)
     if spec is None or spec.loader is None:
-        raise SystemExit(f"{ARCHITECTURES} does not load")
+        raise SystemExit(f"{ARCHITECTURES} cannot be imported")
     architectures = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(architectures)
     onnx.save(architectures.vit(17), str(vit))
@@ -30,7 +30,7 @@ def write(folder: Path) -> tuple[Path, Path]:
 
 
 def nothing() -> onnx.ModelProto:
-    """The first line of the first channel: the ViT's input, a descriptor as output, and next to no work between them."""
+    """Build a graph with the ViT's input and almost no work: it outputs the first line of the first channel."""
     first = numpy_helper.from_array(np.array(0), "first")
     nodes = [
         helper.make_node("Gather", [INPUT, "first"], ["channel"], axis=1),
@@ -43,12 +43,17 @@ def nothing() -> onnx.ModelProto:
 
 
 def eager(vit: Path, precision: str) -> Callable[[Any], Any]:
-    """The ViT as one would write it in PyTorch, with the weights of the ONNX file. precision: fp16 or fp32."""
+    """Return the ViT written by hand in PyTorch, with the weights of the ONNX file.
+
+    Args:
+        vit: the ONNX file.
+        precision: fp16 or fp32.
+    """
     import torch
     from torch.nn import functional
 
     kind = {"fp16": torch.float16, "fp32": torch.float32}[precision]
-    stored = {one.name: numpy_helper.to_array(one).copy() for one in onnx.load(str(vit)).graph.initializer}
+    stored = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in onnx.load(str(vit)).graph.initializer}
     weights = {name: torch.from_numpy(array).to(kind) for name, array in stored.items() if array.dtype.kind == "f"}
     depth = 1 + max(int(name.split(".")[1].split("/")[0]) for name in weights if name.startswith("/blocks."))
     heads = 6

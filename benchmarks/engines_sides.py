@@ -1,10 +1,10 @@
-"""What is compared: each runtime behind the port, and the same runtime used bare, as its vendor shows it.
+"""The two sides of the comparison: each runtime behind the port, and the same runtime bare, as its vendor documents it.
 
-A `Burst` takes prepared batches through to numpy results, all of them, and returns the last. `pairs` names the two that
-`engines.py` compares; both sides of a pair use the same engine file and the same options, so that what differs is the port.
+A `Burst` computes all prepared batches to numpy results and returns the last result. Both sides use the same engine
+file and the same options, so that only the port differs.
 """
 
-# ruff: noqa: PLC0415, ANN401 - PyTorch is optional: imported by who needs it, its types not read; nor has OpenVINO any
+# ruff: noqa: PLC0415, ANN401 - PyTorch is optional: functions that need it import it. OpenVINO ships no types
 from __future__ import annotations
 
 import os
@@ -32,7 +32,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 def runtime(name: str) -> InferenceRuntime:
-    """As a provision would make it."""
+    """Return a runtime, created as for a provision."""
     return runtime_choice(name).make()
 
 
@@ -41,7 +41,7 @@ def request(model: Path, precision: str, batch: int) -> CompileRequest:
 
 
 def library(name: str) -> Any:
-    """The vendor's package, imported as the adapter imports it: without its reporter."""
+    """Return the vendor's package, imported without telemetry, as the adapter imports it."""
     if name == "openvino":
         return openvino_library.library()
     if name == "onnxruntime":
@@ -57,24 +57,24 @@ def library(name: str) -> Any:
 def port_run(engine: Engine) -> Burst:
     def burst(batches: Sequence[Batch]) -> Batch:
         for batch in batches:
-            found = engine.run({INPUT: batch})
-        return found[OUTPUT]
+            outputs = engine.run({INPUT: batch})
+        return outputs[OUTPUT]
 
     return burst
 
 
 def port_queue(engine: QueueingEngine) -> Burst:
     def burst(batches: Sequence[Batch]) -> Batch:
-        waiting = 0
+        pending = 0
         for batch in batches:
-            if waiting == engine.depth:
+            if pending == engine.depth:
                 engine.collect()
-                waiting -= 1
+                pending -= 1
             engine.submit({INPUT: batch})
-            waiting += 1
-        for _ in range(waiting):
-            found = engine.collect()
-        return found[OUTPUT]
+            pending += 1
+        for _ in range(pending):
+            outputs = engine.collect()
+        return outputs[OUTPUT]
 
     return burst
 
@@ -83,13 +83,13 @@ def port_queue(engine: QueueingEngine) -> Burst:
 
 
 def bare_openvino(engine: Path, precision: str) -> Burst:
-    """The loop of OpenVINO's sample sync_benchmark, on the adapter's blob, with its properties."""
+    """Return the loop of OpenVINO's sample sync_benchmark, with the engine file and the properties of the adapter."""
     openvino = library("openvino")
     properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
-    found = openvino.Core().import_model(
+    model = openvino.Core().import_model(
         engine.read_bytes(), "CPU", {**properties, "INFERENCE_PRECISION_HINT": HINTS[precision]}
     )
-    infer = found.create_infer_request()
+    infer = model.create_infer_request()
 
     def burst(batches: Sequence[Batch]) -> Batch:
         for batch in batches:
@@ -100,14 +100,14 @@ def bare_openvino(engine: Path, precision: str) -> Burst:
 
 
 def bare_openvino_queue(engine: Path, precision: str, streams: int, depth: int) -> Burst:
-    """The loop of OpenVINO's sample throughput_benchmark; each result is copied as its request ends."""
+    """Return the loop of OpenVINO's sample throughput_benchmark. It copies each result when its request ends."""
     openvino = library("openvino")
     properties = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
-    found = openvino.Core().import_model(
+    model = openvino.Core().import_model(
         engine.read_bytes(), "CPU", {**properties, "INFERENCE_PRECISION_HINT": HINTS[precision]}
     )
-    queue = openvino.AsyncInferQueue(found, depth)
-    results: dict[int, Batch] = {}  # requests end in any order
+    queue = openvino.AsyncInferQueue(model, depth)
+    results: dict[int, Batch] = {}  # requests may end in any order
     queue.set_callback(lambda infer, number: results.update({number: infer.get_output_tensor(0).data.copy()}))
 
     def burst(batches: Sequence[Batch]) -> Batch:
@@ -120,7 +120,7 @@ def bare_openvino_queue(engine: Path, precision: str, streams: int, depth: int) 
 
 
 def bare_onnxruntime(model: Path, *, defaults: bool) -> Burst:
-    """defaults: as ONNX Runtime comes, spinning and all; else with the adapter's options."""
+    """Return a loop of ONNX Runtime. defaults: use its default options, such as spinning threads, not the adapter's."""
     onnxruntime = library("onnxruntime")
     options = onnxruntime.SessionOptions()
     if not defaults:
@@ -145,15 +145,15 @@ def bare_pytorch(module: Callable[[Any], Any]) -> Burst:
     def burst(batches: Sequence[Batch]) -> Batch:
         with torch.inference_mode():
             for batch in batches:
-                found = module(torch.from_numpy(batch))
-                result = (found[0] if isinstance(found, (tuple, list)) else found).float().numpy()
+                outputs = module(torch.from_numpy(batch))
+                result = (outputs[0] if isinstance(outputs, (tuple, list)) else outputs).float().numpy()
         return result
 
     return burst
 
 
 def exported_module(engine: Path) -> Callable[[Any], Any]:
-    """The program that the adapter keeps, without the adapter."""
+    """Return the exported program in an engine file of the adapter."""
     from preflight.adapters.pytorch.archive import unpack
 
     return unpack(engine.read_bytes(), str(engine))[0].module()
@@ -167,7 +167,7 @@ def port(name: str, model: Path, precision: str, engine: Path, batch: int, *, qu
     if not queue:
         return port_run(loaded)
     if not isinstance(loaded, QueueingEngine):
-        raise SystemExit(f"{name} keeps no queue")
+        raise SystemExit(f"the adapter of {name} has no queue")
     return port_queue(loaded)
 
 

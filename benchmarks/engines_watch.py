@@ -2,8 +2,8 @@
 
     python engines_watch.py RESULT SUFFIXES ARGUMENT...
 
-SUFFIXES, separated by commas, end the names of the files that count. What Python opens is seen by an audit hook; what
-libraries open past it is not, but they cannot do so without being imported.
+SUFFIXES is a comma-separated list; files whose names end with one of them count. An audit hook sees the files that
+Python opens. It does not see files that a library opens itself, but then the library is among the imported ones.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ RUNTIMES = ("onnx", "onnxruntime", "openvino", "torch", "tensorrt")
 
 def main() -> int:
     result, suffixes, *arguments = sys.argv[1:]
-    ends, opened = tuple(suffixes.split(",")), Counter[str]()
+    counted, opened = tuple(suffixes.split(",")), Counter[str]()
 
-    def hook(event: str, given: tuple[object, ...]) -> None:
-        if event == "open" and isinstance(given[0], (str, bytes)) and os.fsdecode(given[0]).endswith(ends):
-            opened[Path(os.fsdecode(given[0])).name] += 1
+    def hook(event: str, values: tuple[object, ...]) -> None:
+        if event == "open" and isinstance(values[0], (str, bytes)) and os.fsdecode(values[0]).endswith(counted):
+            opened[Path(os.fsdecode(values[0])).name] += 1
 
     sys.addaudithook(hook)
     sys.path[0] = str(Path.cwd())
-    from doit.doit_cmd import DoitMain  # noqa: PLC0415 - after the hook
+    from doit.doit_cmd import DoitMain  # noqa: PLC0415 - the hook must be installed first
 
     status = DoitMain().run(arguments)
     imported = [name for name in RUNTIMES if name in sys.modules]

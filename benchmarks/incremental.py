@@ -1,8 +1,8 @@
-"""What doing nothing costs, and what one changed tile costs, by the number of tiles.
+"""Measures the cost of a run with nothing to do, and of one changed tile, for several numbers of tiles.
 
     python benchmarks/incremental.py --rows 1000,100000,1000000 [--database both] [--peers] [--scratch DIR]
 
-See benchmarks/README.md for what is measured and how.
+benchmarks/README.md describes the measurements.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Used:
-    """What one command used (see measured.py), and what it said."""
+    """What one command used (see measured.py), and its output."""
 
     wall_s: float
     cpu_s: float
@@ -53,7 +53,7 @@ class Used:
         return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
 
     def seconds_to(self, event: str, **fields: object) -> float:
-        """From the start of the process to the first such line of its log."""
+        """Return the seconds from the start of the process to the first line of its log with this event and fields."""
         for line in self.events:
             if line["event"] == event and all(line.get(name) == value for name, value in fields.items()):
                 return datetime.fromisoformat(line["time"]).timestamp() - self.began
@@ -62,22 +62,32 @@ class Used:
 
 @dataclass
 class Figures:
-    """Measurements of one number of tiles, by what was measured; each a list of runs."""
+    """The measurements for one number of tiles. runs: name of a measurement -> its runs."""
 
     rows: int
     runs: dict[str, list[Used]] = field(default_factory=dict)
-    server_cpu: dict[str, float] = field(default_factory=dict)  # seconds a run, of a server kept running
+    server_cpu: dict[str, float] = field(default_factory=dict)  # seconds per run, of a server that keeps running
 
-    def middle(self, name: str, what: str) -> float | None:
-        found = self.runs.get(name)
-        return statistics.median(getattr(used, what) for used in found) if found else None
+    def median(self, name: str, figure: str) -> float | None:
+        """Return the median of one figure over the runs of a measurement; None without runs."""
+        runs = self.runs.get(name)
+        return statistics.median(getattr(used, figure) for used in runs) if runs else None
 
 
 def measured(command: list[str], folder: Path, cwd: Path) -> Used:
-    """Run a command through measured.py. Ends the benchmark when the command fails."""
+    """Run a command with measured.py. A failed command ends the benchmark.
+
+    Args:
+        command: the command.
+        folder: the folder for the result and the output.
+        cwd: the working folder of the command.
+
+    Returns:
+        What the command used.
+    """
     result, output = folder / "measured.json", folder / "measured.out"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFLIGHT_", "PYTHON"))}
-    # This checkout is what is measured. As for an operator, its modules are compiled once; the byte code lies here.
+    # Measure this checkout. As on an operator's machine, Python compiles its modules only once, into this folder.
     environment = {**kept, "PYTHONPYCACHEPREFIX": str(folder.parent / "byte-code"), "PYTHONPATH": str(ROOT / "lib")}
     subprocess.run(
         [sys.executable, "-I", "-S", str(HERE / "measured.py"), str(result), str(output), *command],
@@ -85,11 +95,11 @@ def measured(command: list[str], folder: Path, cwd: Path) -> Used:
         env={**environment, "DVC_NO_ANALYTICS": "1", "COLUMNS": "200"},
         check=True,
     )
-    found = json.loads(result.read_text())
-    said = output.read_text()
-    if found.pop("status"):
-        raise SystemExit(f"{' '.join(command)} failed:\n{said[-3000:]}")
-    return Used(**found, output=said)
+    figures = json.loads(result.read_text())
+    text = output.read_text()
+    if figures.pop("status"):
+        raise SystemExit(f"{' '.join(command)} failed:\n{text[-3000:]}")
+    return Used(**figures, output=text)
 
 
 def doit(place: Path, mission: Path, *arguments: str) -> Used:
@@ -98,14 +108,14 @@ def doit(place: Path, mission: Path, *arguments: str) -> Used:
 
 def provision(place: Path, mission: Path, outcome: str) -> Used:
     used = doit(place, mission, "provision")
-    found = [line.get("outcome") for line in used.events if line["event"] == "c10.build.complete"]
-    if found != [outcome]:
-        raise SystemExit(f"expected {outcome}, got {found}:\n{used.output[-3000:]}")
+    outcomes = [line.get("outcome") for line in used.events if line["event"] == "c10.build.complete"]
+    if outcomes != [outcome]:
+        raise SystemExit(f"expected {outcome}, got {outcomes}:\n{used.output[-3000:]}")
     return used
 
 
 class Server:
-    """A tile store's Postgres that is kept running, and the CPU seconds it has used so far."""
+    """The Postgres server of a tile store, which keeps running, and the CPU seconds that it has used so far."""
 
     def __init__(self, place: Path, stack: ExitStack) -> None:
         self.url = scene.url_of(stack.enter_context(scene.server(place)))
@@ -116,14 +126,14 @@ class Server:
         self._pid = int((home / "data" / "postmaster.pid").read_text().split()[0])
 
     def cpu(self) -> float:
-        """Of the server, its processes that live and those it has waited for; in steps of a clock tick."""
-        parents = {int(path.name): _stat(path) for path in Path("/proc").iterdir() if path.name.isdigit()}
-        own = [stat for pid, stat in parents.items() if stat and (pid == self._pid or int(stat[1]) == self._pid)]
+        """Return the CPU seconds of the server, its running children and those that ended, in steps of a clock tick."""
+        stats = {int(path.name): _stat(path) for path in Path("/proc").iterdir() if path.name.isdigit()}
+        own = [stat for pid, stat in stats.items() if stat and (pid == self._pid or int(stat[1]) == self._pid)]
         return sum(sum(map(int, stat[11:15])) for stat in own) / TICKS
 
 
 def _stat(path: Path) -> list[str] | None:
-    """The fields of /proc/PID/stat from the third on; None when the process has ended."""
+    """Return the fields of /proc/PID/stat from the third on; None if the process has ended."""
     try:
         return (path / "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -135,25 +145,25 @@ def say(text: str) -> None:
 
 
 def build_once(place: Path, rows: int, distinct: int, figures: Figures) -> dict[str, Path]:
-    """Fill the tile store and provision it, unless an earlier run with this scratch folder has."""
+    """Fill the tile store, unless an earlier run with this scratch folder did, and provision it."""
     place.mkdir(mode=0o755, exist_ok=True)
     mission = scene.write_mission(place, "embedded.yaml", rows, "embedded")
-    again = (place / "filled").exists()
-    if not again:
+    filled = (place / "filled").exists()
+    if not filled:
         say(f"{rows:,} rows: filling the tile store")
         fill = [sys.executable, str(HERE / "incremental_scene.py"), str(place), str(rows), str(distinct)]
         figures.runs["fill"] = [measured(fill, place, ROOT)]
         (place / "filled").touch()
     say(f"{rows:,} rows: first provision")
     used = doit(place, mission, "provision")
-    if not again:
+    if not filled:
         figures.runs["first"] = [used]
     return {"embedded": mission}
 
 
 def no_op(name: str, place: Path, mission: Path, figures: Figures, server: Server | None) -> None:
     say(f"{figures.rows:,} rows: nothing to do, {name}")
-    provision(place, mission, "idempotent_no_op")  # digests of what was just written are kept by it
+    provision(place, mission, "idempotent_no_op")  # this run caches the digests of the written files
     before = server.cpu() if server else 0.0
     figures.runs[f"no-op {name}"] = [provision(place, mission, "idempotent_no_op") for _ in range(NOTHING)]
     if server:
@@ -161,17 +171,17 @@ def no_op(name: str, place: Path, mission: Path, figures: Figures, server: Serve
 
 
 def one_tile(place: Path, mission: Path, figures: Figures, server: Server | None) -> None:
-    """Replace a tile, plan, provision; each a command of its own."""
+    """Measure three commands: the import of a changed tile, the plan, and the provision."""
     for name in ("import", "plan", "provision"):
         figures.runs[f"{name} one tile"] = []
     cpu = dict.fromkeys(("import", "plan", "provision"), 0.0)
     for turn in range(CHANGES):
         say(f"{figures.rows:,} rows: one tile changed, {turn + 1} of {CHANGES}")
-        offered = scene.change_one_tile(place, figures.rows, time.time_ns() % 10**9)
+        folder = scene.change_one_tile(place, figures.rows, time.time_ns() % 10**9)
         steps = {
             "import": (
                 "import",
-                str(offered),
+                str(folder),
                 f"--source={scene.SOURCE}",
                 "--captured-at=2026-01-02",
                 "--update",
@@ -194,18 +204,18 @@ def _check_one(figures: Figures) -> None:
     ends = [line for line in figures.runs["provision one tile"][-1].events if line["event"] == "c10.build.complete"]
     embedded = [line["descriptors_generated"] for line in ends]
     if embedded != [1]:
-        raise SystemExit(f"one changed tile was to cost one inference, not {embedded}; the plan: {plan}")
+        raise SystemExit(f"one changed tile must cost one inference, but cost {embedded}; the plan: {plan}")
 
 
 def run_peers(place: Path, bin_folder: Path, distinct: int, figures: Figures) -> None:
-    """Both tools over files of their own. DVC is left out above DVC_MOST files: see benchmarks/README.md."""
+    """Measure both tools on separate files. Leaves out DVC above DVC_MOST files (benchmarks/README.md says why)."""
     rows = figures.rows
-    say(f"{rows:,} rows: laying the files of the peers")
+    say(f"{rows:,} rows: writing the files of the peers")
     folder = place / "peers"
     names = (
         [f"tiles/{number // 1000}/{number}.png" for number in range(rows)]
         if folder.exists()
-        else peers.lay_tiles(folder, rows, distinct)
+        else peers.write_tiles(folder, rows, distinct)
     )
     makers = [peers.ninja] if rows > DVC_MOST else [peers.ninja, peers.dvc]
     for make in makers:
@@ -223,7 +233,10 @@ def run_peers(place: Path, bin_folder: Path, distinct: int, figures: Figures) ->
 
 
 def table(all_figures: list[Figures]) -> str:
-    """A row for each thing measured; wall / CPU seconds and MB for each number of tiles; the last over the first."""
+    """Return a table with a row for each measurement and a column for each number of tiles.
+
+    A cell shows wall / CPU seconds and MB. The last column shows the CPU of the last number over that of the first.
+    """
     first, last = all_figures[0], all_figures[-1]
     head = ["", *(f"{one.rows:,} tiles" for one in all_figures)]
     if len(all_figures) > 1:
@@ -234,7 +247,7 @@ def table(all_figures: list[Figures]) -> str:
             cells = [_cell(one, name) for one in all_figures]
             lines.append(_line([label, *cells, *([_ratio(first, last, name)] if len(all_figures) > 1 else [])]))
     for name, label in TIMES.items():
-        cells = [f"{found:.2f}" if (found := _time(one, name)) is not None else "-" for one in all_figures]
+        cells = [f"{seconds:.2f}" if (seconds := _time(one, name)) is not None else "-" for one in all_figures]
         lines.append(_line([label, *cells, *([""] if len(all_figures) > 1 else [])]))
     return "\n".join(lines)
 
@@ -269,17 +282,17 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(one: Figures, name: str) -> str:
-    wall, cpu, rss = (one.middle(name, what) for what in ("wall_s", "cpu_s", "rss_mb"))
+    wall, cpu, rss = (one.median(name, figure) for figure in ("wall_s", "cpu_s", "rss_mb"))
     if wall is None or cpu is None or rss is None:
         return "-"
     text = f"{wall:.2f} / {cpu:.2f} s, {rss:.0f} MB"
-    own = one.middle(name, "server_cpu_s") or 0.0
-    server = one.server_cpu.get(name, own)
+    embedded = one.median(name, "server_cpu_s") or 0.0
+    server = one.server_cpu.get(name, embedded)
     return f"{text} (+ {server:.2f} s)" if server else text
 
 
 def _ratio(first: Figures, last: Figures, name: str) -> str:
-    low, high = first.middle(name, "cpu_s"), last.middle(name, "cpu_s")
+    low, high = first.median(name, "cpu_s"), last.median(name, "cpu_s")
     return f"{high / low:.2f}" if low and high else "-"
 
 
@@ -287,23 +300,23 @@ def _time(one: Figures, name: str) -> float | None:
     runs = one.runs.get("provision one tile")
     if not runs:
         return None
-    found = []
+    times = []
     for used in runs:
         if name == "inference":
-            found.append(used.seconds_to("c10.descriptor.progress"))
+            times.append(used.seconds_to("c10.descriptor.progress"))
         elif name == "end":
-            found.append(used.wall_s)
+            times.append(used.wall_s)
         else:
             ran = [line["step"] for line in used.events if line["event"] == "c10.step.start"]
             step = name.removeprefix("step ")
             if step not in ran:
                 return None
-            found.append(used.seconds_to("c10.step.start", step=step))
-    return statistics.median(found)
+            times.append(used.seconds_to("c10.step.start", step=step))
+    return statistics.median(times)
 
 
 def machine(bin_folder: Path | None, started: datetime, command: str) -> str:
-    """What it ran on, in a few lines."""
+    """Describe the command, the machine and the versions in two lines."""
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -339,7 +352,7 @@ def report(all_figures: list[Figures], about: str) -> str:
 
 
 def write_docs(path: Path, text: str) -> None:
-    """Put the text between the markers of the page."""
+    """Replace the text between the markers of the page."""
     page = path.read_text()
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
@@ -348,17 +361,19 @@ def write_docs(path: Path, text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="1000,100000", help="numbers of tiles, ascending (default %(default)s)")
+    parser.add_argument("--rows", default="1000,100000", help="numbers of tiles (default %(default)s)")
     parser.add_argument("--database", choices=("embedded", "external", "both"), default="both")
     parser.add_argument(
-        "--peers", action="store_true", help="also ninja and DVC, installed from PyPI into the scratch folder"
+        "--peers",
+        action="store_true",
+        help="also measure ninja and DVC; installs them from PyPI into the scratch folder",
     )
-    parser.add_argument("--distinct", type=int, default=400, help="different tile pictures (default %(default)s)")
-    parser.add_argument("--scratch", type=Path, help="kept and used again; default: a temporary folder, removed")
-    parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument("--distinct", type=int, default=400, help="number of different images (default %(default)s)")
+    parser.add_argument("--scratch", type=Path, help="folder to keep and reuse (default: a temporary folder)")
+    parser.add_argument("--no-docs", action="store_true", help="do not change docs/performance.md")
     options = parser.parse_args()
     started = datetime.now(timezone.utc)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server it keeps is stopped on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving the program stops its database server
     command = " ".join(["python benchmarks/incremental.py", *_shown(sys.argv[1:])])
     with ExitStack() as stack:
         scratch = options.scratch or Path(
@@ -366,7 +381,7 @@ def main() -> int:
         )
         scratch = scratch.absolute()
         scratch.mkdir(parents=True, exist_ok=True)
-        scratch.chmod(0o755)  # as root the server runs as another user, who must reach it
+        scratch.chmod(0o755)  # if this is root, the server runs as another user, who must reach the folder
         bin_folder = peers.install(scratch) if options.peers else None
         done: list[Figures] = []
         for rows in sorted(int(text) for text in options.rows.split(",")):
@@ -375,13 +390,13 @@ def main() -> int:
             measure(scratch / f"rows-{rows}", figures, options, bin_folder)
             text = report(done, machine(bin_folder, started, command))
             if not options.no_docs:
-                write_docs(DOCS, text)  # after each number of tiles: a run that is cut short leaves what it measured
+                write_docs(DOCS, text)  # after each number of tiles, so that a stopped run keeps its figures
     print(text)
     return 0
 
 
 def _shown(arguments: list[str]) -> list[str]:
-    """Without where it happened."""
+    """Return the arguments without the scratch folder, for the page."""
     return [part for part in arguments if not part.startswith("--scratch")]
 
 

@@ -1,7 +1,7 @@
-"""ninja and DVC on the same tiles: one rule (one stage) that depends on all tile files and writes one small output.
+"""ninja and DVC on the same tiles: one rule or stage that depends on all tile files and writes one small output.
 
-Each tile is a file of its own here, since both know files and nothing else. The files are hard links to a few hundred
-pictures; the changed tile gets a file of its own. ninja looks at every file (stat); DVC's stage depends on the folder.
+Each tile is a file here, because both tools work on files only. The files are hard links to a few hundred images; the
+changed tile becomes a separate file. ninja checks every file with stat. DVC's stage depends on the folder.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from incremental_scene import picture
 
 VERSIONS = ("ninja", "dvc")
-LINKS = 20_000  # of one file; ext4 allows 65,000
+LINKS = 20_000  # hard links to one file; ext4 allows 65,000
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A build tool, prepared: the command, where it runs, and how one tile is changed."""
+    """A build tool: its command, the folder in which it runs, and a function that changes one tile."""
 
     name: str
     command: list[str]
@@ -31,24 +31,24 @@ class Peer:
 
 
 def install(folder: Path) -> Path:
-    """A virtual environment with both, from PyPI; returns its bin."""
-    place = folder / "peers-venv"
-    if not (place / "bin" / "dvc").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-        subprocess.run([str(place / "bin" / "pip"), "install", "--quiet", *VERSIONS], check=True)
-    return place / "bin"
+    """Install both tools from PyPI into a virtual environment. Returns its folder of programs."""
+    venv = folder / "peers-venv"
+    if not (venv / "bin" / "dvc").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([str(venv / "bin" / "pip"), "install", "--quiet", *VERSIONS], check=True)
+    return venv / "bin"
 
 
 def versions(bin_folder: Path) -> str:
-    """`ninja 1.13.0, dvc 3.67.1`."""
-    ask = f"from importlib.metadata import version; print(', '.join(n + ' ' + version(n) for n in {VERSIONS}))"
+    """Return the versions of both tools, such as `ninja 1.13.0, dvc 3.67.1`."""
+    program = f"from importlib.metadata import version; print(', '.join(n + ' ' + version(n) for n in {VERSIONS}))"
     return subprocess.run(
-        [str(bin_folder / "python"), "-c", ask], check=True, capture_output=True, text=True
+        [str(bin_folder / "python"), "-c", program], check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
-def lay_tiles(folder: Path, rows: int, distinct: int) -> list[str]:
-    """`rows` files below tiles/, 1000 a folder; their names relative to `folder`."""
+def write_tiles(folder: Path, rows: int, distinct: int) -> list[str]:
+    """Write `rows` files below tiles/, 1000 in each folder. Returns their names relative to `folder`."""
     masters = max(distinct, rows // LINKS + 1)
     base = folder / "masters"
     base.mkdir(parents=True)
@@ -65,7 +65,7 @@ def lay_tiles(folder: Path, rows: int, distinct: int) -> list[str]:
 
 
 def ninja(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
-    """One build statement with all tiles as inputs."""
+    """Write a build file with one build statement that has all tiles as inputs."""
     lines = ["rule seal\n  command = touch $out\n", "build sealed: seal"]
     (folder / "build.ninja").write_text("".join(lines) + "".join(f" $\n {name}" for name in names) + "\n")
     return Peer(
@@ -74,7 +74,7 @@ def ninja(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
 
 
 def dvc(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
-    """One stage with the folder of tiles as its dependency; no remote, no cache of the output."""
+    """Write one stage that depends on the folder of tiles, without a remote and without a cache of its output."""
     program = str(bin_folder / "dvc")
     shutil.rmtree(folder / ".dvc", ignore_errors=True)
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
@@ -89,6 +89,6 @@ def dvc(bin_folder: Path, folder: Path, names: list[str]) -> Peer:
 
 
 def _change(tile: Path, turn: int) -> None:
-    """A new file in the tile's place: its bytes and times are its own, the other links keep theirs."""
+    """Replace the file of a tile by a new one, so that the other hard links keep their bytes and times."""
     tile.unlink()
     tile.write_bytes(picture(2_000_000_000 + turn))

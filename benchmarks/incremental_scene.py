@@ -1,8 +1,8 @@
-"""A mission over N made-up tiles: `python incremental_scene.py FOLDER ROWS DISTINCT`.
+"""Writes a mission with N synthetic tiles: `python incremental_scene.py FOLDER ROWS DISTINCT`.
 
-The rows are a block of XYZ tiles of one zoom, as square as the factors of N allow. Their files are shared: DISTINCT
-pictures of 16 x 16 pixels. The backbone is one matrix and an L2 normalisation, so that what is measured is this program,
-not a model.
+The rows are a block of XYZ tiles of one zoom, as square as the factors of N allow. They share their files: DISTINCT
+images of 16 x 16 pixels. The backbone is one matrix with an L2 normalisation, so that the measurements show this
+program and not a model.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "lib"))
 
-import yaml  # noqa: E402 - after the path
+import yaml  # noqa: E402 - the path must be set first
 
-from preflight import wiring  # noqa: E402 - after the path
-from preflight.adapters.postgres.embedded import EmbeddedPostgres  # noqa: E402 - after the path
-from preflight.area.web_mercator import tile_bounds, tile_center  # noqa: E402 - after the path
-from preflight.records import TileRow  # noqa: E402 - after the path
+from preflight import wiring  # noqa: E402 - the path must be set first
+from preflight.adapters.postgres.embedded import EmbeddedPostgres  # noqa: E402 - the path must be set first
+from preflight.area.web_mercator import tile_bounds, tile_center  # noqa: E402 - the path must be set first
+from preflight.records import TileRow  # noqa: E402 - the path must be set first
 
-ZOOM, X0, Y0 = 18, 109_056, 93_184  # in the Atlantic; the corner of a 256 x 256 block
+ZOOM, X0, Y0 = 18, 109_056, 93_184  # in the Atlantic; the north-west corner of a block of 256 x 256 tiles
 SOURCE = "made-up"
 SIDE = 16
 DIM = 8
@@ -37,12 +37,12 @@ CAPTURED = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 def columns_of(rows: int) -> int:
-    """Columns of the block: the smallest factor not below the square root."""
+    """Return the number of columns of the block: the smallest factor that is not below the square root."""
     return next(side for side in range(math.isqrt(rows - 1) + 1, rows + 1) if rows % side == 0)
 
 
 def picture(seed: int) -> bytes:
-    """A PNG of 16 x 16 random RGB pixels."""
+    """Return a PNG with 16 x 16 random RGB pixels."""
     noise = random.Random(seed)
     lines = b"".join(b"\0" + noise.randbytes(3 * SIDE) for _ in range(SIDE))
 
@@ -54,19 +54,19 @@ def picture(seed: int) -> bytes:
 
 
 def server(folder: Path) -> AbstractContextManager[str]:
-    """The tile store's Postgres, kept running while the block lasts; the value is libpq's key = value form."""
+    """Return a context manager that runs the Postgres of the tile store. It gives a connection string of libpq."""
     return EmbeddedPostgres(folder / "tiles")
 
 
 def url_of(conninfo: str) -> str:
-    """The same as a URL, as a mission takes it."""
+    """Convert a connection string of libpq to the URL form that a mission needs."""
     parts = dict(part.split("=", 1) for part in conninfo.split())
     host = parts["host"].replace("/", "%2F")
     return f"postgresql:///{parts['dbname']}?host={host}&port={parts['port']}&user={parts['user']}"
 
 
 def write_mission(folder: Path, name: str, rows: int, database: str) -> Path:
-    """A mission file; those of one folder differ only in how the database is reached."""
+    """Write a mission file and return its path. Mission files of one folder differ only in their database."""
     columns = columns_of(rows)
     first, last = tile_bounds(ZOOM, X0, Y0), tile_bounds(ZOOM, X0 + columns - 1, Y0 + rows // columns - 1)
     value = {
@@ -116,7 +116,7 @@ def write_mission(folder: Path, name: str, rows: int, database: str) -> Path:
 
 
 def write_backbone(path: Path) -> None:
-    """(N, 3, 16, 16) float32 -> (N, 8), L2-normalised: one matrix of seeded numbers."""
+    """Write a backbone: one matrix of seeded random numbers, from (N, 3, 16, 16) float32 to (N, 8), L2-normalised."""
     import numpy as np  # noqa: PLC0415 - heavy
     import onnx  # noqa: PLC0415 - heavy, as above
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 - heavy, as above
@@ -139,19 +139,19 @@ def write_backbone(path: Path) -> None:
 
 
 def change_one_tile(folder: Path, rows: int, number: int) -> Path:
-    """A folder ZOOM/X/Y.png with one new picture for a tile in the middle of the block; for `doit import --update`."""
+    """Write a folder ZOOM/X/Y.png for `doit import --update`: one new image for a tile in the middle of the block."""
     columns = columns_of(rows)
     middle = (rows // columns // 2) * columns + columns // 2 + number % 7
     x, y = X0 + middle % columns, Y0 + middle // columns
-    offered = folder / f"change-{number}"
-    place = offered / str(ZOOM) / str(x) / f"{y}.png"
-    place.parent.mkdir(parents=True)
-    place.write_bytes(picture(1_000_000_000 + number))
-    return offered
+    changed = folder / f"change-{number}"
+    path = changed / str(ZOOM) / str(x) / f"{y}.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(picture(1_000_000_000 + number))
+    return changed
 
 
 def fill(folder: Path, rows: int, distinct: int) -> None:
-    """Everything a first `doit provision` needs."""
+    """Write everything that a first `doit provision` needs: calibration, backbone and tile store."""
     (folder / "camera.json").write_text(json.dumps({"fx": 1000.0, "fy": 1000.0, "cx": 640.0, "cy": 360.0}))
     write_backbone(folder / "tiny.onnx")
     access = wiring.tile_access(folder / "tiles", "embedded")
@@ -161,7 +161,8 @@ def fill(folder: Path, rows: int, distinct: int) -> None:
         for number in range(distinct):
             content = picture(number)
             sha256 = hashlib.sha256(content).hexdigest()
-            files.append((sha256, pixels.put(content, sha256, ".png")))
+            path, _ = pixels.put(content, sha256, ".png")
+            files.append((sha256, path))
         columns = columns_of(rows)
 
         def all_rows() -> Iterator[TileRow]:

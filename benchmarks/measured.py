@@ -1,15 +1,16 @@
 """Runs one command and writes what it used, as JSON: `python -I -S measured.py RESULT OUTPUT COMMAND...`.
 
-A process of its own and small on purpose: Linux counts the memory of the program that starts another into the peak of the
-one that is started. What is counted:
+This is a small separate process, because Linux adds the memory of a parent to the peak memory of the child that it
+starts. It writes:
 
-    wall_s        from just before the start to the end of the command
-    cpu_s         user + system of the command and of every process it waited for (wait4)
-    rss_mb        the largest single process among those; not their sum
-    server_cpu_s  user + system of processes that detached themselves and ended, with all they waited for: the embedded
-                  Postgres. They are reparented to this process (PR_SET_CHILD_SUBREAPER) and waited for here.
-    server_rss_mb the largest single process among those; shared buffers are counted in each that touched them
-    began         seconds since the epoch, to set beside the times in the command's own log
+    wall_s        seconds from just before the start to the end of the command
+    cpu_s         user + system seconds of the command and of each process that it waited for (wait4)
+    rss_mb        memory of the largest of these processes, not their sum
+    server_cpu_s  user + system seconds of processes that detached themselves and ended, and of those they waited for:
+                  the embedded Postgres. The kernel makes them children of this process (PR_SET_CHILD_SUBREAPER).
+    server_rss_mb memory of the largest of these processes. Shared buffers count in each process that touched them
+    began         time of the start in seconds since the epoch, to compare with the times in the command's log
+    status        exit status of the command
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def main() -> int:
     wall, status, deadline = 0.0, 0, 0.0
     while True:
         try:
-            # Until the command ends, wait without polling; after it, its orphans must end soon.
+            # Wait without polling until the command ends. After that, the processes that it left behind must end soon.
             pid, code, usage = os.wait4(-1, os.WNOHANG if deadline else 0)
         except ChildProcessError:
             break
         if pid == 0:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{command}: a process it left behind does not end")
+                raise TimeoutError(f"{command}: a process that it left behind does not end")
             time.sleep(0.005)
         elif pid == child:
             wall, status = time.perf_counter() - before, os.waitstatus_to_exitcode(code)
@@ -52,7 +53,7 @@ def main() -> int:
         else:
             server_cpu += usage.ru_utime + usage.ru_stime
             server_rss = max(server_rss, usage.ru_maxrss)
-    found = {
+    figures = {
         "status": status,
         "began": began,
         "wall_s": wall,
@@ -61,7 +62,7 @@ def main() -> int:
         "server_cpu_s": server_cpu,
         "server_rss_mb": server_rss / 1024,
     }
-    Path(result).write_text(json.dumps(found))
+    Path(result).write_text(json.dumps(figures))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of the map side share: docs/performance.md, tables, and where a figure was taken."""
+"""Shared by the benchmarks: writing to docs/performance.md, tables, medians, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
 
 def write(name: str, text: str, path: Path = DOCS) -> None:
-    """Put the text between the marks of one benchmark."""
+    """Replace the text between the two marks of one benchmark."""
     begin, end = f"<!-- benchmarks/{name}: begin -->", f"<!-- benchmarks/{name}: end -->"
     before, rest = path.read_text().split(begin)
     _, after = rest.split(end)
@@ -27,13 +27,16 @@ def row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def middle(runs: Sequence[Used], what: str) -> float:
-    """The median of one of its figures."""
-    return statistics.median(getattr(used, what) for used in runs)
+def median(runs: Sequence[Used], figure: str) -> float:
+    """Return the median of one figure over the runs. figure: the name of an attribute of `Used`."""
+    return statistics.median(getattr(used, figure) for used in runs)
 
 
 def machine(command: str, started: datetime, packages: Sequence[str], others: Sequence[str]) -> str:
-    """The command, and what it ran on and with."""
+    """Describe the command, the machine and the versions.
+
+    packages: Python packages whose versions to name. others: further entries for the list of versions.
+    """
     names = (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     model = next((line.split(":", 1)[1].strip() for line in names), platform.machine())
     memory = int(next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line))

@@ -1,8 +1,8 @@
-"""What sealing the tile set of an area costs, beside fetching its rows with psycopg and keeping them.
+"""Measures the cost of sealing the tile set of an area, compared with fetching its rows with psycopg.
 
     python benchmarks/tiles_coverage.py --rows 10000,100000,1000000 [--scratch DIR]
 
-See benchmarks/README.md for what is measured and how.
+benchmarks/README.md describes the measurements.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SEAL, FETCH, AGAIN = "seal", "fetch", "again"
 
 @dataclass
 class Figures:
-    """Measurements of one number of tiles."""
+    """The measurements for one number of tiles."""
 
     rows: int
     inventory: int = 0  # bytes
@@ -37,20 +37,20 @@ class Figures:
     server_s: dict[str, float] = field(default_factory=dict)
 
     def cpu(self, name: str) -> float:
-        """Ours and the server's."""
-        return page.middle(self.runs[name], "cpu_s") + self.server_s[name]
+        """Return the median CPU seconds of a command and the server together."""
+        return page.median(self.runs[name], "cpu_s") + self.server_s[name]
 
 
 def seal(place: Path, mission: Path) -> tuple[Used, float]:
-    """`doit tiles`; also the seconds of it from the beginning of the step to that of the next, or to the end."""
+    """Run `doit tiles`. Also returns the seconds of its step: to the start of the next step, or to the end."""
     used = doit(place, mission, "tiles")
-    drawn = any(line.get("step") == "sample" for line in used.events)
-    ended = used.seconds_to("c10.step.start", step="sample") if drawn else used.wall_s
-    return used, ended - used.seconds_to("c10.step.start", step="tiles")
+    has_next = any(line.get("step") == "sample" for line in used.events)
+    end = used.seconds_to("c10.step.start", step="sample") if has_next else used.wall_s
+    return used, end - used.seconds_to("c10.step.start", step="tiles")
 
 
 def measure(place: Path, rows: int, distinct: int) -> Figures:
-    """Fill the tile store, unless an earlier run with this scratch folder has, and take everything there is to take."""
+    """Fill the tile store, unless an earlier run with this scratch folder did, and measure all commands."""
     place.mkdir(mode=0o755, exist_ok=True)
     if not (place / "filled").exists():
         say(f"{rows:,} rows: filling the tile store")
@@ -70,18 +70,18 @@ def measure(place: Path, rows: int, distinct: int) -> Figures:
 
 
 def _repeat(name: str, figures: Figures, place: Path, mission: Path, server: Server) -> float:
-    """Run one of the three; returns the server's CPU seconds a run."""
+    """Run one of the three commands several times. Returns the CPU seconds of the server per run."""
     spent = 0.0
     for _ in range(TURNS):
         if name == SEAL:
             shutil.rmtree(place / "cache", ignore_errors=True)
         elif name == AGAIN:
-            offered = scene.change_one_tile(place, figures.rows, time.time_ns() % 10**9)
+            folder = scene.change_one_tile(place, figures.rows, time.time_ns() % 10**9)
             doit(
                 place,
                 mission,
                 "import",
-                str(offered),
+                str(folder),
                 f"--source={scene.SOURCE}",
                 "--update",
                 "--captured-at=2026-01-02",
@@ -101,9 +101,9 @@ def _fetch(rows: int, place: Path, server: Server) -> Used:
     columns = scene.columns_of(rows)
     box = (scene.ZOOM, scene.X0, scene.X0 + columns - 1, scene.Y0, scene.Y0 + rows // columns - 1)
     used = measured([sys.executable, str(HERE / "tiles_coverage_fetch.py"), server.url, *map(str, box)], place, ROOT)
-    found = [line["rows"] for line in used.events]
-    if found != [rows]:
-        raise SystemExit(f"{rows} rows were to be fetched, not {found}")
+    fetched = [line["rows"] for line in used.events]
+    if fetched != [rows]:
+        raise SystemExit(f"{rows} rows must be fetched, but {fetched} were")
     return used
 
 
@@ -124,7 +124,7 @@ def table(all_figures: list[Figures]) -> str:
 
 
 def _cost(one: Figures, name: str) -> str:
-    wall, cpu, rss = (page.middle(one.runs[name], what) for what in ("wall_s", "cpu_s", "rss_mb"))
+    wall, cpu, rss = (page.median(one.runs[name], figure) for figure in ("wall_s", "cpu_s", "rss_mb"))
     return f"{wall:.2f} / {cpu:.2f} s, {rss:.0f} MB (+ {one.server_s[name]:.2f} s)"
 
 
@@ -132,17 +132,17 @@ def _step(one: Figures, name: str) -> float:
     return sorted(one.sealing_s[name])[TURNS // 2]
 
 
-def _times(one: Figures, what: str) -> float:
-    return page.middle(one.runs[SEAL], what) / page.middle(one.runs[FETCH], what)
+def _ratio(one: Figures, figure: str) -> float:
+    return page.median(one.runs[SEAL], figure) / page.median(one.runs[FETCH], figure)
 
 
 _LINES = (
     ("`doit tiles`, nothing sealed before", lambda one: _cost(one, SEAL), lambda one: one.cpu(SEAL)),
     ("psycopg `fetchall` of the same rows", lambda one: _cost(one, FETCH), lambda one: one.cpu(FETCH)),
     ("`doit tiles`, one tile changed", lambda one: _cost(one, AGAIN), lambda one: one.cpu(AGAIN)),
-    ("**sealing : `fetchall`**, wall", lambda one: f"{_times(one, 'wall_s'):.2f}", None),
+    ("**sealing : `fetchall`**, wall", lambda one: f"{_ratio(one, 'wall_s'):.2f}", None),
     ("**sealing : `fetchall`**, CPU with the server", lambda one: f"{one.cpu(SEAL) / one.cpu(FETCH):.2f}", None),
-    ("**sealing : `fetchall`**, memory", lambda one: f"{_times(one, 'rss_mb'):.2f}", None),
+    ("**sealing : `fetchall`**, memory", lambda one: f"{_ratio(one, 'rss_mb'):.2f}", None),
     ("s of the step alone, nothing sealed before", lambda one: f"{_step(one, SEAL):.2f}", lambda one: _step(one, SEAL)),
     (
         "µs of it a tile",
@@ -163,17 +163,17 @@ line, or to the end of the command.
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="10000,100000,1000000", help="numbers of tiles (default %(default)s)")
-    parser.add_argument("--distinct", type=int, default=400, help="different tile pictures (default %(default)s)")
-    parser.add_argument("--scratch", type=Path, help="kept and used again; default: a temporary folder, removed")
-    parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument("--distinct", type=int, default=400, help="number of different images (default %(default)s)")
+    parser.add_argument("--scratch", type=Path, help="folder to keep and reuse (default: a temporary folder)")
+    parser.add_argument("--no-docs", action="store_true", help="do not change docs/performance.md")
     options = parser.parse_args()
     started = datetime.now(timezone.utc)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server it keeps is stopped on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving the program stops its database server
     with ExitStack() as stack:
         scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="preflight-tiles-")))
         scratch = scratch.absolute()
         scratch.mkdir(parents=True, exist_ok=True)
-        scratch.chmod(0o755)  # as root the server runs as another user, who must reach it
+        scratch.chmod(0o755)  # if this is root, the server runs as another user, who must reach the folder
         all_rows = sorted(int(text) for text in options.rows.split(","))
         done = [measure(scratch / f"rows-{rows}", rows, options.distinct) for rows in all_rows]
     command = f"python benchmarks/tiles_coverage.py --rows {options.rows}"

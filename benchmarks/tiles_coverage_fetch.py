@@ -1,4 +1,4 @@
-"""The plain way to the rows of an area: `python tiles_coverage_fetch.py CONNINFO ZOOM X_MIN X_MAX Y_MIN Y_MAX`."""
+"""Fetches the rows of an area by one query: `python tiles_coverage_fetch.py CONNINFO ZOOM X_MIN X_MAX Y_MIN Y_MAX`."""
 
 from __future__ import annotations
 

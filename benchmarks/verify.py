@@ -1,8 +1,8 @@
-"""What a verification costs: beside the tools that hash the same files, and beside an interpreter that starts.
+"""Measures the cost of a verification, compared with tools that hash the same files and with an interpreter's start.
 
     python benchmarks/verify.py [--size 2000] [--files 100000] [--scratch DIR]
 
-See benchmarks/README.md for what is measured and how.
+benchmarks/README.md describes the measurements.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BARE = "from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519Pub
 OURS, OPENSSL, SUMS, SIGNING = "`python -I -m takeoff`", "`openssl dgst -sha256`", "`sha256sum -c`", "model_signing"
 DEEP = "`doit verify deep=1`"
 LEAST = "SHA-256 alone: two threads, nothing read"
-# No program that hashes by hashlib, one stream on each of two cores, can need less for so many bytes.
+# A lower limit: no program that hashes with hashlib, one stream on each of two cores, can be faster for as many bytes.
 HASH_ALONE = """\
 import hashlib, sys, threading
 def hash_half():
@@ -49,7 +49,7 @@ DOIT = [sys.executable, "-m", "doit"]
 
 @dataclass(frozen=True)
 class Command:
-    """What is run, and where."""
+    """A command and its working folder."""
 
     arguments: list[str]
     cwd: Path
@@ -57,24 +57,24 @@ class Command:
 
 @dataclass
 class Column:
-    """One set of files, and each tool's runs over them. ours: which of our commands hashes them."""
+    """One set of files, and the runs of each tool on them. ours: the command of this project that hashes them."""
 
     kind: str
     title: str
     ours: str
     runs: dict[str, list[Used]] = field(default_factory=dict)
 
-    def middle(self, name: str, what: str) -> float | None:
-        return page.middle(self.runs[name], what) if name in self.runs else None
+    def median(self, name: str, figure: str) -> float | None:
+        return page.median(self.runs[name], figure) if name in self.runs else None
 
-    def ratio(self, name: str, what: str) -> float | None:
-        ours, other = self.middle(self.ours, what), self.middle(name, what)
+    def ratio(self, name: str, figure: str) -> float | None:
+        ours, other = self.median(self.ours, figure), self.median(name, figure)
         return ours / other if ours and other else None
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio, and what it is to be at most."""
+    """A ratio and its upper limit."""
 
     what: str
     most: float
@@ -85,7 +85,10 @@ class Goal:
 
 
 def take_turns(commands: dict[str, Command], turns: int, place: Path) -> dict[str, list[Used]]:
-    """Each once to compile its modules, then all of them in turn, so that other work on the machine meets all alike."""
+    """Run each command once to compile its modules, then measure all commands in turn.
+
+    So other work on the machine affects all commands alike.
+    """
     runs: dict[str, list[Used]] = {name: [] for name in commands}
     for turn in range(turns + 1):
         for name, command in commands.items():
@@ -97,32 +100,35 @@ def take_turns(commands: dict[str, Command], turns: int, place: Path) -> dict[st
 
 
 def read_all(place: Path) -> None:
-    """Bring every file into the page cache: a kernel may take back what lay idle while a slower tool had its turn."""
+    """Read every file into the page cache, because the kernel may have dropped pages while a slower tool ran."""
     command = f"find {shlex.quote(str(place))} -type f -print0 | xargs -0 cat > /dev/null"
     subprocess.run(["/bin/sh", "-c", command], check=True)
 
 
-def hashing(ours: dict[str, Command], made: scene.Scene, place: Path, signing: Path | None) -> dict[str, Command]:
-    """Ours and the tools, over the same files. Each must succeed."""
-    listed = place / "hashed.txt"
-    listed.write_bytes(b"".join(name.encode() + b"\0" for name in made.hashed))
-    found = dict(ours)
-    # xargs: 100,000 names are too long for one command line.
-    arguments = [_path("xargs"), "-0", "-a", str(listed), _path("openssl"), "dgst", "-sha256"]
-    found[OPENSSL] = Command(arguments, made.base)
+def hashing(ours: dict[str, Command], case: scene.Scene, place: Path, signing: Path | None) -> dict[str, Command]:
+    """Return the commands of this project and of the other tools for the same files. Each must succeed."""
+    list_file = place / "hashed.txt"
+    list_file.write_bytes(b"".join(name.encode() + b"\0" for name in case.hashed))
+    commands = dict(ours)
+    # 100,000 names do not fit into one command line, so xargs splits them.
+    arguments = [_path("xargs"), "-0", "-a", str(list_file), _path("openssl"), "dgst", "-sha256"]
+    commands[OPENSSL] = Command(arguments, case.base)
     if sums := shutil.which("sha256sum"):
-        found[SUMS] = Command([sums, "--quiet", "-c", str(made.sums)], made.base)
+        commands[SUMS] = Command([sums, "--quiet", "-c", str(case.sums)], case.base)
     if signing is not None:
-        found[SIGNING] = Command(model_signing(signing, made.plain, place), ROOT)
-    return found
+        commands[SIGNING] = Command(model_signing(signing, case.plain, place), ROOT)
+    return commands
 
 
-def takeoff(made: scene.Scene) -> list[str]:
-    return [sys.executable, "-I", "-m", "takeoff", str(made.cache), "--trust", str(made.trust)]
+def takeoff(case: scene.Scene) -> list[str]:
+    return [sys.executable, "-I", "-m", "takeoff", str(case.cache), "--trust", str(case.trust)]
 
 
 def install_signing(scratch: Path) -> Path | None:
-    """OpenSSF's model_signing, from PyPI into a virtual environment of its own; None, and words, where it does not install."""
+    """Install OpenSSF's model_signing from PyPI into a virtual environment.
+
+    Returns its folder of programs. If the installation fails, prints the reason and returns None.
+    """
     venv = scratch / "model-signing-venv"
     try:
         if not (venv / "bin" / "model_signing").exists():
@@ -130,13 +136,13 @@ def install_signing(scratch: Path) -> Path | None:
             pip = [str(venv / "bin" / "pip"), "install", "-qq", "model-signing", "pyopenssl"]
             subprocess.run(pip, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        say(f"model_signing is left out, it does not install: {error}")
+        say(f"model_signing is left out, because it cannot be installed: {error}")
         return None
     return venv / "bin"
 
 
 def model_signing(bin_folder: Path, plain: Path, place: Path) -> list[str]:
-    """Sign the folder (once, not measured), and the command that verifies it. It takes EC keys alone."""
+    """Sign a folder once, without measuring it. Returns the command that verifies it. The tool accepts EC keys only."""
     private, public, signature = place / "ec.pem", place / "ec-public.pem", place / "model.sig"
     program = [str(bin_folder / "model_signing")]
     if not signature.exists():
@@ -150,24 +156,24 @@ def model_signing(bin_folder: Path, plain: Path, place: Path) -> list[str]:
     return [*program, "verify", "key", "--public_key", str(public), "--signature", str(signature), str(plain)]
 
 
-def starting(made: scene.Scene, place: Path) -> dict[str, Command]:
-    """A verdict on three small files, the interpreter alone, doit alone, and doit's verify over the same cache."""
+def starting(case: scene.Scene, place: Path) -> dict[str, Command]:
+    """Return four commands: a verdict on three small files, a bare interpreter, bare doit, and `doit verify`."""
     bare = place / "bare"
     bare.mkdir(exist_ok=True)
     (bare / "dodo.py").write_text("def task_nothing():\n    return {'actions': [lambda: None]}\n")
     return {
-        OURS: Command(takeoff(made), ROOT),
+        OURS: Command(takeoff(case), ROOT),
         "bare": Command([sys.executable, "-I", "-c", BARE], ROOT),
         "doit": Command([*DOIT, "nothing"], bare),
-        "verify": Command([*DOIT, "verify", f"mission={mission(made, place)}"], ROOT),
+        "verify": Command([*DOIT, "verify", f"mission={mission(case, place)}"], ROOT),
     }
 
 
-def mission(made: scene.Scene, place: Path) -> Path:
-    """A mission whose published generation is this cache, and whose tile store lies beside it: nothing is built."""
+def mission(case: scene.Scene, place: Path) -> Path:
+    """Write a mission whose published generation is this cache, with the tile store beside it. Nothing is built."""
     generation = place / "root" / "gen" / "000001-000000000000"
     if not generation.exists():
-        shutil.copytree(made.cache, generation)
+        shutil.copytree(case.cache, generation)
         (place / "root" / "current").symlink_to("gen/000001-000000000000")
     (place / "camera.json").write_text("{}")
     backbone = {"model_name": "weight_free_vpr", "role": "descriptor", "onnx_path": "builtin:weight_free_vpr"}
@@ -182,7 +188,7 @@ def mission(made: scene.Scene, place: Path) -> Path:
                 "zoom_levels": [19],
                 "sector_class": "stable_rear",
                 "calibration": str(place / "camera.json"),
-                "trust": str(made.trust),
+                "trust": str(case.trust),
                 "components": {
                     "c10_provisioning": {
                         "backbones": [{**backbone, "input_name": "image", "expected_input_shape": [1, 3, 224, 224]}],
@@ -196,10 +202,10 @@ def mission(made: scene.Scene, place: Path) -> Path:
 
 
 def _path(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        raise SystemExit(f"{program} is needed")
-    return found
+    path = shutil.which(program)
+    if path is None:
+        raise SystemExit(f"the program {program} is missing. Install it")
+    return path
 
 
 # The page
@@ -220,7 +226,7 @@ def _number(ratio: float | None) -> str:
 
 
 def hashing_goals(columns: list[Column]) -> list[Goal]:
-    """The ratios of wall time that were measured. No cache has as many artifacts as the second column: it has no goal."""
+    """Return the measured ratios of wall time. The second column has no goal: no real cache has as many artifacts."""
     judged = [column for column in columns if column.kind in MOST_OF_SIGNING]
     tools = [(column, OPENSSL, MOST_OF_OPENSSL) for column in judged]
     tools += [(column, SIGNING, MOST_OF_SIGNING[column.kind]) for column in judged]
@@ -237,14 +243,14 @@ def goals_table(goals: list[Goal]) -> list[str]:
 
 
 def _cell(column: Column, name: str) -> str:
-    wall, cpu = column.middle(name, "wall_s"), column.middle(name, "cpu_s")
+    wall, cpu = column.median(name, "wall_s"), column.median(name, "cpu_s")
     if wall is not None and cpu is not None:
         return f"{wall:.2f} / {cpu:.2f} s"
     return "-" if name in (OURS, DEEP, LEAST) else "not measured"
 
 
 def start_table(runs: dict[str, list[Used]]) -> tuple[list[str], list[Goal]]:
-    ms = {name: (page.middle(used, "wall_s") * 1000, page.middle(used, "cpu_s") * 1000) for name, used in runs.items()}
+    ms = {name: (page.median(used, "wall_s") * 1000, page.median(used, "cpu_s") * 1000) for name, used in runs.items()}
     labels = {
         OURS: "start to verdict, three files",
         "bare": "an interpreter that imports cryptography's Ed25519",
@@ -254,7 +260,7 @@ def start_table(runs: dict[str, list[Used]]) -> tuple[list[str], list[Goal]]:
     lines = [page.row(["", "wall, ms", "CPU, ms"]), page.row(["---"] * 3)]
     lines += [page.row([label, f"{ms[name][0]:.0f}", f"{ms[name][1]:.0f}"]) for name, label in labels.items()]
     start = [ours / bare for ours, bare in zip(ms[OURS], ms["bare"], strict=True)]
-    added = [(whole - ours) / doit for whole, ours, doit in zip(ms["verify"], ms[OURS], ms["doit"], strict=True)]
+    added = [(verify - ours) / doit for verify, ours, doit in zip(ms["verify"], ms[OURS], ms["doit"], strict=True)]
     goals = [Goal("CPU: start to verdict : bare interpreter", MOST_OF_BARE, start[1])]
     what = "what `doit verify` adds to a verdict : doit alone"
     goals += [Goal(f"{unit}: {what}", MOST_OF_DOIT, ratio) for unit, ratio in zip(("wall", "CPU"), added, strict=True)]
@@ -269,36 +275,36 @@ cache, opens the list of its tiles and hashes their files; the other tools only 
 """
 
 
-def artifacts(kind: str, made: scene.Scene) -> tuple[Column, dict[str, Command]]:
-    """The verifier hashes the artifacts of a cache."""
-    title = f"{made.bytes / 1e9:.2g} GB in {len(made.hashed):,} artifacts ({made.files:,} files in all)"
-    return Column(kind, title, OURS), {OURS: Command(takeoff(made), ROOT)}
+def artifacts(kind: str, case: scene.Scene) -> tuple[Column, dict[str, Command]]:
+    """Return the column for the artifacts of a cache, which the verifier hashes."""
+    title = f"{case.bytes / 1e9:.2g} GB in {len(case.hashed):,} artifacts ({case.files:,} files in all)"
+    return Column(kind, title, OURS), {OURS: Command(takeoff(case), ROOT)}
 
 
-def tiles(made: scene.Scene, place: Path) -> tuple[Column, dict[str, Command]]:
-    """doit hashes the tile files too, which the cache was made of."""
-    title = f"{made.bytes / 1e9:.2g} GB in {len(made.hashed):,} tile files"
-    arguments = [*DOIT, "verify", "deep=1", f"mission={mission(made, place)}"]
+def tiles(case: scene.Scene, place: Path) -> tuple[Column, dict[str, Command]]:
+    """Return the column for the tile files of a cache, which `doit verify deep=1` hashes too."""
+    title = f"{case.bytes / 1e9:.2g} GB in {len(case.hashed):,} tile files"
+    arguments = [*DOIT, "verify", "deep=1", f"mission={mission(case, place)}"]
     return Column("deep", title, DEEP), {DEEP: Command(arguments, ROOT)}
 
 
 def columns_of(options: argparse.Namespace, scratch: Path, signing: Path | None) -> Iterator[Column]:
-    """Each set of files is written, measured and removed before the next."""
+    """Yield the column of each set of files. Each set is removed before the next one is written."""
     kinds = ["large"] * bool(options.size) + ["many", "deep"] * bool(options.files)
     for kind in kinds:
         place = scratch / kind
         shutil.rmtree(place, ignore_errors=True)
         say(f"{kind}: writing the files")
         if kind == "large":
-            made = scene.large(place, options.size)
+            case = scene.large(place, options.size)
         else:
-            made = (scene.deep if kind == "deep" else scene.many)(place, options.files, options.file_bytes)
-        column, ours = tiles(made, place) if kind == "deep" else artifacts(kind, made)
-        # What is written back to the disk meanwhile would be in the figures of the first turns.
+            case = (scene.deep if kind == "deep" else scene.many)(place, options.files, options.file_bytes)
+        column, ours = tiles(case, place) if kind == "deep" else artifacts(kind, case)
+        # Without this, the kernel would write the files to the disk during the first turns.
         os.sync()
-        commands = hashing(ours, made, place, signing)
+        commands = hashing(ours, case, place, signing)
         if kind == "large":
-            commands[LEAST] = Command([sys.executable, "-I", "-c", HASH_ALONE, str(made.bytes)], ROOT)
+            commands[LEAST] = Command([sys.executable, "-I", "-c", HASH_ALONE, str(case.bytes)], ROOT)
         say(f"{kind}: measuring")
         column.runs = take_turns(commands, LARGE_TURNS if kind == "large" else SMALL_TURNS, place)
         shutil.rmtree(place)
@@ -317,8 +323,8 @@ def run(options: argparse.Namespace, scratch: Path) -> str:
     openssl = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True)
     others = [openssl.stdout.partition("(")[0].strip()]
     if signing is not None:
-        ask = "from importlib.metadata import version; print('model_signing', version('model-signing'))"
-        arguments = [str(signing / "python"), "-c", ask]
+        program = "from importlib.metadata import version; print('model_signing', version('model-signing'))"
+        arguments = [str(signing / "python"), "-c", program]
         others.append(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip())
     head = page.machine(command, started, ["cryptography", "doit"], others)
     goals = goals_table([*hashing_goals(columns), *start_goals])
@@ -327,14 +333,14 @@ def run(options: argparse.Namespace, scratch: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=2000, metavar="MB", help="the large cache; 0 leaves it out")
+    parser.add_argument("--size", type=int, default=2000, metavar="MB", help="size of the large cache; 0 leaves it out")
     parser.add_argument(
-        "--files", type=int, default=100_000, help="small files, as artifacts and as tiles; 0 leaves both out"
+        "--files", type=int, default=100_000, help="number of small files, as artifacts and as tiles; 0 leaves both out"
     )
-    parser.add_argument("--file-bytes", type=int, default=20_000)
-    parser.add_argument("--no-signing", action="store_true", help="without model_signing")
-    parser.add_argument("--scratch", type=Path)
-    parser.add_argument("--no-docs", action="store_true", help="print the table only")
+    parser.add_argument("--file-bytes", type=int, default=20_000, help="size of a small file in bytes")
+    parser.add_argument("--no-signing", action="store_true", help="leave out model_signing")
+    parser.add_argument("--scratch", type=Path, help="folder to keep and reuse (default: a temporary folder)")
+    parser.add_argument("--no-docs", action="store_true", help="do not change docs/performance.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="verify-") as temporary:
         scratch = options.scratch or Path(temporary)

@@ -1,4 +1,4 @@
-"""Caches for the verifier's benchmark: random bytes under real manifests, signed by a key made here."""
+"""Writes caches for the verifier's benchmark: random bytes with real manifests, signed by a fixed key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from preflight.tileset.sealing import seal
 from takeoff import envelope, keys, layout, manifest, names
 
 ARCH = platform.machine()
-ISA = "neon" if ARCH == "aarch64" else "generic"  # every host runs it: a cache for another is refused
+ISA = (
+    "neon" if ARCH == "aarch64" else "generic"
+)  # every host of ARCH accepts it; a cache for another instruction set is refused
 ENGINE = f"engines/model{{}}__cpu-{ISA}_openvino2026.4.1_fp32.engine"
 ZERO = "00" * 32
 BLOCK = 2**20
@@ -34,8 +36,14 @@ SMALL_FILES = {"calibration.json": 600, "corpus.json": 2_000, "selftest.json": 4
 class Scene:
     """A cache, its trust directory, and the files that every tool hashes.
 
-    base: what the names in `hashed` and in the file `sums` are relative to. plain: a folder that holds these files and no
-    others, for tools that take a folder. files: those of the cache.
+    Attributes:
+        cache: folder of the cache.
+        trust: the trust directory.
+        base: the folder to which the names in `hashed` and in the file `sums` are relative.
+        sums: a file in the format of sha256sum.
+        plain: a folder with exactly the hashed files, for tools that take a folder.
+        hashed: names of the hashed files.
+        bytes: total size of the hashed files.
     """
 
     cache: Path
@@ -48,31 +56,35 @@ class Scene:
 
     @property
     def files(self) -> int:
+        """The number of files of the cache."""
         return sum(1 for path in self.cache.rglob("*") if path.is_file())
 
 
 def large(folder: Path, megabytes: int) -> Scene:
-    """Four engines and an index, a fifth of the megabytes each, and small files."""
+    """Write a cache of four engines and an index, each a fifth of the megabytes, and small files."""
     part = megabytes * 10**6 // 5
     sizes = {ENGINE.format(number): part for number in range(4)} | {"descriptors.faiss": part} | SMALL_FILES
     return _write(folder, sizes)
 
 
 def many(folder: Path, count: int, size: int) -> Scene:
-    """`count` artifacts of `size` bytes, 1000 a folder; short names, for the manifest has at most 16 MiB."""
+    """Write a cache of `count` artifacts of `size` bytes, 1000 in each folder.
+
+    Their names are short, because a manifest has at most 16 MiB.
+    """
     sizes = {f"f{number // 1000}/{number}": size for number in range(count)}
     return _write(folder, {ENGINE.format(0): size, **sizes})
 
 
 def three(folder: Path) -> Scene:
-    """Three small files."""
+    """Write a cache of three small files."""
     return _write(folder, {ENGINE.format(0): 2_000, "descriptors.faiss": 700, "calibration.json": 600})
 
 
 def deep(folder: Path, count: int, size: int) -> Scene:
-    """A cache made of `count` tiles of `size` bytes, which lie in a tile store beside it; the tiles are what is hashed.
+    """Write a cache with `count` tiles of `size` bytes in a tile store beside it. The tools hash the tiles.
 
-    They are laid out as the tile store does it, but not flushed one by one, which would take minutes.
+    The files have the layout of the tile store. They are not flushed one by one, because that would take minutes.
     """
     base, sums, inventory = folder / "tiles", folder / "tiles.sha256", folder / "tiles.inventory"
     source = random.Random(8)
@@ -84,9 +96,9 @@ def deep(folder: Path, count: int, size: int) -> Scene:
     corpus = NO_TILES._replace(
         tiles_coverage_sha256=header.aggregate, tile_count=header.count, zoom_levels=header.zooms
     )
-    made = _write(folder, {ENGINE.format(0): 2_000}, [inventory], corpus)
+    scene = _write(folder, {ENGINE.format(0): 2_000}, [inventory], corpus)
     hashed = [row.path for row in rows]
-    return replace(made, base=base, sums=sums, plain=base / "objects", hashed=hashed, bytes=count * size)
+    return replace(scene, base=base, sums=sums, plain=base / "objects", hashed=hashed, bytes=count * size)
 
 
 def _tile(base: Path, number: int, content: bytes) -> TileRow:
@@ -102,7 +114,7 @@ def _tile(base: Path, number: int, content: bytes) -> TileRow:
 def _write(
     folder: Path, random_files: dict[str, int], ready: Sequence[Path] = (), corpus: manifest.Corpus = NO_TILES
 ) -> Scene:
-    """ready: files that are moved into the cache as they are."""
+    """Write a cache of random files. ready: existing files to move into the cache."""
     sizes = random_files | {path.name: path.stat().st_size for path in ready}
     cache, trust, plain = folder / "cache", folder / "trust", folder / "plain"
     trust.mkdir(parents=True)
@@ -120,10 +132,10 @@ def _write(
     for name in sizes:
         (plain / name).parent.mkdir(parents=True, exist_ok=True)
         os.link(cache / name, plain / name)
-    made = _manifest(hashes, sizes, corpus)
-    data = manifest.encode(made)
+    document = _manifest(hashes, sizes, corpus)
+    data = manifest.encode(document)
     sealed = envelope.Envelope(data, keys.fingerprint(public), private.sign(envelope.pae(data)))
-    files = layout.determined_files(made, hashlib.sha256(data).hexdigest())
+    files = layout.determined_files(document, hashlib.sha256(data).hexdigest())
     for name, content in {**files, names.MANIFEST: data, names.ENVELOPE: envelope.encode(sealed)}.items():
         (cache / name).write_bytes(content)
     return Scene(cache, trust, cache, cache / names.SUMS, plain, sorted(sizes), sum(sizes.values()))

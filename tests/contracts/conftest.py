@@ -141,7 +141,7 @@ def embedded_conninfo():
 
 @pytest.fixture(scope="session")
 def server_url():
-    """The URL of a server: PREFLIGHT_TEST_POSTGRES_URL, or a server that this fixture starts, on TCP with a password."""
+    """The URL of a server: PREFLIGHT_TEST_POSTGRES_URL, or a server that this fixture starts with TCP and password."""
     url = os.environ.get("PREFLIGHT_TEST_POSTGRES_URL")
     if url:
         yield url

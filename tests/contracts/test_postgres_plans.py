@@ -125,7 +125,7 @@ BOXES = {
 
 
 def test_a_box_is_read_by_an_index_even_without_statistics(million, monkeypatch):
-    """After the first import there are none: the embedded server stops with its command, before it gathers statistics."""
+    """After the first import there are none: the embedded server stops before it gathers statistics."""
     plans = Plans(monkeypatch)
     with PostgresTileStore(million) as store:
         for columns, rows in BOXES.values():

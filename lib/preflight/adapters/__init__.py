@@ -1,1 +1,1 @@
-"""Adapters behind the ports: one package or module for each foreign library, and its only importer."""
+"""Adapters that implement the ports. Each package or module is the only importer of its foreign library."""

@@ -1,4 +1,4 @@
-"""Stores the pixels of tiles in files with the name of their hash: `objects/<first two hex digits>/<sha256><suffix>`."""
+"""Stores the pixels of tiles in files named by their hash: `objects/<first two hex digits>/<sha256><suffix>`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 class TileFiles:
-    """TilePixelStore over a folder. It writes each file once, atomically and durably, and never changes an intact one."""
+    """TilePixelStore over a folder. Writes each file once, atomically and durably; never changes an intact file."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -54,8 +54,8 @@ class TileFiles:
                 )
             if status.st_size > MAX_TILE_BYTES:
                 raise TileContentError(
-                    f"tile file {full_path} has {status.st_size:,} bytes, but the limit is {MAX_TILE_BYTES:,}. Import the "
-                    "tile again"
+                    f"tile file {full_path} has {status.st_size:,} bytes, but the limit is {MAX_TILE_BYTES:,}. Import "
+                    "the tile again"
                 )
             return os.fdopen(handle, "rb")
         except BaseException as error:
@@ -73,7 +73,7 @@ class TileFiles:
         return self._real
 
     def put(self, content: bytes, sha256: str, suffix: str) -> tuple[str, bool]:
-        """Store bytes durably under their hash. Replaces a damaged file; writes nothing if the bytes are stored already.
+        """Store bytes durably under their hash. Replaces a damaged file, and does not write an intact file again.
 
         Args:
             content: the bytes of the file.
@@ -120,7 +120,7 @@ def _path(sha256: str, suffix: str) -> str:
 
 
 def _has_content(path: Path, content: bytes) -> bool:
-    """Return whether a file has these bytes. A second import repairs damaged files, and most of them keep their size."""
+    """Return whether a file has these bytes. The size alone does not tell: most damaged files keep their size."""
     try:
         return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
     except OSError:

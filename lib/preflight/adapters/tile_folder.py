@@ -85,8 +85,8 @@ def _refuse_empty(folder: Path, tiles: list[tuple[int, int, int, Path]], zooms: 
         )
     at_zooms = f" at zooms {zooms[0]} to {zooms[1]}" if zooms else ""
     raise ImportSourceError(
-        f"{folder} holds no tiles{at_zooms}. Give a folder with tiles as ZOOM/X/Y, where all three are integers and the "
-        f"suffix is one of {', '.join(_SUFFIXES)}"
+        f"{folder} holds no tiles{at_zooms}. Give a folder with tiles as ZOOM/X/Y, where all three are integers and "
+        f"the suffix is one of {', '.join(_SUFFIXES)}"
     )
 
 

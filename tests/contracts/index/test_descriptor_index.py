@@ -69,25 +69,25 @@ def index_path(built, tmp_path):
 def test_search_agrees_with_brute_force(factory, ids, vectors, index_path):
     queries = vectors[:200] + np.random.default_rng(1).normal(scale=0.05, size=(200, 32)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    scores, found = factory.open(index_path).search(queries, 10)
+    scores, result_ids = factory.open(index_path).search(queries, 10)
     exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
-    assert found.dtype == np.int64
-    assert scores.shape == found.shape == (200, 10)
-    assert (found[:, 0] == ids[exact[:, 0]]).mean() >= 0.99
-    hits = [len(set(row) & set(ids[best])) for row, best in zip(found.tolist(), exact, strict=True)]
+    assert result_ids.dtype == np.int64
+    assert scores.shape == result_ids.shape == (200, 10)
+    assert (result_ids[:, 0] == ids[exact[:, 0]]).mean() >= 0.99
+    hits = [len(set(row) & set(ids[best])) for row, best in zip(result_ids.tolist(), exact, strict=True)]
     assert np.mean(hits) >= 9.5
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
 def test_every_vector_finds_itself_under_its_id(factory, ids, vectors, index_path):
-    _, found = factory.open(index_path).search(vectors, 1)
-    assert (found[:, 0] == ids).mean() > 0.995
+    _, result_ids = factory.open(index_path).search(vectors, 1)
+    assert (result_ids[:, 0] == ids).mean() > 0.995
 
 
 def test_results_beyond_the_number_of_vectors_have_the_id_minus_one(factory, vectors, tmp_path):
     factory.build(np.array([5, -7], np.int64), [vectors[:2]], 32, _PARAMETERS, tmp_path / "two")
-    _, found = factory.open(tmp_path / "two").search(vectors[:1], 4)
-    assert found.tolist() == [[5, -7, -1, -1]]
+    _, result_ids = factory.open(tmp_path / "two").search(vectors[:1], 4)
+    assert result_ids.tolist() == [[5, -7, -1, -1]]
 
 
 def test_chunk_borders_do_not_change_the_bytes(factory, ids, vectors, index_path, tmp_path):

@@ -47,7 +47,8 @@ class MbTiles:
             scheme: `xyz` for a file that counts rows from the north, which the format does not allow. None is `tms`.
 
         Raises:
-            ImportSourceError: the file is no SQLite database, is truncated, has no table `tiles`, or holds vector tiles.
+            ImportSourceError: the file is no SQLite database, is truncated, has no table `tiles`, or holds vector
+                tiles.
         """
         self._path = path
         self._zooms = zooms
@@ -80,7 +81,8 @@ class MbTiles:
             for zoom, column, row, length, content in connection.execute(query):
                 if not (isinstance(zoom, int) and isinstance(column, int) and isinstance(row, int)):
                     raise ImportSourceError(
-                        f"{self._path} has a tile at {zoom!r}/{column!r}/{row!r}: these must be integers. Export it again"
+                        f"{self._path} has a tile at {zoom!r}/{column!r}/{row!r}: these must be integers. "
+                        "Export it again"
                     )
                 y = (1 << zoom) - 1 - row if self._flip and 0 <= zoom <= MAX_ZOOM else row
                 yield _offer(zoom, column, y, length, content)
@@ -104,7 +106,8 @@ class MbTiles:
         (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
         if self._path.stat().st_size < pages * size and not _unfinished(self._path):
             raise ImportSourceError(
-                f"{self._path} is truncated: it has {self._path.stat().st_size:,} of {pages * size:,} bytes. Copy it again"
+                f"{self._path} is truncated: it has {self._path.stat().st_size:,} of {pages * size:,} bytes. "
+                "Copy it again"
             )
         # The page count in the header may be too low. So this also reads the schema.
         tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'tiles'").fetchone()[0]
@@ -113,7 +116,8 @@ class MbTiles:
 
     def _refuse_vector(self) -> None:
         raise ImportSourceError(
-            f"{self._path} holds vector tiles, but only images can be imported. Export the map as PNG, JPEG or WebP tiles"
+            f"{self._path} holds vector tiles, but only images can be imported. "
+            "Export the map as PNG, JPEG or WebP tiles"
         )
 
 

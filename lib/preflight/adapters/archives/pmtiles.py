@@ -97,15 +97,16 @@ class PmTiles:
             kind = header["tile_type"].name
             content = "vector tiles" if kind in ("MVT", "MLT") else f"{kind} images"
             raise ImportSourceError(
-                f"{self._path} holds {content}, but only PNG, JPEG and WebP can be imported. Export the map as such tiles"
+                f"{self._path} holds {content}, but only PNG, JPEG and WebP can be imported. "
+                "Export the map as such tiles"
             )
         supported = (codec.Compression.NONE, codec.Compression.GZIP)
         for name in ("internal_compression", "tile_compression"):
             # Programs that write image tiles may declare UNKNOWN for tiles that are not compressed.
             if header[name] not in (*supported, *((codec.Compression.UNKNOWN,) if name.startswith("tile") else ())):
                 raise ImportSourceError(
-                    f"{self._path} uses the compression {header[name].name.lower()}, which is not supported. Write it again "
-                    "with gzip or without compression"
+                    f"{self._path} uses the compression {header[name].name.lower()}, which is not supported. Write it "
+                    "again with gzip or without compression"
                 )
         return header
 

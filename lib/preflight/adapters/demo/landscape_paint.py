@@ -163,7 +163,7 @@ def _garden_tree(dice: Dice, draw: ImageDraw.ImageDraw, outline: list[tuple[floa
 
 
 def _relief_light(dice: Dice, relief: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Compute the brightness, with 128 for flat ground. Slopes towards the north-west are bright; soil varies slightly."""
+    """Compute the brightness, 128 for flat ground. North-west slopes are bright, and soil varies slightly."""
     slope = np.zeros_like(relief)
     slope[1:, 1:] = 2 * relief[1:, 1:] - relief[:-1, 1:] - relief[1:, :-1]
     rows, columns = relief.shape

@@ -1,7 +1,7 @@
 """The fixed filters of the weight-free backbone, as lists of numbers.
 
-All values are computed with `math` in double precision and rounded to 12 decimals before they become float32. So the last
-bits of the sine or exponential of a C library do not affect the bytes of the graph.
+All values are computed with `math` in double precision and rounded to 12 decimals before they become float32. So the
+last bits of the sine or exponential of a C library do not affect the bytes of the graph.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _DECIMALS = 12
 def gabor_bank() -> list[float]:
     """Return Gabor filters as (2 * ORIENTATIONS, 1, 9, 9), row-major: all even filters, then all odd ones.
 
-    Even filters have mean zero. Each pair is divided by the sum of magnitudes of its even filter. The wave of orientation
-    k runs along 180 * k / ORIENTATIONS degrees, with x to the right and y down.
+    Even filters have mean zero. Each pair is divided by the sum of magnitudes of its even filter. The wave of
+    orientation k runs along 180 * k / ORIENTATIONS degrees, with x to the right and y down.
     """
     pairs = [_gabor_pair(math.pi * k / ORIENTATIONS) for k in range(ORIENTATIONS)]
     even = [value for pair in pairs for value in pair[0]]
@@ -106,8 +106,8 @@ def _sector(pixel: int, sector: int) -> float:
 def steering_order() -> list[int]:
     """Return indices into (ORIENTATIONS, SECTORS), row-major, that make orientations relative to the sector.
 
-    One step of the sectors (360 degrees / 16) is the same angle as one step of the orientations (180 degrees / 8). After
-    this gather, a rotation of the image by one step is a cyclic shift along the sectors only.
+    One step of the sectors (360 degrees / 16) is the same angle as one step of the orientations (180 degrees / 8).
+    After this gather, a rotation of the image by one step is a cyclic shift along the sectors only.
     """
     return [((j + t) % ORIENTATIONS) * SECTORS + t for j in range(ORIENTATIONS) for t in range(SECTORS)]
 

@@ -1,8 +1,9 @@
 """C6's descriptor index with FAISS: an HNSW graph over L2-normalised vectors, with the ids of the tiles.
 
-The bytes of an index depend on the SIMD level, because rounding decides between near neighbours. So each architecture has
-a fixed level. It is set before FAISS is imported, and read back: if FAISS was not compiled for a level, it silently uses
-no SIMD at all. The bytes do not depend on the number of threads, or on the chunks in which the caller passes the vectors.
+The bytes of an index depend on the SIMD level, because rounding decides between near neighbours. So each architecture
+has a fixed level. It is set before FAISS is imported, and read back: if FAISS was not compiled for a level, it silently
+uses no SIMD at all. The bytes do not depend on the number of threads, or on the chunks in which the caller passes the
+vectors.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class FaissIndexFactory:
         self._machine = platform.machine() if machine is None else machine
 
     def identity(self) -> dict[str, str]:
-        """Return what else decides the bytes of an index, beside vectors and parameters: FAISS's version and SIMD level.
+        """Return what decides the bytes of an index besides its inputs: FAISS's version and the SIMD level.
 
         Raises:
             IndexBuildError: FAISS does not run at the fixed level of this architecture.
@@ -55,7 +56,7 @@ class FaissIndexFactory:
         parameters: IndexParameters,
         target: Path,
     ) -> None:
-        """Build an HNSW index of vectors, in the given order, and write it. Writes nothing before the index is complete.
+        """Build an HNSW index of vectors, in the given order, and write it when it is complete.
 
         Args:
             ids: (N,) int64, distinct, without -1.
@@ -206,8 +207,8 @@ def _check_ids(ids: NDArray[np.int64]) -> None:
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         raise IndexBuildError(
-            f"Two tiles have the same id {int(values[counts > 1][0])}. In all, {len(ids) - len(values)} of {len(ids)} ids "
-            "repeat another. Leave one tile of each pair out of the area."
+            f"Two tiles have the same id {int(values[counts > 1][0])}. In all, {len(ids) - len(values)} of {len(ids)} "
+            "ids repeat another. Leave one tile of each pair out of the area."
         )
 
 
@@ -244,8 +245,8 @@ def _check_vectors(chunk: NDArray[np.float32], dim: int, first_row: int) -> None
     if wrong.any():
         row = int(np.argmax(wrong))
         raise IndexBuildError(
-            f"The descriptor in row {first_row + row} has the length {norms[row]} instead of 1, so it is not finite or not "
-            "L2-normalised. Use a backbone that ends with an L2 normalisation."
+            f"The descriptor in row {first_row + row} has the length {norms[row]} instead of 1, so it is not finite or "
+            "not L2-normalised. Use a backbone that ends with an L2 normalisation."
         )
 
 
@@ -272,7 +273,7 @@ def _check_end(index: Any, path: Path) -> None:  # noqa: ANN401 - FAISS ships no
 
 
 def _write(library: Any, index: Any, target: Path) -> None:  # noqa: ANN401 - FAISS ships no types
-    """Write an index through a Python file. FAISS's own writer only prints a message if its last bytes are not written."""
+    """Write an index through a Python file. FAISS's own writer does not raise if its last bytes are not written."""
     try:
         with target.open("wb") as file:
             library.write_index(index, library.PyCallbackIOWriter(file.write))

@@ -18,8 +18,8 @@ __all__ = ["OnnxModel", "content_digest", "inspect"]
 
 Shape = tuple["int | None", ...]
 
-# Domains of operators that a runtime here may support: the standard, and ONNX Runtime's extensions. `onnx.checker` checks
-# operators of the standard only.
+# Domains of operators that a runtime here may support: the standard, and ONNX Runtime's extensions. `onnx.checker`
+# checks operators of the standard only.
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _SHOWN_NODES = 3
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes of a protobuf message; larger models keep their weights in other files
@@ -72,8 +72,8 @@ class OnnxModel:
         other = {name: kind for name, kind in self.types.items() if kind != "FLOAT"}
         if spec.role == "descriptor" and other:
             raise BackboneError(
-                f"{self.path}: {spec.model_name} must take pixels as fp32 (FLOAT), but it takes {other}. Export it with fp32 "
-                "input. The mission's `precision` sets the precision in which it computes."
+                f"{self.path}: {spec.model_name} must take pixels as fp32 (FLOAT), but it takes {other}. Export it "
+                "with fp32 input. The mission's `precision` sets the precision in which it computes."
             )
 
 
@@ -84,9 +84,9 @@ def inspect(path: Path) -> OnnxModel:
         The interface of the model.
 
     Raises:
-        BackboneError: the file cannot be read, is no ONNX file, or fails `onnx.checker`. Also raised if no runtime supports
-            one of its operators (the message names these operators with their nodes), or if its external data is missing
-            or outside its folder.
+        BackboneError: the file cannot be read, is no ONNX file, or fails `onnx.checker`. Also raised if no runtime
+            supports one of its operators (the message names these operators with their nodes), or if its external data
+            is missing or outside its folder.
     """
     import onnx  # noqa: PLC0415 - heavy
 
@@ -125,8 +125,8 @@ def join(path: Path, target: Path) -> None:
     interface = inspect(path)
     if sum(file.stat().st_size for file in (path, *interface.external_data)) > _PROTOBUF_LIMIT:
         raise BackboneError(
-            f"{path} and its weights exceed 2 GiB, the limit of one ONNX file, and this runtime does not read external data. "
-            "Choose another runtime for this backbone in the mission."
+            f"{path} and its weights exceed 2 GiB, the limit of one ONNX file, and this runtime does not read external "
+            "data. Choose another runtime for this backbone in the mission."
         )
     model = _loaded(path)
     onnx.load_external_data_for_model(model, str(path.parent))
@@ -190,8 +190,8 @@ def _refuse_foreign_operators(path: Path, model: onnx.ModelProto) -> None:
         for kind, nodes in sorted(foreign.items())
     )
     raise BackboneError(
-        f"{path} has operators that are not part of ONNX and that no runtime supports: {listed}. Export the model without "
-        "them."
+        f"{path} has operators that are not part of ONNX and that no runtime supports: {listed}. Export the model "
+        "without them."
     )
 
 
@@ -258,7 +258,7 @@ def _external_file(path: Path, location: str, needed: int) -> Path:
         )
     if not file.is_file():
         raise BackboneError(
-            f"{path} has weights in {location!r}, but that file does not exist. Copy it to its place beside the ONNX file."
+            f"{path} has weights in {location!r}, but that file does not exist. Copy it beside the ONNX file."
         )
     size = file.stat().st_size
     if size < needed:

@@ -1,8 +1,8 @@
 """Writes a precision into an ONNX file, for runtimes that read it from the file: fp16 by casts, int8 by Q/DQ nodes.
 
 ONNX Runtime's quantiser places the Q/DQ nodes. It quantises weights per channel, and the inputs of matrix products and
-convolutions. It quantises neither biases nor outputs. Both precisions need value ranges measured on samples: a calibration
-table.
+convolutions. It quantises neither biases nor outputs. Both precisions need value ranges measured on samples: a
+calibration table.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class OnnxPrecision:
     def __init__(self, runtime_version: Callable[[], str]) -> None:
         """Store the arguments.
 
-        runtime_version: imports ONNX Runtime without telemetry and returns its version. The adapter of ONNX Runtime has it.
+        runtime_version: a function of ONNX Runtime's adapter. It imports ONNX Runtime without telemetry, and returns
+            the version.
         """
         self._runtime_version = runtime_version
 
@@ -162,8 +163,8 @@ class OnnxPrecision:
                 quantiser.quantize_model()
         except (ValueError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
             raise EngineBuildError(
-                f"{spec.onnx_path}: ONNX Runtime cannot quantise the model: {error}. Keep the layers named there in fp32 "
-                "with `precision_overrides`, or set `precision` to fp32."
+                f"{spec.onnx_path}: ONNX Runtime cannot quantise the model: {error}. Keep the layers named there in "
+                "fp32 with `precision_overrides`, or set `precision` to fp32."
             ) from error
         return casts.sort_nodes(casts.normalise(quantiser.model.model))
 
@@ -176,8 +177,8 @@ def _read(spec: BackboneSpec) -> onnx.ModelProto:
         raise BackboneError(f"{path} cannot be read: {error}. Check onnx_path in the mission.") from error
     if {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in model.graph.node}:
         raise EngineBuildError(
-            f"{path} is quantised already, so an engine cannot be compared with the original. Give the fp32 model; this "
-            f"program converts it to {spec.precision} and compares both."
+            f"{path} is quantised already, so an engine cannot be compared with the original. Give the fp32 model; "
+            f"this program converts it to {spec.precision} and compares both."
         )
     return casts.normalise(model)
 
@@ -190,8 +191,8 @@ def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:
 def _write(spec: BackboneSpec, model: onnx.ModelProto, target: Path) -> None:
     if model.ByteSize() > _PROTOBUF_LIMIT:
         raise EngineBuildError(
-            f"{spec.onnx_path} holds more than 2 GiB of weights, so it cannot be converted to {spec.precision}: one ONNX "
-            "file has at most 2 GiB. Set `precision` to fp32."
+            f"{spec.onnx_path} holds more than 2 GiB of weights, so it cannot be converted to {spec.precision}: one "
+            "ONNX file has at most 2 GiB. Set `precision` to fp32."
         )
     target.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -204,8 +205,8 @@ def _check_patterns(spec: BackboneSpec, model: onnx.ModelProto) -> dict[str, str
         if not matched:
             shown = ", ".join(list(names)[:_SHOWN_NODES])
             raise BackboneError(
-                f"{spec.onnx_path} has no node {pattern!r}, which precision_overrides of {spec.model_name} names. Correct "
-                f"the pattern; the {len(names)} nodes begin with {shown}."
+                f"{spec.onnx_path} has no node {pattern!r}, which precision_overrides of {spec.model_name} names. "
+                f"Correct the pattern; the {len(names)} nodes begin with {shown}."
             )
         if precision == "int8" and not any(names[name] in QUANTISED for name in matched):
             raise BackboneError(
@@ -216,7 +217,7 @@ def _check_patterns(spec: BackboneSpec, model: onnx.ModelProto) -> dict[str, str
 
 
 def _fp16_nodes(spec: BackboneSpec, model: onnx.ModelProto, ranges: Ranges, plan: Mapping[str, str]) -> frozenset[str]:
-    """Return the nodes to cast to fp16: those that the mission asks for, except where values would overflow or vanish."""
+    """Return the nodes to cast to fp16: those that the mission asks for, unless values would overflow or vanish."""
     if "fp16" not in plan.values():
         return frozenset()
     types, opset = casts.value_types(model), casts.opset_of(model)

@@ -59,8 +59,8 @@ class Database:
             yield
         except psycopg.errors.InsufficientPrivilege as error:
             raise DatabaseError(
-                f"{self.where}: {self._text(error)}. Allow the user to create the schema (GRANT CREATE ON DATABASE), or "
-                "let the owner of the schema `preflight` grant the rights on it"
+                f"{self.where}: {self._text(error)}. Allow the user to create the schema (GRANT CREATE ON DATABASE), "
+                "or let the owner of the schema `preflight` grant the rights on it"
             ) from error
         except (psycopg.errors.IntegrityError, psycopg.errors.DataError) as error:
             raise ImportSourceError(f"{self.where} refuses a row: {self._text(error)}. Correct the source") from error

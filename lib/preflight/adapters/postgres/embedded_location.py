@@ -1,8 +1,8 @@
 """Chooses the user, the data folder and the programs of the embedded Postgres.
 
-Postgres refuses to run as root. If this process runs as root, the server runs as `postgres` or `nobody`. Files that this
-user cannot reach are then placed below a state folder, /var/lib/preflight. The mode and the owner of existing folders do
-not change.
+Postgres refuses to run as root. If this process runs as root, the server runs as `postgres` or `nobody`. Files that
+this user cannot reach are then placed below a state folder, /var/lib/preflight. The mode and the owner of existing
+folders do not change.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def server_user() -> ServerUser:
             name = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError as error:
             raise DatabaseError(
-                f"user {os.geteuid()} has no name in the user database, but the embedded Postgres needs one. Add one, or "
-                "set tile_store.database to a postgresql:// URL"
+                f"user {os.geteuid()} has no name in the user database, but the embedded Postgres needs one. Add one, "
+                "or set tile_store.database to a postgresql:// URL"
             ) from error
         return ServerUser(os.geteuid(), os.getegid(), name, frozenset({os.getegid(), *os.getgroups()}))
     for name in ("postgres", "nobody"):
@@ -119,14 +119,14 @@ def find_home(root: Path, user: ServerUser, state: Path) -> Path:
     status = home.stat()
     if status.st_uid != user.uid or stat.S_IMODE(status.st_mode) & 0o077:
         raise DatabaseError(
-            f"{home} holds Postgres' data, so it must belong to {user.name} and have mode 0700. Run as its owner, or move "
-            "it away and import again"
+            f"{home} holds Postgres' data, so it must belong to {user.name} and have mode 0700. Run as its owner, or "
+            "move it away and import again"
         )
     return home
 
 
 def _make_folder(folder: Path, mode: int, user: ServerUser) -> None:
-    """Create a folder for the server's user. Created parents belong to this process's user. Existing folders stay as is."""
+    """Create a folder for the server's user, and its parents for this process's user. Existing ones do not change."""
     for parent in reversed(folder.parents):
         if not parent.exists():
             parent.mkdir(exist_ok=True)
@@ -166,7 +166,7 @@ def find_binaries(user: ServerUser, state: Path) -> Path:
 
 
 def _copy_binaries(package: Path, copy: Path) -> None:
-    """Copy the programs and their libraries. The programs expect the libraries beside the package, as in site-packages."""
+    """Copy the programs, and the libraries that they expect beside their package, as in site-packages."""
     partial = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
     ignore = shutil.ignore_patterns("include", "*.a", "pkgconfig")
     try:
@@ -186,7 +186,8 @@ def _copy_binaries(package: Path, copy: Path) -> None:
 def run_as(command: Sequence[str], user: ServerUser) -> subprocess.CompletedProcess[str]:
     """Run a command as the server's user.
 
-    The environment is new, because variables of this process such as PGDATA, PGPORT and the locale would affect Postgres.
+    The environment is new, because variables of this process such as PGDATA, PGPORT and the locale would affect
+    Postgres.
     """
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
     if os.geteuid() != 0:

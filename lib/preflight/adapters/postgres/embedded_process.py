@@ -123,7 +123,8 @@ def alive(pid: int) -> bool:
 def works_in(pid: int, data: Path) -> bool:
     """Return whether a process runs in a data folder.
 
-    Postgres uses its data folder as working directory. So another process that got the same id is not taken for a server.
+    Postgres uses its data folder as working directory. So another process that got the same id is not taken for a
+    server.
     """
     with suppress(OSError):
         return alive(pid) and Path(f"/proc/{pid}/cwd").readlink() == data

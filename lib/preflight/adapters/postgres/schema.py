@@ -34,8 +34,8 @@ def migrate(database: Database, connection: Connection) -> None:
             applied = []
         if unknown := set(applied) - {number for number, _ in files}:
             raise DatabaseError(
-                f"{database.where}: the schema has migration {max(unknown)}, but this program knows only migrations up to "
-                f"{max(number for number, _ in files)}. Install the newer preflight that wrote the schema"
+                f"{database.where}: the schema has migration {max(unknown)}, but this program knows only migrations up "
+                f"to {max(number for number, _ in files)}. Install the newer preflight that wrote the schema"
             )
         for number, script in files:
             if number not in applied:

@@ -47,8 +47,8 @@ class PostgresTileStore:
             conninfo: a postgresql:// URL, or libpq's key = value form.
 
         Raises:
-            DatabaseError: the server cannot be reached or refuses, or the schema is newer than this program. The message
-                does not contain the password.
+            DatabaseError: the server cannot be reached or refuses, or the schema is newer than this program. The
+                message does not contain the password.
         """
         self._database = Database(conninfo)
         self._connection = self._database.connect()
@@ -130,8 +130,8 @@ class PostgresTileStore:
     def upsert(self, rows: Iterable[TileRow], *, replace: bool) -> int:
         """Insert or update rows in one transaction, as `TileMetadataStore.upsert` describes.
 
-        If the rows contain a tile twice with different bytes, the last one wins with `replace`. Without `replace` the call
-        is refused.
+        If the rows contain a tile twice with different bytes, the last one wins with `replace`. Without `replace` the
+        call is refused.
         """
         with self._database.errors(), self._connection.transaction(), self._connection.cursor() as cursor:
             return upsert_tiles(cursor, rows, replace=replace)
@@ -140,9 +140,9 @@ class PostgresTileStore:
         """Insert or update the provenance of one source."""
         with self._database.errors():
             self._connection.execute(
-                "INSERT INTO preflight.sources (name, origin, terms, captured_at, imported_at) VALUES (%s, %s, %s, %s, %s) "
-                "ON CONFLICT (name, origin) DO UPDATE SET terms = excluded.terms, captured_at = excluded.captured_at, "
-                "imported_at = excluded.imported_at",
+                "INSERT INTO preflight.sources (name, origin, terms, captured_at, imported_at) "
+                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (name, origin) DO UPDATE SET terms = excluded.terms, "
+                "captured_at = excluded.captured_at, imported_at = excluded.imported_at",
                 (record.name, record.origin, record.terms, record.captured_at, record.imported_at),
             )
 

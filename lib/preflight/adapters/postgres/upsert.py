@@ -70,6 +70,7 @@ def _refuse_clashes(clashes: Sequence[tuple[Any, ...]]) -> None:
     if clashes:
         names = ", ".join(f"{zoom}/{x}/{y} of {source}" for zoom, x, y, source, _ in clashes)
         raise ImportSourceError(
-            f"{clashes[0][4]} tiles have other bytes than the tiles in the store, or than a second tile of this import, "
-            f"such as {names}. Import with --update to take the new bytes, or under another source name to keep both"
+            f"{clashes[0][4]} tiles have other bytes than the tiles in the store, or than a second tile of this "
+            f"import, such as {names}. Import with --update to take the new bytes, or under another source name to "
+            "keep both"
         )

@@ -1,7 +1,7 @@
 """A source of tiles: a PNG or JPEG with known corners, resampled to the tile grid at the requested zooms.
 
-A CSV file beside the image gives the corners. It has the name of the image (`field.jpg`, `field.csv`), is UTF-8, and has
-a header and four lines:
+A CSV file beside the image gives the corners. It has the name of the image (`field.jpg`, `field.csv`), is UTF-8, and
+has a header and four lines:
 
     corner,lat,lon
     top_left,0.3520,32.5880
@@ -104,7 +104,8 @@ class CornerImage:
 def read_corners(path: Path) -> dict[str, Point]:
     """Read a CSV file of corners.
 
-    Returns (lat, lon) in WGS84 degrees for each name in CORNERS. Raises ImportSourceError if the file is missing or wrong.
+    Returns (lat, lon) in WGS84 degrees for each name in CORNERS. Raises ImportSourceError if the file is missing or
+    wrong.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -112,8 +113,8 @@ def read_corners(path: Path) -> dict[str, Point]:
         rows = list(csv.DictReader(io.StringIO(text), strict=True))
     except FileNotFoundError as error:
         raise ImportSourceError(
-            f"{path} does not exist, but a PNG or JPEG needs the positions of its corners. Write the file with the header "
-            f"corner,lat,lon and one line each for {', '.join(CORNERS)}"
+            f"{path} does not exist, but a PNG or JPEG needs the positions of its corners. Write the file with the "
+            f"header corner,lat,lon and one line each for {', '.join(CORNERS)}"
         ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImportSourceError(f"{path} is not a readable CSV file: {error}. Write it as UTF-8 text") from error
@@ -136,8 +137,8 @@ def _point(path: Path, row: dict[str, str]) -> Point:
         ) from error
     if not (-MAX_LATITUDE <= lat <= MAX_LATITUDE and -180.0 <= lon <= 180.0):
         raise ImportSourceError(
-            f"{path}: corner {row['corner']} at lat {lat}, lon {lon} is outside the Web Mercator map. Correct it; lat and "
-            "lon may be swapped"
+            f"{path}: corner {row['corner']} at lat {lat}, lon {lon} is outside the Web Mercator map. Correct it; lat "
+            "and lon may be swapped"
         )
     return lat, lon
 
@@ -176,8 +177,8 @@ def corner_transform(path: Path, corners: dict[str, Point], width: int, height: 
     misfit = abs(top_left - top_right + bottom_right - bottom_left) / 4
     if misfit > _MAX_MISFIT * longer:
         raise ImportSourceError(
-            f"{path}: the corners form no parallelogram: they miss one by {misfit:,.1f} m, with a side of {longer:,.1f} m. "
-            "Correct them, or rectify the image into a GeoTIFF"
+            f"{path}: the corners form no parallelogram: they miss one by {misfit:,.1f} m, with a side of "
+            f"{longer:,.1f} m. Correct them, or rectify the image into a GeoTIFF"
         )
     origin = middle - along / 2 - down / 2
     return Affine(

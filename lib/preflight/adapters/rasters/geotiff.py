@@ -40,9 +40,10 @@ class GeoTiff:
         Args:
             path: the GeoTIFF file.
             zooms: the first and last zoom; None for the zoom nearest to the resolution of the image.
-            min_coverage: the share of a tile's pixels that the image must fill; tiles with less are left out. Alpha, mask
-                and no-data value tell which pixels it fills.
-            threads: the number of rendering threads; None for one for each core, at most 4. It does not change the tiles.
+            min_coverage: the share of a tile's pixels that the image must fill; tiles with less are left out. Alpha,
+                mask and no-data value tell which pixels it fills.
+            threads: the number of rendering threads; None for one for each core, at most 4. It does not change the
+                tiles.
 
         Raises:
             ImportSourceError: the file cannot be read, has no georeference, crosses the 180th meridian, does not have
@@ -80,7 +81,7 @@ def _placement(path: Path, dataset: Any) -> Placement:  # noqa: ANN401 - rasteri
                 f"{path} is georeferenced by control points only. Rectify it: gdalwarp -t_srs EPSG:3857"
             )
         raise ImportSourceError(
-            f"{path} has no georeference. Export it as a GeoTIFF with one, or give a PNG or JPEG with a CSV file of its "
-            "corners"
+            f"{path} has no georeference. Export it as a GeoTIFF with one, or give a PNG or JPEG with a CSV file of "
+            "its corners"
         )
     return Placement(dataset.crs, dataset.transform)

@@ -1,7 +1,8 @@
-"""Resamples a georeferenced image into Web Mercator tiles. The same file gives the same bytes for any number of threads.
+"""Resamples a georeferenced image into Web Mercator tiles. The number of threads does not change their bytes.
 
-A tile is a PNG of 256 x 256 pixels, RGB or grey. A tile that the image does not fill has an alpha channel. GDAL warps the
-image through a virtual raster on the tile grid of a zoom. So memory holds a few rows of blocks, for an image of any size.
+A tile is a PNG of 256 x 256 pixels, RGB or grey. A tile that the image does not fill has an alpha channel. GDAL warps
+the image through a virtual raster on the tile grid of a zoom. So memory holds a few rows of blocks, for an image of any
+size.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _AHEAD = 2  # runs in the queue for each thread
 
 
 class _Run(NamedTuple):
-    """Neighbouring tiles: several rows of a grid, or a part of one row. Rows and columns count from its north-west corner.
+    """Neighbouring tiles: several rows of a grid, or a part of one row. Numbers count from the north-west corner.
 
     Tiles of one run share decoded rows of the image file. The next run decodes the rows at its border again.
     """

@@ -1,4 +1,4 @@
-"""Computes which Web Mercator tiles a georeferenced image covers, and refuses images that cannot be resampled into tiles.
+"""Computes which Web Mercator tiles a georeferenced image covers, and refuses images that cannot be resampled.
 
 `rendering` then resamples the image.
 """

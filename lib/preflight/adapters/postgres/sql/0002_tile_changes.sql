@@ -1,7 +1,8 @@
--- A log of the tiles that changed at each revision. With it, the cost of sealing again depends on the changed tiles only.
+-- A log of the tiles that changed at each revision. With it, the cost of sealing again depends on the changed tiles
+-- only.
 --
--- The log is complete for revisions after store_state.logged_from. A statement that changes more than 10,000 tiles is not
--- logged tile by tile. It sets logged_from to its own revision, and deletes the log before it.
+-- The log is complete for revisions after store_state.logged_from. A statement that changes more than 10,000 tiles is
+-- not logged tile by tile. It sets logged_from to its own revision, and deletes the log before it.
 
 CREATE TABLE preflight.tile_changes (
     revision bigint   NOT NULL,
