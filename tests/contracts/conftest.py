@@ -21,7 +21,7 @@ from preflight.adapters.postgres.tile_store import PostgresTileStore
 from preflight.adapters.tile_files import TileFiles
 from preflight.area.area import area_from_bbox, cover
 from preflight.errors import ImportSourceError, TileContentError
-from preflight.records import StoreRevision, TileBboxRecord, TileHashRecord
+from preflight.records import StoreRevision
 
 
 class MemoryTileStore:
@@ -56,14 +56,10 @@ class MemoryTileStore:
             lambda row: row.zoom == zoom and x_range[0] <= row.x <= x_range[1] and y_range[0] <= row.y <= y_range[1]
         )
 
-    def tile_hashes_by_bbox(self, bbox, zoom_levels, sector_class):
-        tiles = cover(area_from_bbox(bbox), zoom_levels)
-        for row in self._sorted(lambda row: (row.zoom, row.x, row.y) in tiles):
-            yield TileHashRecord(row.zoom, row.lat, row.lon, row.source, row.sha256)
-
-    def tiles_by_bbox(self, bbox, zoom_levels, sector_class):
-        for row in self.tile_hashes_by_bbox(bbox, zoom_levels, sector_class):
-            yield TileBboxRecord(row.zoom, row.lat, row.lon, row.source)
+    def query_by_bbox(self, *, bbox, zoom=None, zoom_levels=(), sector_class=None):
+        zooms = sorted({*zoom_levels, *([] if zoom is None else [zoom])})
+        tiles = cover(area_from_bbox(bbox), zooms)
+        return self._sorted(lambda row: (row.zoom, row.x, row.y) in tiles)
 
     def upsert(self, rows, *, replace):
         after, changed, corrected = dict(self._rows), set(), set()

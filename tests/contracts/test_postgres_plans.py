@@ -142,9 +142,9 @@ def test_a_box_is_read_by_an_index_and_a_large_box_is_not_sorted(analysed, monke
     with PostgresTileStore(analysed) as store:
         calls = [lambda: _first(store.rows_in_box(18, x_range, y_range))]
         for zooms in ([18], [17, 18]):
-            query = _bbox(columns, rows), zooms, "stable_rear"
-            calls.append(lambda query=query: _first(store.tile_hashes_by_bbox(*query)))
-            calls.append(lambda query=query: _first(store.tiles_by_bbox(*query)))
+            query = {"bbox": _bbox(columns, rows), "zoom_levels": zooms, "sector_class": "stable_rear"}
+            calls.append(lambda query=query: _first(store.query_by_bbox(**query)))
+        calls.append(lambda: _first(store.query_by_bbox(bbox=_bbox(columns, rows), zoom=18)))
         for call in calls:
             nodes = plans.of(call)
             assert "Seq Scan" not in _node_types(nodes)

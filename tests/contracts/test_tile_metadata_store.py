@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from preflight.adapters.c6 import (
+    c6_tile_metadata_store_to_tiles_batch_query,
+    c6_tile_metadata_store_to_tiles_query,
+)
 from preflight.area.web_mercator import tile_bounds, tile_center
 from preflight.errors import ImportSourceError
 from preflight.ports import ManifestRow
@@ -151,15 +155,56 @@ def test_the_source_is_part_of_the_key_of_a_tile(tile_store):
     assert tile_store.upsert(offered, replace=False) == 2
 
 
-def test_a_bbox_gives_the_tiles_whose_interior_overlaps_it(tile_store):
+@pytest.fixture
+def two_zooms(tile_store):
+    """A store with the grid at zoom 14 and a row of tiles at zoom 15."""
     tile_store.upsert([*GRID, *(row(15, x, 10000) for x in range(16000, 16008))], replace=False)
+    return tile_store
+
+
+INSIDE = in_order(one for one in GRID if (one.x, one.y) == (8001, 5001))
+
+
+def test_a_bbox_gives_the_tiles_whose_interior_overlaps_it(two_zooms):
     box = tile_bounds(14, 8001, 5001)
-    hashes = list(tile_store.tile_hashes_by_bbox(box, [15, 14], "stable_rear"))
-    inside = in_order(one for one in GRID if (one.x, one.y) == (8001, 5001))
-    assert hashes == [TileHashRecord(one.zoom, one.lat, one.lon, one.source, one.sha256) for one in inside]
-    tiles = list(tile_store.tiles_by_bbox(box, [14], "active_conflict"))
-    assert tiles == [TileBboxRecord(one.zoom, one.lat, one.lon, one.source) for one in inside]
-    wide = list(tile_store.tiles_by_bbox(tile_bounds(13, 4000, 2500), [15, 14], "stable_rear"))
+    for sector in ("stable_rear", "active_conflict"):
+        assert list(two_zooms.query_by_bbox(bbox=box, zoom_levels=[15, 14], sector_class=sector)) == INSIDE
+    assert list(two_zooms.query_by_bbox(bbox=box, zoom=14)) == INSIDE
+    wide = list(two_zooms.query_by_bbox(bbox=tile_bounds(13, 4000, 2500), zoom_levels=[15, 14]))
+    assert [one.zoom for one in wide] == [14] * 12 + [15] * 4
+    assert wide == in_order(wide)
+
+
+def test_a_query_of_a_bbox_may_name_one_zoom_or_several(two_zooms):
+    box = tile_bounds(13, 4000, 2500)
+    both = list(two_zooms.query_by_bbox(bbox=box, zoom_levels=[14, 15]))
+    assert list(two_zooms.query_by_bbox(bbox=box, zoom=15, zoom_levels=[14])) == both
+    assert list(two_zooms.query_by_bbox(bbox=box, zoom=14, zoom_levels=[14, 15, 15])) == both
+    assert list(two_zooms.query_by_bbox(bbox=box, zoom=15)) == both[12:]
+    assert list(two_zooms.query_by_bbox(bbox=box, zoom=16)) == []
+
+
+def test_a_row_has_the_shape_that_c6_gives_its_rows(two_zooms):
+    first = next(two_zooms.query_by_bbox(bbox=tile_bounds(14, 8001, 5001), zoom=14))
+    tile = first.tile_id
+    assert (tile.zoom_level, tile.lat, tile.lon) == (14, *tile_center(14, 8001, 5001))
+    assert (first.source, first.content_sha256_hex) == (INSIDE[0].source, INSIDE[0].sha256)
+
+
+def test_the_query_with_hashes_over_a_store(two_zooms):
+    query = c6_tile_metadata_store_to_tiles_query(two_zooms)
+    found = query.query_by_bbox(bbox=tile_bounds(14, 8001, 5001), zoom_levels=[15, 14], sector_class="stable_rear")
+    assert list(found) == [TileHashRecord(one.zoom, one.lat, one.lon, one.source, one.sha256) for one in INSIDE]
+
+
+def test_the_batch_query_over_a_store(two_zooms):
+    query = c6_tile_metadata_store_to_tiles_batch_query(two_zooms)
+    box = astuple(tile_bounds(14, 8001, 5001))
+    tiles = query.query_by_bbox_batch(bbox=box, zoom_levels=[14], sector_class="active_conflict")
+    assert tiles == [TileBboxRecord(one.zoom, one.lat, one.lon, one.source) for one in INSIDE]
+    wide = query.query_by_bbox_batch(
+        bbox=astuple(tile_bounds(13, 4000, 2500)), zoom_levels=[15, 14], sector_class="stable_rear"
+    )
     assert [one.zoom for one in wide] == [14] * 12 + [15] * 4
 
 
