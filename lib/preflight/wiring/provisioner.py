@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from preflight.engine.compiler import EngineCompiler
 from preflight.errors import CallbackError, CoverageError, MissionError
@@ -88,7 +89,7 @@ class CacheProvisionerImpl:
         self._manifest = manifest_builder
         self._rows = tile_metadata_store
         self._surroundings = surroundings
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
 
     def build_cache_artifacts(
         self,
@@ -112,7 +113,7 @@ class CacheProvisionerImpl:
             The report: success, idempotent_no_op, or failure if tiles of the area are missing or too old.
 
         Raises:
-            MissionError: the request breaks a rule of mission files. Nothing was locked.
+            MissionError: the request breaks a rule of mission files, or the host is not this machine. Nothing was locked.
             BuildLockHeldError: another build runs.
             BuildCancelledError: the caller cancelled. The lock is free; the next build goes on from there.
             CallbackError: a callback raised; its error is the cause.
@@ -131,7 +132,14 @@ class CacheProvisionerImpl:
             return session.failure_report(error)
 
     def session(self, request: BuildRequest, options: Options = Options()) -> Session:  # noqa: B008 - immutable
-        """Returns the run of a request. Reads the request and nothing else. Raises MissionError."""
+        """Returns the run of a request. Takes no lock and writes nothing.
+
+        Raises:
+            MissionError: the request breaks a rule of mission files, or the host is not this machine.
+        """
+        problem = host_problem(self._surroundings.host, Surroundings.real().host)
+        if problem is not None:
+            raise MissionError("build_cache_artifacts", (problem,))
         root = self._rows.root if isinstance(self._rows, TileAccess) else None
         job = job_of_request(request, self._blocks, specs_of(self._blocks), root)
         return self._assembly(job, options).session()
@@ -160,11 +168,17 @@ class CacheProvisionerImpl:
             EngineBuildError: the runtime refuses.
         """
         if folder is None:
-            self._folder = self._folder or TemporaryDirectory(prefix="preflight-engines-")
-            folder = Path(self._folder.name)
+            folder = self._own_folder()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="preflight-") as work:
             return [self._compile(_placed(spec, Path(work)), folder, Path(work)) for spec in backbones]
+
+    def _own_folder(self) -> Path:
+        """Returns the temporary folder of this object. It is removed with the object, or when the program ends."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="preflight-engines-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
 
     def _compile(self, spec: BackboneSpec, folder: Path, work: Path) -> EngineCacheEntry:
         target, began = folder / str(self._compiler.name(spec)), time.monotonic()
