@@ -5,24 +5,36 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import shutil
 from dataclasses import replace
+from datetime import datetime, timezone
 from uuid import UUID
 
 import pytest
 
+import preflight
 from preflight import wiring
-from preflight.descriptors.batcher import EngineBatcher
 from preflight.engine.compiler import EngineCompiler
 from preflight.errors import BuildLockHeldError, EngineBuildError, TileContentError
+from preflight.mission.config import read_blocks
 from preflight.mission.loading import load_mission
 from preflight.records import BoundingBox, BuildRequest, HostCapabilities
-from preflight.stages.manifest import ManifestStage
 from preflight.store.cache_layout import CacheLayout
-from preflight.store.generations import Generations
-from preflight.trace.digests import DigestCache, hash_file
-from preflight.wiring.provisioner import CacheProvisioner
+from preflight.tile_import.importing import import_tiles
+from preflight.tile_import.source import OfferedTile
+from preflight.trace.digests import hash_file
+from preflight.wiring.factories import engine_compiler, placed_builtins
 from takeoff.errors import ContentHashMismatchError, ManifestNotFoundError
-from takeoff.verify import ManifestVerifier
+
+SOURCE, OTHER = "small-landscape", "other-landscape"
+
+
+def config_of(place, runtime=None):
+    """The configuration of the place's mission. runtime: instead of the mission's."""
+    config = preflight.load_config(place.mission, {})
+    if runtime is None:
+        return config
+    return preflight.Config({**config.components, "c7_inference": preflight.C7InferenceConfig(runtime)})
 
 
 @pytest.fixture
@@ -32,39 +44,46 @@ def job_of():
 
 
 @pytest.fixture
-def surroundings():
-    real = wiring.Surroundings.real()
-    return wiring.Surroundings(wiring.wall_clock, {}, real.host)
-
-
-@pytest.fixture
-def provisioner_of(job_of, surroundings):
-    """provisioner_of(place): a provisioner with the configuration and the tile store of the mission."""
+def tiles_of():
+    """tiles_of(place): its tile store, which is closed after the test."""
     opened = []
 
-    def make(place, progress=None, **section):
-        job = job_of(place)
+    def make(place):
         opened.append(place.tiles())
-        config = replace_section(job.config, **section)
-        return wiring.build_cache_provisioner(
-            config,
-            tiles=opened[-1],
-            trust=job.trust,
-            signing_key=job.signing_key,
-            surroundings=surroundings,
-            backbones=job.backbones,
-            options=wiring.Options(progress=progress),
-        )
+        return opened[-1]
 
     yield make
     for tiles in opened:
         tiles.close()
 
 
-def replace_section(config, **changes):
-    import msgspec
+@pytest.fixture
+def provisioner_of(tiles_of):
+    """provisioner_of(place): a provisioner with the configuration and the tile store of the mission."""
 
-    return msgspec.structs.replace(config, **changes)
+    def make(place, *, runtime=None, clock=wiring.wall_clock):
+        config, tiles = config_of(place, runtime), tiles_of(place)
+        compiler = preflight.build_engine_compiler(config)
+        batcher = preflight.build_descriptor_batcher(
+            config,
+            backbone_embedder=preflight.C7EngineBackboneEmbedder(),
+            tile_metadata_store=tiles,
+            tile_store=tiles,
+            descriptor_index=None,
+            clock=clock,
+        )
+        return preflight.build_cache_provisioner(
+            config,
+            engine_compiler=compiler,
+            descriptor_batcher=batcher,
+            manifest_builder=preflight.build_manifest_builder(config, tile_metadata_store=tiles, clock=clock),
+            tile_metadata_store=tiles,
+            host=compiler.host,
+            precision=preflight.PrecisionMode.FP32,
+            clock=clock,
+        )
+
+    return make
 
 
 @pytest.fixture
@@ -89,10 +108,12 @@ def request_of(job_of):
 
 def test_after_a_build_by_the_api_neither_api_nor_doit_has_anything_to_do(fresh, provisioner_of, request_of):
     told = []
-    provisioner = provisioner_of(fresh, progress=lambda done, total: told.append((done, total)))
-    assert isinstance(provisioner, CacheProvisioner)
+    provisioner = provisioner_of(fresh)
+    assert isinstance(provisioner, preflight.CacheProvisionerImpl)
     request = request_of(fresh)
-    report = provisioner.build_cache_artifacts(request)
+    report = provisioner.build_cache_artifacts(
+        request, progress_callback=lambda done, total: told.append((done, total))
+    )
     assert (report.outcome, report.failure_reason) == ("success", None)
     assert (report.engines_built, report.engines_reused, report.descriptors_generated) == (1, 0, 80)
     assert report.manifest_hash == fresh.manifest["predicate"]["manifest_hash"]
@@ -164,7 +185,7 @@ def test_a_held_lock_raises_an_error_but_compiling_needs_no_lock(built, provisio
 
 def _on_disk(place):
     """Return the backbone of a built place, with the path of its ONNX file."""
-    (spec,) = wiring.build_backbone_specs(load_mission(place.mission, {}).job)
+    (spec,) = placed_builtins(preflight.build_backbone_specs(config_of(place)), CacheLayout(place.cache))
     assert spec.onnx_path.is_file()
     return spec
 
@@ -191,42 +212,49 @@ def test_another_runtime_is_another_engine(built):
     assert built.takeoff().status == 0
 
 
-def test_the_six_factories(built, job_of, surroundings):
-    job = job_of(built)
-    layout = CacheLayout(job.cache_root)
-    compiler = wiring.build_engine_compiler(job.config, surroundings.host)
+def test_the_parts_that_the_factories_make(built, tiles_of):
+    config, tiles = config_of(built), tiles_of(built)
+    compiler = preflight.build_engine_compiler(config)
     assert isinstance(compiler, EngineCompiler)
-    (spec,) = wiring.build_backbone_specs(job)
-    assert spec.onnx_path == layout.onnx / "weight_free_vpr.onnx"
-    digests = DigestCache(None)
-    builder = wiring.build_manifest_builder(
-        job, compiler, digests, Generations(layout, digests), wiring.wall_clock, lambda: None
+    (spec,) = preflight.build_backbone_specs(config)
+    assert str(spec.onnx_path) == "builtin:weight_free_vpr"
+    builder = preflight.build_manifest_builder(config, tile_metadata_store=tiles, clock=wiring.wall_clock)
+    assert isinstance(builder, preflight.ManifestBuilder)
+    assert builder.tile_metadata_store is tiles
+    embedder = preflight.C7EngineBackboneEmbedder()
+    batcher = preflight.build_descriptor_batcher(
+        config,
+        backbone_embedder=embedder,
+        tile_metadata_store=tiles,
+        tile_store=tiles,
+        descriptor_index=None,
+        clock=wiring.wall_clock,
     )
-    assert isinstance(builder, ManifestStage)
-    assert builder.published().manifest.manifest_hash == built.report["manifest_hash"]
-    engine = layout.engines / str(compiler.name(spec))
-    with compiler.load(spec, engine) as loaded:
-        batcher = wiring.build_descriptor_batcher(job.config, spec, loaded, 1, wiring.image_codec())
-        assert isinstance(batcher, EngineBatcher)
+    assert isinstance(batcher, preflight.DescriptorBatcher)
+    assert (batcher.embedder, batcher.tile_metadata_store, batcher.tile_store) == (embedder, tiles, tiles)
+    layout = CacheLayout(built.cache)
+    (placed,) = placed_builtins((spec,), layout)
+    with compiler.load(placed, layout.engines / str(compiler.name(placed))) as loaded:
+        assert callable(loaded.run)
 
 
-def test_an_engine_is_named_after_the_host_that_the_caller_gives(built, job_of):
-    job = job_of(built)
-    (spec,) = wiring.build_backbone_specs(job)
-    compiler = wiring.build_engine_compiler(job.config, HostCapabilities(arch="aarch64", isa="neon"))
+def test_an_engine_is_named_after_the_host_that_the_caller_gives(built):
+    config = config_of(built)
+    (spec,) = preflight.build_backbone_specs(config)
+    provisioning = read_blocks(config).provisioning
+    compiler = engine_compiler(provisioning, HostCapabilities(arch="aarch64", isa="neon"))
     assert "cpu-neon" in str(compiler.name(spec))
 
 
-def test_a_runtime_that_is_not_installed_is_refused(built, job_of, surroundings):
-    config = replace_section(job_of(built).config, runtime="tensorrt")
+def test_a_runtime_that_is_not_installed_is_refused(built):
     with pytest.raises(EngineBuildError):
-        wiring.build_engine_compiler(config, surroundings.host)
+        preflight.build_engine_compiler(config_of(built, runtime="tensorrt"))
 
 
 def test_the_verifier_of_the_api(built, job_of):
     job = job_of(built)
-    verifier = wiring.build_manifest_verifier(job.trust, wiring.wall_clock)
-    assert isinstance(verifier, ManifestVerifier)
+    verifier = preflight.build_manifest_verifier(config_of(built), clock=wiring.wall_clock)
+    assert isinstance(verifier, preflight.ManifestVerifierImpl)
     result = verifier.verify_manifest(built.current)
     assert (result.outcome, result.fail_reasons) == ("pass", ())
     assert result.manifest_hash_match
@@ -246,45 +274,92 @@ def test_the_verifier_of_the_api(built, job_of):
         verifier.verify_manifest(built.folder)
 
 
-def test_the_operator_mode_needs_a_tile_store(built, job_of):
-    job = job_of(built)
-    with pytest.raises(ValueError, match="operator"):
-        wiring.build_manifest_verifier(job.trust, wiring.wall_clock, mode="operator")
+class NeverAsked:
+    """A metadata store that fails the test if it is asked."""
 
-    def never(manifest):
-        raise AssertionError(manifest)
+    def query_by_bbox(self, *, bbox, zoom):
+        raise AssertionError((bbox, zoom))
 
-    airborne = wiring.build_manifest_verifier(job.trust, wiring.wall_clock, mode="airborne", tiles=never)
+
+def test_the_operator_mode_needs_a_tile_store(built, tiles_of):
+    config = config_of(built)
+    with pytest.raises(ValueError, match="tile_metadata_store: operator"):
+        preflight.build_manifest_verifier(config, clock=wiring.wall_clock, with_tile_store=True)
+
+    airborne = preflight.build_manifest_verifier(config, clock=wiring.wall_clock, tile_metadata_store=NeverAsked())
     assert airborne.verify_manifest(built.current).outcome == "pass"
 
-    tiles = built.tiles()
-    try:
-        (box,) = job.area.boxes()
-
-        def rows(manifest):
-            return tiles.metadata().tile_hashes_by_bbox(box, job.zoom_levels, job.sector_class)
-
-        operator = wiring.build_manifest_verifier(job.trust, wiring.wall_clock, mode="operator", tiles=rows)
-        assert operator.verify_manifest(built.current).outcome == "pass"
-    finally:
-        tiles.close()
+    operator = preflight.build_manifest_verifier(
+        config, clock=wiring.wall_clock, tile_metadata_store=tiles_of(built), with_tile_store=True
+    )
+    assert operator.verify_manifest(built.current).outcome == "pass"
+    assert operator.verify_manifest(built.current / "manifest.json").outcome == "pass"
 
 
-def test_a_replayed_clock_signs_with_its_own_time(built, job_of, surroundings, request_of):
+def _import_another_source(tiles, landscape_tiles):
+    """Import the first two tiles of zoom 18 from another source, with each other's pixels."""
+    one, two = [tile for tile in landscape_tiles if tile.zoom == 18][:2]
+    swapped = ((one, two.content), (two, one.content))
+    import_tiles(
+        (OfferedTile(tile.zoom, tile.x, tile.y, content, ".jpg") for tile, content in swapped),
+        source=OTHER,
+        captured_at=datetime.now(timezone.utc),
+        metadata=tiles.metadata(),
+        pixels=tiles.pixels(),
+        check_image=wiring.check_image,
+        clock=wiring.wall_clock,
+    )
+
+
+def test_operator_mode_chooses_between_sources_as_a_build_does(whole, tiles_of, landscape_tiles):
+    """A tile in two sources is no drift. Another order of the sources is."""
+    tiles = tiles_of(whole)
+    _import_another_source(tiles, landscape_tiles)
+
+    def verdict(order):
+        whole.edit(lambda mission: mission["tile_store"].update(source_order=order))
+        verifier = preflight.build_manifest_verifier(
+            config_of(whole), clock=wiring.wall_clock, tile_metadata_store=tiles, with_tile_store=True
+        )
+        return verifier.verify_manifest(whole.current)
+
+    passed = verdict([SOURCE, OTHER])
+    assert (passed.outcome, passed.fail_reasons) == ("pass", ())
+    assert verdict([OTHER, SOURCE]).outcome == "fail"
+
+
+def _without_times(manifest):
+    """The statement of a manifest without the times of its issue."""
+    times = {"issued_at", "valid_from", "valid_until"}
+    predicate = manifest["predicate"]
+    assert times <= predicate.keys()
+    return {**manifest, "predicate": {name: value for name, value in predicate.items() if name not in times}}
+
+
+def test_the_api_and_doit_build_the_same_bytes(fresh, first, provisioner_of, request_of):
+    by_doit = first[0]
+    for name in ("keys", "trust"):
+        shutil.copytree(by_doit.folder / name, fresh.folder / name)
+    assert provisioner_of(fresh).build_cache_artifacts(request_of(fresh)).outcome == "success"
+    made, expected = (
+        {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
+        for root in (fresh.generation, by_doit.generation)
+    )
+    assert made.keys() == expected.keys()
+    # The list of checksums holds the manifest's, which has the times.
+    signed = {path for path in made if path.name.startswith("manifest.") or path.name == "SHA256SUMS"}
+    assert len(signed) < len(made)
+    differing = [str(path) for path in made.keys() - signed if made[path].read_bytes() != expected[path].read_bytes()]
+    assert differing == []
+    assert _without_times(fresh.manifest) == _without_times(by_doit.manifest)
+
+
+def test_a_replayed_clock_signs_with_its_own_time(built, provisioner_of, request_of):
     """Only the given clock is used, not the wall clock. Two builds within one second are valid and in order."""
-    job = job_of(built)
     moment = wiring.wall_clock().replace(microsecond=0)
-    tiles = built.tiles()
+    provisioner = provisioner_of(built, clock=lambda: moment)
     issued = []
     for flight in (None, UUID(int=1), UUID(int=2)):
-        provisioner = wiring.build_cache_provisioner(
-            job.config,
-            tiles=tiles,
-            trust=job.trust,
-            signing_key=job.signing_key,
-            surroundings=replace(surroundings, clock=lambda: moment),
-            backbones=job.backbones,
-        )
         assert provisioner.build_cache_artifacts(replace(request_of(built), flight_id=flight)).outcome == "success"
         predicate = built.manifest["predicate"]
         assert predicate["valid_from"] == int(moment.timestamp())

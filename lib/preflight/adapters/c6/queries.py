@@ -76,7 +76,7 @@ def checked_rows(
         TileContentError: a row is not a tile row, lies outside the box, comes twice, or has a hash of another form.
         PreflightError: the store's own error, translated.
     """
-    rows = [row for zoom in sorted(zoom_levels) for row in _of_zoom(store, bbox, zoom, sector_class)]
+    rows = [row for zoom in sorted(set(zoom_levels)) for row in _of_zoom(store, bbox, zoom, sector_class)]
     rows.sort(key=key_of)
     for one, other in pairwise(rows):
         if key_of(one) == key_of(other):
@@ -122,15 +122,19 @@ def _problem(row: TileMetadataShape, bbox: BoundingBox, zoom: int) -> str | None
     """Returns what is wrong with a row, or None."""
     tile = getattr(row, "tile_id", None)
     parts = [getattr(tile, name, None) for name in ("zoom_level", "lat", "lon")]
-    if not isinstance(parts[0], int) or not all(isinstance(part, (int, float)) for part in parts[1:]):
+    if not isinstance(parts[0], int) or not all(_is_number(part) for part in parts):
         return f"a row without tile_id.zoom_level, .lat and .lon: {row!r}"
     if parts[0] != zoom:
         return f"{_name(row)} for a query of zoom {zoom}"
     if not _SHA256.fullmatch(str(getattr(row, "content_sha256_hex", ""))):
         return f"{_name(row)} with the hash {getattr(row, 'content_sha256_hex', None)!r}, which is not 64 hex digits"
-    if not source_name(getattr(row, "source", "")):
+    if getattr(row, "source", None) is None or not source_name(row.source):
         return f"{_name(row)} without a source"
     return None if _shares_interior(row, bbox) else f"{_name(row)}, which lies outside the box {bbox}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _shares_interior(row: TileMetadataShape, bbox: BoundingBox) -> bool:
