@@ -10,6 +10,7 @@ from typing import BinaryIO
 from preflight.errors import PreflightError, TileContentError
 from preflight.ports import C6TileStore, TileIdShape, TilePixelOpener
 from preflight.records import TileId
+from preflight.tile_import.source import MAX_TILE_BYTES
 
 __all__ = ["C6Pixels", "c6_tile_store_to_pixel_opener"]
 
@@ -54,15 +55,25 @@ class C6Pixels:
 
 @contextmanager
 def opened(store: C6TileStore, tile_id: TileIdShape) -> Iterator[BinaryIO]:
-    """Opens a tile of a C6 store. Raises TileContentError for every failure of the store."""
+    """Opens a tile of a C6 store. Raises TileContentError for every failure of the store.
+
+    The bytes are read at once, so that an error of the store is never taken for an error of the reader, nor the reverse.
+    """
+    yield BytesIO(_content(store, tile_id))
+
+
+def _content(store: C6TileStore, tile_id: TileIdShape) -> bytes:
     name = f"tile {tile_id.zoom_level} at ({tile_id.lat}, {tile_id.lon})"
     try:
-        context = store.read_tile_pixels(tile_id)
-        with context as content:
-            yield BytesIO(content) if isinstance(content, (bytes, bytearray, memoryview)) else content
+        with store.read_tile_pixels(tile_id) as found:
+            raw = isinstance(found, (bytes, bytearray, memoryview))
+            content = bytes(found if raw else found.read(MAX_TILE_BYTES + 1))  # type: ignore[arg-type, union-attr] # see `raw`
     except (PreflightError, OSError):
         raise
     except Exception as error:
         raise TileContentError(
             f"the tile store cannot read {name}: {type(error).__name__}: {error}. Check the store"
         ) from error
+    if len(content) > MAX_TILE_BYTES:
+        raise TileContentError(f"{name} has more than {MAX_TILE_BYTES:,} bytes, which no tile has. Repair the store")
+    return content

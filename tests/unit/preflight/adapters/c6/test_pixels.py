@@ -5,6 +5,7 @@ from io import BytesIO
 
 import pytest
 
+import preflight.adapters.c6.pixels as pixels_module
 from preflight.adapters.c6 import c6_tile_store_to_pixel_opener
 from preflight.adapters.c6.pixels import C6Pixels
 from preflight.errors import DatabaseError, TileContentError
@@ -35,13 +36,12 @@ def test_a_tile_may_come_as_bytes_or_as_a_file(content):
     store = Store(content)
     with c6_tile_store_to_pixel_opener(store).open_tile(zoom=17, lat=45.5, lon=-30.25) as file:
         assert file.read() == b"pixels"
-        assert store.left == 0
     assert (store.asked, store.left) == ([TILE], 1)
 
 
-def test_a_row_is_opened_by_the_tile_id_that_the_store_gave():
-    store, own = Store(b"pixels"), object.__new__(TileId)
-    pixels = C6Pixels(store, {"memory/17/1/2": own})
+def test_a_path_that_no_row_has_is_refused():
+    store = Store(b"pixels")
+    pixels = C6Pixels(store, {"memory/17/1/2": TILE})
     with pytest.raises(TileContentError, match=r"not in the tile store any more\. Run the build again"):
         pixels.open_tile("memory/17/9/9")
     assert store.asked == []
@@ -95,6 +95,30 @@ def test_errors_of_this_package_and_of_files_are_raised_as_they_are(error):
     with pytest.raises(type(error)) as caught, C6Pixels(Broken(), {"p": TILE}).open_tile("p"):
         pass
     assert caught.value is error
+
+
+def test_an_error_while_the_pixels_are_read_is_the_store_s():
+    class Torn(BytesIO):
+        def read(self, *size):
+            raise RuntimeError("torn")
+
+    with (
+        pytest.raises(TileContentError, match="RuntimeError: torn"),
+        C6Pixels(Store(Torn()), {"p": TILE}).open_tile("p"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("form", [bytes, BytesIO])
+def test_a_tile_larger_than_any_tile_is_refused(form, monkeypatch):
+    monkeypatch.setattr(pixels_module, "MAX_TILE_BYTES", 6)
+    with C6Pixels(Store(form(b"pixels")), {"p": TILE}).open_tile("p") as file:
+        assert file.read() == b"pixels"
+    with (
+        pytest.raises(TileContentError, match="more than 6 bytes"),
+        C6Pixels(Store(form(b"pixels7")), {"p": TILE}).open_tile("p"),
+    ):
+        pass
 
 
 def test_an_error_of_the_reader_is_not_blamed_on_the_store():

@@ -127,7 +127,7 @@ def test_a_source_may_be_an_enum():
         (row(source=None), "without a source"),
         (Row(None), "a row without tile_id"),
         (Row(SimpleNamespace(zoom_level=14, lat="46", lon=2.0)), "a row without tile_id"),
-        (Row(SimpleNamespace(zoom_level=True, lat=46.0, lon=2.0)), "a row without tile_id"),
+        (Row(SimpleNamespace(zoom_level=14.0, lat=46.0, lon=2.0)), "a row without tile_id"),
         (Row(SimpleNamespace(zoom_level=14, lat=46.0, lon=True)), "a row without tile_id"),
     ],
 )
