@@ -18,6 +18,10 @@ from takeoff.position import LatLonAlt
 __all__ = ["job_of_request"]
 
 
+# What a rule calls a field, as a mission file does -> what a request calls it.
+_NAMES = {"calibration": "calibration_path", "area": "bbox"}
+
+
 def job_of_request(
     request: BuildRequest, blocks: Blocks, backbones: Sequence[BackboneSpec], tile_root: Path | None
 ) -> Job:
@@ -33,25 +37,29 @@ def job_of_request(
         MissionError: a field is wrong, or a rule of mission files is broken. Names every fault by its field.
     """
     problems: list[str] = []
-    zooms = _zooms(request.zoom_levels, problems)
+
+    def given(field: str) -> object:
+        return getattr(request, field, None)
+
+    zooms = _zooms(given("zoom_levels"), problems)
     job = Job(
-        cache_root=_path(request.cache_root, "cache_root", problems),
-        area=_area(request.bbox, problems),
+        cache_root=_path(given("cache_root"), "cache_root", problems),
+        area=_area(given("bbox"), problems),
         area_file=None,
         allow_missing=blocks.allow_missing,
         zoom_levels=zooms,
-        sector_class=_sector(request.sector_class, problems),
+        sector_class=_sector(given("sector_class"), problems),
         source_order=blocks.source_order,
-        calibration=_path(request.calibration_path, "calibration_path", problems),
-        takeoff_origin=_origin(request.takeoff_origin, problems),
-        flight_id=_flight(request.flight_id, problems),
+        calibration=_path(given("calibration_path"), "calibration_path", problems),
+        takeoff_origin=_origin(given("takeoff_origin"), problems),
+        flight_id=_flight(given("flight_id"), problems),
         trust=blocks.trust,
         signing_key=blocks.signing_key,
         backbones=tuple(backbones),
         config=blocks.provisioning,
     )
     if not problems:
-        problems += [f"{at}: {problem}" for at, problem in check_job(job, tile_root)]
+        problems += [f"{_NAMES.get(at, at)}: {problem}" for at, problem in check_job(job, tile_root)]
     if problems:
         raise MissionError("BuildRequest", tuple(problems))
     return job
