@@ -137,14 +137,21 @@ class _EmbedderEngine:
         self._embedder = embedder
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        import numpy as np  # noqa: PLC0415 - heavy
+
+        name = type(self._embedder).__name__
         try:
-            return {"descriptors": self._embedder.embed(inputs["images"])}  # type: ignore[arg-type] # uint8, see `batch`
+            found: object = self._embedder.embed(inputs["images"])  # type: ignore[arg-type] # uint8, see `batch`
         except (PreflightError, OutOfDeviceMemory):
             raise
         except Exception as error:
+            raise DescriptorBatchError(f"the embedder {name} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(found, np.ndarray) or found.dtype != np.float32:
+            given = f"an array of {found.dtype}" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
             raise DescriptorBatchError(
-                f"the embedder {type(self._embedder).__name__} failed: {type(error).__name__}: {error}"
-            ) from error
+                f"the embedder {name} returns {given}: return an (N, descriptor_dim) array of float32"
+            )
+        return {"descriptors": found}
 
     def close(self) -> None:
         """The caller closes it."""

@@ -251,7 +251,12 @@ class Assembly:
         )
 
     def card(self, spec: BackboneSpec) -> BackboneCard:
-        """Returns the card of a descriptor backbone. Raises FileNotFoundError before its ONNX file was inspected."""
+        """Returns the card of a descriptor backbone. Raises FileNotFoundError before its ONNX file was inspected.
+
+        An embedder of the caller's replaces the backbone, so the backbone's own card does not describe its descriptors.
+        """
+        if isinstance(self.embedding, CallerEmbedding):
+            return card_without_shifts(spec.model_name, self.embedding.dim())
         if spec.model_name in self.builtin:
             return WEIGHT_FREE_VPR
         return card_without_shifts(spec.model_name, descriptor_dim(spec, self.layout))
