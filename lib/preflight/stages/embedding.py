@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -115,11 +116,11 @@ class CallerEmbedding:
     def dim(self) -> int:
         """As `Embedding`. Raises DescriptorBatchError for a length that is not a positive number."""
         dim = self.embedder.descriptor_dim
-        if not isinstance(dim, int) or dim < 1:
+        if isinstance(dim, bool) or not isinstance(dim, Integral) or dim < 1:
             raise DescriptorBatchError(
                 f"the embedder says that a descriptor has {dim!r} numbers: give a positive number"
             )
-        return dim
+        return int(dim)
 
     def open(self) -> AbstractContextManager[Engine]:
         """As `Embedding`."""
