@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from preflight.engine.compiler import (
         EngineCompiler,
     )
+    from preflight.engine.file_names import (
+        EngineFilenameSchema,
+    )
     from preflight.errors import (
         BackboneError,
         BuildCancelledError,
@@ -61,8 +64,10 @@ if TYPE_CHECKING:
         C6DescriptorIndex,
         C6TileMetadataStore,
         C6TileStore,
+        CacheProvisioner,
         Clock,
         DescriptorIndexRebuilder,
+        FileLockFactory,
         TilePixelOpener,
         TilesByBboxBatchQuery,
         TilesByBboxQuery,
@@ -81,6 +86,15 @@ if TYPE_CHECKING:
         TileBboxRecord,
         TileHashRecord,
         TileId,
+    )
+    from preflight.signing.manifest_signer import (
+        Ed25519ManifestSigner,
+    )
+    from preflight.store.lock import (
+        FilelockFileLockFactory,
+    )
+    from preflight.store.sidecar import (
+        Sha256Sidecar,
     )
     from preflight.wiring.api_verifier import (
         ManifestVerifierImpl,
@@ -121,6 +135,7 @@ else:
             "c6_tile_store_to_pixel_opener",
         ),
         "preflight.engine.compiler": ("EngineCompiler",),
+        "preflight.engine.file_names": ("EngineFilenameSchema",),
         "preflight.errors": (
             "BackboneError",
             "BuildCancelledError",
@@ -159,8 +174,10 @@ else:
             "C6DescriptorIndex",
             "C6TileMetadataStore",
             "C6TileStore",
+            "CacheProvisioner",
             "Clock",
             "DescriptorIndexRebuilder",
+            "FileLockFactory",
             "TilePixelOpener",
             "TilesByBboxBatchQuery",
             "TilesByBboxQuery",
@@ -180,6 +197,9 @@ else:
             "TileHashRecord",
             "TileId",
         ),
+        "preflight.signing.manifest_signer": ("Ed25519ManifestSigner",),
+        "preflight.store.lock": ("FilelockFileLockFactory",),
+        "preflight.store.sidecar": ("Sha256Sidecar",),
         "preflight.wiring.api_verifier": (
             "ManifestVerifierImpl",
             "build_manifest_verifier",
@@ -237,6 +257,7 @@ __all__ = [
     "C10ManifestConfig",
     "C10ProvisionerConfig",
     "C10ProvisioningConfig",
+    "CacheProvisioner",
     "CacheProvisionerImpl",
     "CacheRootError",
     "CalibrationCacheError",
@@ -249,9 +270,13 @@ __all__ = [
     "DescriptorBatchError",
     "DescriptorBatcher",
     "DescriptorIndexRebuilder",
+    "Ed25519ManifestSigner",
     "EngineBuildError",
     "EngineCacheEntry",
     "EngineCompiler",
+    "EngineFilenameSchema",
+    "FileLockFactory",
+    "FilelockFileLockFactory",
     "HnswParams",
     "HostCapabilities",
     "IdempotentNoOp",
@@ -268,6 +293,7 @@ __all__ = [
     "PreflightError",
     "QualityGateError",
     "SectorClassification",
+    "Sha256Sidecar",
     "SignatureAwaitedError",
     "SigningKeyError",
     "TileBboxRecord",

@@ -13,11 +13,10 @@ from preflight.engine.file_names import EngineName
 from preflight.engine.runtime_choice import RuntimeChoice
 from preflight.ports import Compilation, CompileRequest, ConcurrentRuntime, Engine, OnnxModels
 from preflight.records import BackboneSpec, HostCapabilities, ModelSummary
-from preflight.store.atomic import atomic_path, atomic_write
+from preflight.store.atomic import atomic_path
+from preflight.store.sidecar import Sha256Sidecar
 from preflight.trace.digests import hash_file
 from preflight.trace.record import canonical_json
-from takeoff.layout import sidecar_bytes
-from takeoff.names import sidecar_name
 
 
 class EngineCompiler:
@@ -125,7 +124,7 @@ class EngineCompiler:
             with atomic_path(target) as temporary, self._readable(spec) as readable:
                 self.runtime_of(spec).make().compile(self.request(readable), temporary)
                 digest = hash_file(temporary)
-        atomic_write(target.with_name(sidecar_name(target.name)), sidecar_bytes(digest))
+        Sha256Sidecar(target).write(digest)
 
     @contextmanager
     def _readable(self, spec: BackboneSpec) -> Iterator[BackboneSpec]:

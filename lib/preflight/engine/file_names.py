@@ -14,9 +14,9 @@ from typing import cast, get_args
 
 from preflight.engine.runtimes import RUNTIMES, TAG, Runtime, RuntimeTable
 from preflight.errors import EngineBuildError
-from preflight.records import HostCapabilities, Precision
+from preflight.records import HostCapabilities, Precision, PrecisionMode
 
-__all__ = ["EngineName", "model_name_problem"]
+__all__ = ["EngineFilenameSchema", "EngineName", "model_name_problem"]
 
 _PRECISIONS: tuple[str, ...] = get_args(Precision)
 _LONGEST_MODEL = 100  # with the other parts and ".sha256" a name stays below 255 bytes, the limit of file systems
@@ -111,6 +111,49 @@ class EngineName:
             sm=found["sm"],
             jetpack=None if jetpack == "none" else jetpack,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFilenameSchema:
+    """Prints and parses the names of engine files (D-C10-7).
+
+    runtimes: the runtimes whose engines are known.
+    """
+
+    runtimes: RuntimeTable = RUNTIMES
+
+    def print(
+        self,
+        model_name: str,
+        *,
+        host: HostCapabilities,
+        runtime: str,
+        version: str,
+        precision: PrecisionMode | Precision,
+    ) -> str:
+        """Returns the file name of an engine.
+
+        Args:
+            model_name: of the backbone.
+            host: the machine that the engine is built on.
+            runtime: the name of the runtime, such as `openvino` or `tensorrt`.
+            version: the version of the runtime: numbers with dots.
+            precision: the number format of the engine.
+
+        Raises:
+            EngineBuildError: the runtime is unknown, or the file name cannot carry a field.
+        """
+        row = self.runtimes.named(runtime)
+        text = cast("Precision", getattr(precision, "value", precision))  # EngineName checks it
+        return str(EngineName.on_host(model_name, host, row, version, text, gpu=row.on_gpu(host)))
+
+    def parse(self, name: str) -> EngineName:
+        """Returns the parts of a file name. They print as the same name.
+
+        Raises:
+            EngineBuildError: the name does not follow this schema.
+        """
+        return EngineName.parse(name, self.runtimes)
 
 
 def model_name_problem(name: str) -> str | None:

@@ -4,6 +4,7 @@ A port declares only the methods that its callers use. tests/contracts holds one
 runs it. An adapter turns each failure of its library into an error of `preflight.errors`, raised `from` its cause.
 """
 
+from preflight.ports.building import CacheProvisioner, FileLockFactory
 from preflight.ports.c6 import (
     C6DescriptorIndex,
     C6TileMetadataStore,
@@ -41,6 +42,7 @@ __all__ = [
     "C6DescriptorIndex",
     "C6TileMetadataStore",
     "C6TileStore",
+    "CacheProvisioner",
     "Clock",
     "Compilation",
     "CompileRequest",
@@ -49,6 +51,7 @@ __all__ = [
     "DescriptorIndexFactory",
     "DescriptorIndexRebuilder",
     "Engine",
+    "FileLockFactory",
     "ImageCodec",
     "InferenceRuntime",
     "ManifestRow",

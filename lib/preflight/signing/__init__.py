@@ -1,6 +1,7 @@
 """Signs manifests and manages keys. The signature format, fingerprints and the checks of keys are in `takeoff`.
 
 keyfiles         Ed25519 key files and their passphrases
+manifest_signer  signs with a key on this machine
 modes            which keys may sign in which mode
 offline          statements that are signed on another machine
 trust_directory  the public keys that an aircraft trusts
@@ -18,6 +19,7 @@ from preflight.signing.keyfiles import (
     new_passphrase,
     public_path,
 )
+from preflight.signing.manifest_signer import Ed25519ManifestSigner
 from preflight.signing.modes import SigningMode, check_signing_mode, sign_statement
 from preflight.signing.offline import (
     OfflineSigner,
@@ -33,6 +35,7 @@ from preflight.signing.trust_directory import TrustedKey, TrustListing, add_key,
 __all__ = [
     "PASSPHRASE_VARIABLE",
     "Ask",
+    "Ed25519ManifestSigner",
     "OfflineSigner",
     "SigningKey",
     "SigningMode",

@@ -14,15 +14,14 @@ from preflight.records import TileBboxRecord
 from preflight.report.run_log import RunLog
 from preflight.stages.descriptors import DescriptorSet
 from preflight.stages.units import Units, open_units, steps_of, units_file
-from preflight.store.atomic import atomic_path, atomic_write
+from preflight.store.atomic import atomic_path
 from preflight.store.cache_layout import CacheLayout
+from preflight.store.sidecar import Sha256Sidecar
 from preflight.tileset.inventory import Inventory
 from preflight.tileset.mapped import columns_of
 from preflight.trace.digests import DigestCache, hash_file
 from preflight.trace.record import read_record, record_path
 from preflight.trace.rule import Step
-from takeoff.layout import sidecar_bytes
-from takeoff.names import sidecar_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +45,7 @@ def index_step(
     identity: what decides the bytes beside vectors and parameters. It is known without importing FAISS.
     """
     parameters = job.index_parameters
-    sidecar = layout.index.with_name(sidecar_name(layout.index.name))
+    sidecar = Sha256Sidecar(layout.index)
 
     def components() -> Mapping[str, str]:
         descriptors = DescriptorSet.read(layout.descriptor_set)
@@ -75,14 +74,14 @@ def index_step(
                 _build_anew(job, layout, store(), library, temporary, run_log)
                 run_log.counts["indexes_built"] += 1
             digest = hash_file(temporary)
-        atomic_write(sidecar, sidecar_bytes(digest))
+        sidecar.write(digest)
         if rebuilder is not None:
             run_log.checkpoint()
             _hand_over(job, layout, store(), rebuilder)
         return ()
 
     reads = (units_file(job, layout), layout.descriptor_set)
-    return Step("index", INDEX_VERSION, reads, components, (layout.index, sidecar), build)
+    return Step("index", INDEX_VERSION, reads, components, (layout.index, sidecar.path), build)
 
 
 def _retunable(index: Path, components: Mapping[str, str], digests: DigestCache) -> bool:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import time
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from preflight.errors import BuildLockHeldError, CacheRootError
+from preflight.ports import Clock, FileLockFactory
 
 POLL_SECONDS = 0.2
 # The entries of a cache root beside the lock file. A copied cache root may have them without the lock file.
@@ -108,6 +111,31 @@ class BuildLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+class FilelockFileLockFactory(FileLockFactory):
+    """Gives the lock of a path, as a build takes it: waits for nobody, and says who holds it.
+
+    clock: tells the time that the lock file states.
+    """
+
+    def __init__(self, clock: Clock = lambda: datetime.now(timezone.utc)) -> None:
+        self._clock = clock
+
+    @contextmanager
+    def __call__(self, path: Path | str) -> Iterator[BuildLock]:
+        """Holds the lock while the context lasts. path: the lock file, such as `CACHE_ROOT/.c10.lock`.
+
+        Raises:
+            BuildLockHeldError: another process, or another lock of this one, holds it. The message names the holder.
+            CacheRootError: the folder of the lock file cannot be written, or is not a cache root.
+        """
+        lock = BuildLock(Path(path), pid=os.getpid(), host=socket.gethostname())
+        lock.acquire(self._clock())
+        try:
+            yield lock
+        finally:
+            lock.release()
 
 
 def _taken(handle: int) -> bool:

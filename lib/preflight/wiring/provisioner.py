@@ -16,7 +16,7 @@ from preflight.errors import CallbackError, CoverageError, MissionError
 from preflight.mission.config import Blocks, read_blocks
 from preflight.mission.job import Job
 from preflight.mission.request import job_of_request
-from preflight.ports import C6TileMetadataStore
+from preflight.ports import C6TileMetadataStore, CacheProvisioner
 from preflight.records import BackboneSpec, BuildReport, BuildRequest, EngineCacheEntry, HostCapabilities, PrecisionMode
 from preflight.run.session import Observer, Session
 from preflight.run.tile_access import TileAccess
@@ -71,7 +71,7 @@ def build_cache_provisioner(
     )
 
 
-class CacheProvisionerImpl:
+class CacheProvisionerImpl(CacheProvisioner):
     """Builds caches as `doit provision` does: the same stages, the same up-to-date rule, the same lock."""
 
     def __init__(

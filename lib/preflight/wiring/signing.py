@@ -10,35 +10,21 @@ from preflight.report.run_log import RunLog
 from preflight.signing import (
     PASSPHRASE_VARIABLE,
     Ask,
+    Ed25519ManifestSigner,
     OfflineSigner,
     SigningRequest,
     check_signing_mode,
     given_passphrase,
     load_public_key,
-    load_signing_key,
-    sign_statement,
 )
 
 
-class KeySigner:
+class KeySigner(Ed25519ManifestSigner):
     """Signs with a key on this machine. Checks the key against the signing mode."""
 
     def __init__(self, job: Job, passphrase: bytes | None, run_log: RunLog, ask: Ask | None = None) -> None:
-        self._key = load_signing_key(job.signing_key, passphrase, ask)
-        _hold_to_mode(job, self._key.fingerprint, run_log)
-
-    @property
-    def fingerprint(self) -> str:
-        """As `ports.Signer`."""
-        return self._key.fingerprint
-
-    def waiting(self) -> bytes | None:
-        """As `ports.Signer`."""
-        return None
-
-    def sign(self, statement: bytes) -> bytes:
-        """As `ports.Signer`."""
-        return sign_statement(statement, self._key)
+        super().__init__(job.signing_key, passphrase, ask)
+        _hold_to_mode(job, self.fingerprint, run_log)
 
 
 def signer_of(

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from preflight.engine.file_names import EngineName, model_name_problem
-from preflight.engine.runtimes import RUNTIMES
+from preflight.engine.file_names import EngineFilenameSchema, EngineName, model_name_problem
+from preflight.engine.runtimes import RUNTIMES, RuntimeTable
 from preflight.errors import EngineBuildError
-from preflight.records import HostCapabilities
+from preflight.records import HostCapabilities, PrecisionMode
 
 _ORIN = HostCapabilities("aarch64", "neon", sm="87", jetpack="6.2")
 _DESKTOP = HostCapabilities("x86_64", "avx512", sm="89")
@@ -93,3 +93,22 @@ def test_tensorrt_needs_a_gpu():
 def test_other_texts_are_no_names(text):
     with pytest.raises(EngineBuildError, match="not an engine file name"):
         EngineName.parse(text)
+
+
+@pytest.mark.parametrize("precision", ["fp16", PrecisionMode.FP16])
+def test_the_schema_prints_what_it_parses(precision):
+    schema = EngineFilenameSchema()
+    text = schema.print("ultra_vpr", host=_ORIN, runtime="tensorrt", version="10.3", precision=precision)
+    assert text == "ultra_vpr__sm87_jp6.2_trt10.3_fp16.engine"
+    parsed = schema.parse(text)
+    assert (parsed.model, parsed.runtime.name, parsed.sm, parsed.precision) == ("ultra_vpr", "tensorrt", "87", "fp16")
+    assert str(parsed) == text
+
+
+def test_the_schema_knows_the_runtimes_that_it_is_given():
+    text = EngineFilenameSchema().print("m", host=_CPU, runtime="openvino", version="1.0", precision="fp32")
+    schema = EngineFilenameSchema(RuntimeTable((RUNTIMES.named("tensorrt"),)))
+    with pytest.raises(EngineBuildError, match="is not an engine file name"):
+        schema.parse(text)
+    with pytest.raises(EngineBuildError, match="runtime openvino is unknown"):
+        schema.print("m", host=_CPU, runtime="openvino", version="1.0", precision="fp32")

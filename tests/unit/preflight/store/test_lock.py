@@ -3,12 +3,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 from datetime import datetime, timezone
 
 import pytest
 
 from preflight.errors import BuildLockHeldError, CacheRootError
-from preflight.store.lock import BuildLock
+from preflight.store.lock import BuildLock, FilelockFileLockFactory
 
 NOW = datetime(2026, 5, 1, 12, 30, 5, 700_000, tzinfo=timezone.utc)
 
@@ -182,3 +183,23 @@ def test_a_cache_root_copied_without_its_lock_file_is_accepted(make, path):
         (path.parent / name).mkdir(parents=True)
     make().acquire(NOW)
     assert path.is_file()
+
+
+def test_the_lock_of_a_path_is_held_while_its_context_lasts(make, path):
+    lock_of = FilelockFileLockFactory(lambda: NOW)
+    with lock_of(path) as lock:
+        assert lock.held
+        with pytest.raises(BuildLockHeldError, match=f"pid {os.getpid()} on {socket.gethostname()} since 2026-05-01"):
+            make().acquire(NOW)
+    assert not lock.held
+    make().acquire(NOW)
+    with pytest.raises(BuildLockHeldError, match="pid 4711 on field-1"), lock_of(str(path)):
+        pytest.fail("the lock of another holder was taken")
+
+
+def test_the_lock_of_a_path_is_free_after_an_error(path):
+    lock_of = FilelockFileLockFactory()
+    with pytest.raises(ZeroDivisionError), lock_of(path):
+        raise ZeroDivisionError
+    with lock_of(path) as lock:
+        assert lock.held
