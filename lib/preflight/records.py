@@ -282,7 +282,7 @@ class BuildRequest:
 
     bbox: BoundingBox
     zoom_levels: tuple[int, ...]
-    sector_class: SectorClass
+    sector_class: SectorClass | SectorClassification
     calibration_path: Path
     cache_root: Path
     takeoff_origin: LatLonAlt | None = None

@@ -66,15 +66,18 @@ class C6TileMetadataStore(Protocol):
 class C6TileStore(Protocol):
     """C6's pixels."""
 
-    def read_tile_pixels(self, tile_id: TileIdShape) -> AbstractContextManager[BinaryIO | bytes]:
-        """Opens the encoded image of a tile: a context manager over the file's bytes."""
+    def read_tile_pixels(self, tile_id: Any) -> AbstractContextManager[BinaryIO | bytes]:  # noqa: ANN401 - C6's own type
+        """Opens the encoded image of a tile: a context manager over the file's bytes.
+
+        tile_id: the `tile_id` of a row, as `query_by_bbox` gave it.
+        """
 
 
 class C6DescriptorIndex(Protocol):
     """C6's index."""
 
     def rebuild_from_descriptors(
-        self, *, descriptors: NDArray[np.float32], tile_ids: Sequence[TileIdShape], hnsw_params: HnswParams
+        self, *, descriptors: NDArray[np.float32], tile_ids: Sequence[Any], hnsw_params: HnswParams
     ) -> object:
         """Builds the index from (N, dim) float32 descriptors; tile_ids in the same order."""
 
