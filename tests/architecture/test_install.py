@@ -7,6 +7,7 @@ package, as `git clone` makes it. Nothing is downloaded: the build backend comes
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,13 +56,13 @@ class Installed(NamedTuple):
     packages: dict[str, Path]
 
 
-def run(*command: str | Path, cwd: Path, **variables: str) -> str:
+def run(*command: str | Path, cwd: Path, status: int = 0, **variables: str) -> str:
     """Run a command without the variables that tell Python or mypy where to search. Returns its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MYPY"))}
     done = subprocess.run(
         command, cwd=cwd, env={**environment, **variables}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -138,6 +139,28 @@ def test_mypy_sees_the_types_from_another_folder(installed, tmp_path):
         'Revealed type is "bool"',
         'Revealed type is "int"',
     ]
+
+
+@pytest.fixture
+def with_libraries(installed):
+    """The environment, which also sees the packages of the tests: those that `preflight[cpu]` installs are among them."""
+    packages = run(installed.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=ROOT).strip()
+    link = Path(packages) / "libraries.pth"
+    link.write_text(SITE_PACKAGES + "\n")
+    yield installed
+    link.unlink()
+
+
+def test_mypy_accepts_the_program_of_the_document(with_libraries, tmp_path):
+    program = (ROOT / "docs" / "python-api.md").read_text().partition("```python\n")[2].partition("```\n")[0]
+    (tmp_path / "c12.py").write_text(program + "\nreveal_type(report)\n")
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache")
+    output = run(*mypy, "--python-executable", with_libraries.python, "c12.py", cwd=tmp_path)
+    assert 'Revealed type is "preflight.records.BuildReport"' in output
+    broken = program.replace("pf.SectorClassification.STABLE_REAR", '"calm"').replace("report.outcome", "report.result")
+    (tmp_path / "broken.py").write_text(broken)
+    refused = run(*mypy, "--python-executable", with_libraries.python, "broken.py", cwd=tmp_path, status=1)
+    assert re.findall(r"\[([a-z-]+)\]$", refused, re.MULTILINE) == ["arg-type", "attr-defined"]
 
 
 def test_the_isolated_interpreter_finds_the_verifier(installed, tmp_path):
