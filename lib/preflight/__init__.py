@@ -124,6 +124,7 @@ if TYPE_CHECKING:
         LatLonAlt,
     )
     from takeoff.verify import (
+        VerificationOutcome,
         VerificationResult,
     )
 else:
@@ -225,7 +226,7 @@ else:
             "ManifestNotFoundError",
         ),
         "takeoff.position": ("LatLonAlt",),
-        "takeoff.verify": ("VerificationResult",),
+        "takeoff.verify": ("VerificationOutcome", "VerificationResult"),
     }
 
     # Hidden from mypy, which would accept any misspelt name.
@@ -303,6 +304,7 @@ __all__ = [
     "TilePixelOpener",
     "TilesByBboxBatchQuery",
     "TilesByBboxQuery",
+    "VerificationOutcome",
     "VerificationResult",
     "__version__",
     "build_backbone_specs",
