@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
 import pytest
@@ -367,6 +367,15 @@ def test_a_replayed_clock_signs_with_its_own_time(built, provisioner_of, request
     assert issued == sorted(set(issued))
     assert issued[0] - int(moment.timestamp()) <= 30
     assert json.loads((built.cache / ".c10.lock").read_text())["since"] == moment.isoformat()
+
+
+def test_a_clock_that_replays_another_day_publishes_too(built, provisioner_of, request_of):
+    """The verification before publishing takes the build's clock. The machine's clock would refuse the validity."""
+    moment = wiring.wall_clock().replace(microsecond=0) + timedelta(days=40)
+    report = provisioner_of(built, clock=lambda: moment).build_cache_artifacts(request_of(built))
+    assert report.outcome == "success"
+    assert built.manifest["predicate"]["valid_from"] == int(moment.timestamp())
+    assert built.takeoff().status != 0
 
 
 def test_the_loggers_of_the_host_program_are_not_changed(built, provisioner_of, request_of):

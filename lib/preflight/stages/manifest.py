@@ -1,4 +1,4 @@
-"""Manifest: whether and when the statement is signed anew, the quality gate before it, and the signature."""
+"""The manifest: decides whether and when the statement is signed again, checks the quality gate, and signs."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from takeoff.names import ENVELOPE, MANIFEST
 log = logging.getLogger("c10_provisioning.manifest")
 
 MANIFEST_VERSION = 1
-MOVED_ON = "current holds other content, rolled back or another mission's: moving forward to this mission's own"
+MOVED_ON = "current holds other content, after a rollback or from another mission: this build publishes the mission's own content"
 
 
 def past_half(manifest: format_.Manifest, now: float) -> bool:
-    """Whether less than half of the validity is left: time to sign anew."""
+    """Returns whether less than half of the validity is left. Then it is time to sign again."""
     return now >= manifest.valid_from + (manifest.valid_until - manifest.valid_from) / 2
 
 
 def _out_of_time(manifest: format_.Manifest, now: float) -> str | None:
-    """Why a manifest must be signed anew for the clock's sake, or None."""
+    """Returns why the clock makes a new signature necessary; None if it does not."""
     if now < manifest.valid_from:
         return "its validity has not begun: it was signed under a clock that ran ahead"
     return "more than half of its validity has passed" if past_half(manifest, now) else None
@@ -53,9 +53,9 @@ def _out_of_time(manifest: format_.Manifest, now: float) -> str | None:
 def settled(
     fresh: format_.Manifest, waiting: bytes | None, overtaken: Callable[[format_.Manifest], str | None]
 ) -> bytes:
-    """What is to be signed: the statement that waits, while it says the same and is not overtaken; else the fresh one.
+    """Returns the statement to sign: the waiting one if it states the same and can still be published, else the fresh one.
 
-    Its number and times stay as they were handed out: somebody may be signing them. Raises ManifestFormatError.
+    A waiting statement keeps its number and times, because somebody may be signing it. Raises ManifestFormatError.
     """
     file = None if waiting is None else parse_manifest(waiting)
     if file is None or file.manifest is None or file.other_schema is not None:
@@ -72,7 +72,7 @@ def settled(
 
 
 class ManifestStage:
-    """Makes the statement of one job from what lies in work/, and signs it."""
+    """Makes the statement of one job from the files in work/, and signs it."""
 
     def __init__(
         self,
@@ -95,11 +95,11 @@ class ManifestStage:
         self._facts = Facts(job, layout, compiler, digests, dict(builder))
 
     def artifacts(self) -> dict[str, Path]:
-        """Artifact name -> where its bytes lie before they are published."""
+        """Returns artifact name -> path of its bytes before they are published."""
         return artifact_paths(self._job, self._layout, self._compiler)
 
     def published(self) -> ManifestFile | None:
-        """The current generation's manifest, whatever its schema and state; None before the first generation."""
+        """Returns the manifest of the current generation, whatever its schema and state; None before the first generation."""
         return current_manifest(self._generations)
 
     def signer_fingerprint(self) -> str:
@@ -107,11 +107,11 @@ class ManifestStage:
         return self._signer().fingerprint
 
     def components(self) -> dict[str, str]:
-        """Everything that decides the manifest but the time and the generation's number."""
+        """Returns everything that decides the manifest, except the time and the generation number."""
         return {**self._facts.components(), "signer": self._signer().fingerprint}
 
     def rerun_reason(self) -> str | None:
-        """Why a manifest of equal content must be signed anew, or None."""
+        """Returns why a manifest with equal content must be signed again; None if it need not."""
         if self._layout.refused.is_file():
             return "the current cache was refused by doit verify"
         if (distrust := self.distrust()) is not None:
@@ -122,7 +122,7 @@ class ManifestStage:
         return _out_of_time(signed.manifest, self._clock().timestamp()) or self._unlike_current(signed.manifest)
 
     def _unlike_current(self, manifest: format_.Manifest) -> str | None:
-        """What is wrong with `current`, if it is this manifest's; or why this manifest can no more become it."""
+        """Returns what is wrong with `current` if it holds this manifest, or why this manifest cannot become current."""
         current, published = self._generations.current(), self.published()
         if current is None or published is None:
             return None if manifest.generation >= self._generations.next_number() - 1 else "its number is taken"
@@ -140,7 +140,7 @@ class ManifestStage:
         return self._generations.fault(current, expected)
 
     def distrust(self) -> str | None:
-        """Why the verifier would refuse this mission's signature, whatever it signs; None when it would not."""
+        """Returns why the verifier would refuse any signature of this mission; None if it would not."""
         section, fingerprint = self._job.config.manifest, self._signer().fingerprint
         try:
             trust = keys.load_trust(self._job.trust)
@@ -155,13 +155,13 @@ class ManifestStage:
         return None
 
     def build(self) -> Iterable[Path]:
-        """Check the gate, write manifest.json and its envelope.
+        """Checks the gate, then writes manifest.json and its envelope.
 
         Raises:
-            QualityGateError: the self-test's margin is below the mission's.
-            ManifestWriteError: the statement would not be read back.
+            QualityGateError: the margin of the self-test is below the mission's.
+            ManifestWriteError: the statement could not be read back.
             SigningKeyError: the key may not sign.
-            SignatureAwaitedError: it is signed elsewhere; the statement was handed out, or still is.
+            SignatureAwaitedError: the key is elsewhere. The statement was handed out and waits for its signature.
         """
         self._check_gate()
         if (distrust := self.distrust()) is not None:
@@ -189,7 +189,7 @@ class ManifestStage:
         return ()
 
     def _announce(self) -> None:
-        """Warn if `current` is of another schema, or holds something else than what was signed here last."""
+        """Warns if `current` has another schema, or other content than what was signed here last."""
         published = self.published()
         if published is not None and published.other_schema is not None:
             log.warning(
@@ -204,7 +204,7 @@ class ManifestStage:
             log.warning(MOVED_ON, extra={"event": "c10.manifest.moving_forward", "fields": {}})
 
     def _moves_on(self) -> bool:
-        """Whether `current` holds something else than what was signed here last. Without a signed manifest, it cannot be told."""
+        """Returns whether `current` holds other content than what was signed here last; False without a signed manifest."""
         try:
             return self.rerun_reason() == MOVED_ON
         except FileNotFoundError:
@@ -214,7 +214,7 @@ class ManifestStage:
         return settled(self._statement(), self._signer().waiting(), self.overtaken)
 
     def overtaken(self, manifest: format_.Manifest) -> str | None:
-        """Why a statement written earlier, whose number and times are fixed, can no more be published; None when it can."""
+        """Returns why an earlier statement, with fixed number and times, cannot be published any more; None if it can."""
         if newest_issue(self._generations) >= manifest.issued_at:
             return f"generation {self._generations.next_number() - 1} was published after it was written"
         if manifest.generation < self._generations.next_number():
@@ -223,8 +223,8 @@ class ManifestStage:
 
     def _statement(self) -> format_.Manifest:
         now = int(self._clock().timestamp())
-        # Strictly increasing for a cache root: the aircraft's floor compares it. It may so run ahead of the clock by a
-        # second for each build within the same one; the validity must not, or the verifier would refuse what is new.
+        # Strictly increasing for a cache root, because the aircraft's floor compares it. It may run ahead of the clock by a
+        # second for each build within one second. The validity must not, or the verifier would refuse the new cache.
         issued = max(now, newest_issue(self._generations) + 1)
         return self._facts.stated(generation=self._generations.next_number(), issued_at=issued, valid_from=now)
 
@@ -240,7 +240,7 @@ class ManifestStage:
 
 
 def manifest_step(builder: ManifestStage, layout: CacheLayout) -> Step:
-    """The signed statement, in work/ until it is published."""
+    """Returns the step that signs. The result stays in work/ until it is published."""
     return Step(
         "manifest",
         MANIFEST_VERSION,

@@ -1,4 +1,4 @@
-"""Publish: assembles the cache, lets the shipped verifier judge it, and makes it current in one step."""
+"""Publishes a cache: stages it, lets the shipped verifier judge it, and makes it current in one rename."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from preflight.errors import ManifestCoverageError
 from preflight.mission.job import Job
-from preflight.ports import ManifestRow, TileMetadataStore
+from preflight.ports import Clock, ManifestRow, TileMetadataStore
 from preflight.stages.manifest import ManifestStage
 from preflight.store import atomic
 from preflight.store.cache_layout import CacheLayout
@@ -29,10 +29,19 @@ from takeoff.names import ENVELOPE, MANIFEST
 log = logging.getLogger("c10_provisioning.provisioner")
 
 PUBLISH_VERSION = 1
+# The verifier that flies, at the time of the build's clock: that clock may replay a flight log. On an aircraft it reads the
+# machine's clock and nothing else.
+_VERIFIER = """
+import os, sys, time
+now = float(sys.argv[1])
+time.time = lambda: now
+from takeoff.command_line import main
+os._exit(main(sys.argv[2:]))
+"""
 
 
 class Publisher:
-    """Puts a signed manifest and its artifacts in the place of the current generation."""
+    """Replaces the current generation by a signed manifest and its artifacts."""
 
     def __init__(
         self,
@@ -42,6 +51,7 @@ class Publisher:
         generations: Generations,
         digests: DigestCache,
         store: Callable[[], TileMetadataStore],
+        clock: Clock,
     ) -> None:
         self._job = job
         self._layout = layout
@@ -49,21 +59,22 @@ class Publisher:
         self._generations = generations
         self._digests = digests
         self._store = store
+        self._clock = clock
 
     @property
     def receipt(self) -> Path:
-        """What was published last."""
+        """The file that names the generation published last."""
         return self._layout.work / "publish" / "published.json"
 
     def components(self) -> Mapping[str, str]:
-        """What is to be published."""
+        """Returns the components of the action key: what is to be published."""
         return {
             "manifest": self._digests.sha256(self._layout.manifest),
             "envelope": self._digests.sha256(self._layout.envelope),
         }
 
     def rerun_reason(self) -> str | None:
-        """Whether `current` is something else than what was signed last."""
+        """Returns why to publish again: `current` is not what was signed last."""
         published = self._builder.published()
         if published is not None and published.fault is not None:
             return f"the manifest of the current generation {published.fault}"
@@ -72,7 +83,7 @@ class Publisher:
         return None
 
     def build(self) -> Iterable[Path]:
-        """Stage, walk, verify, rename, flip, note in the database.
+        """Stages, checks the files, verifies, renames, replaces `current`, and notes it in the database.
 
         Raises:
             ManifestCoverageError: the staged cache is not exactly what the manifest names, or the verifier refuses it.
@@ -82,16 +93,16 @@ class Publisher:
         manifest = signed_here(content)
         current = self._generations.current()
         if current is not None and self.rerun_reason() is None:
-            # Flipped by a run that ended before its receipt was written.
+            # An earlier run replaced `current` and ended before it wrote its receipt.
             self._after(current, manifest, self._row(manifest, content))
         else:
             self.publish(content, self._layout.envelope.read_bytes(), self._builder.artifacts())
         return ()
 
     def publish(self, content: bytes, envelope: bytes, sources: Mapping[str, Path]) -> Generation:
-        """Make a signed manifest and its artifacts current; sources: artifact name -> where its bytes lie.
+        """Makes a signed manifest and its artifacts current. sources: artifact name -> path of its bytes.
 
-        Raises as `build`.
+        Raises as `build` does.
         """
         manifest = signed_here(content)
         row = self._row(manifest, content)
@@ -110,11 +121,12 @@ class Publisher:
         return generation
 
     def verify(self, place: Path, sm: str | None) -> None:
-        """Let the shipped verifier judge a cache in a process of its own. Raises ManifestCoverageError.
+        """Lets the shipped verifier judge a cache in a process of its own. Raises ManifestCoverageError.
 
-        sm: of the GPU its engines need. They ran on it to be measured; the verifier cannot ask a driver which it is.
+        sm: of the GPU that the engines need. They ran on it when they were measured; the verifier cannot ask a driver for it.
         """
-        command = [sys.executable, "-I", "-m", "takeoff", str(place), "--trust", str(self._job.trust)]
+        now = repr(self._clock().timestamp())
+        command = [sys.executable, "-I", "-c", _VERIFIER, now, str(place), "--trust", str(self._job.trust)]
         command += [] if sm is None else ["--expect-sm", sm]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -125,7 +137,7 @@ class Publisher:
             )
 
     def active_row(self) -> ManifestRow | None:
-        """The row of the current generation; None when there is none that can be read."""
+        """Returns the row of the current generation; None if it cannot be read."""
         published = self._builder.published()
         if published is None or published.manifest is None:
             return None
@@ -164,7 +176,7 @@ class Publisher:
         )
 
     def step(self) -> Step:
-        """As the rule judges it."""
+        """Returns the step for the up-to-date rule."""
         return Step(
             "publish",
             PUBLISH_VERSION,
@@ -177,17 +189,17 @@ class Publisher:
 
 
 def reconcile(rows: Iterable[ManifestRow], generations: Generations, active: ManifestRow | None) -> list[ManifestRow]:
-    """The rows to write so that the database says what the file system shows. active: the current generation's own row."""
+    """Returns the rows to write, so that the database agrees with the file system. active: the row of the current generation."""
     current = generations.current()
     changed = []
     seen = set()
     for row in rows:
         seen.add(row.generation)
-        # A pending row of a run that died before the flip was never published: retired, too.
+        # A pending row of a run that died before it replaced `current` was never published: it is retired too.
         status = "active" if current is not None and row.generation == current.number else "retired"
         if status != row.status:
             changed.append(replace(row, status=status))
     if active is not None and active.generation not in seen:
-        # The cache root was moved, or the database made anew.
+        # The cache root was moved, or the database is new.
         changed.append(active)
     return changed

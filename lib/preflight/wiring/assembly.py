@@ -122,7 +122,13 @@ class Assembly:
             self.job, self.layout, tiles.metadata, tiles.pixels, surroundings.clock, self.digests, self.run_log
         )
         self.publisher = Publisher(
-            self.job, self.layout, self.builder, self.generations, self.digests, parts.manifests.metadata
+            self.job,
+            self.layout,
+            self.builder,
+            self.generations,
+            self.digests,
+            parts.manifests.metadata,
+            parts.clock,
         )
         self.descriptors = DescriptorStage(
             self.job, self.layout, self.embedding, self.digests, tiles.pixels, image_codec, self.batcher, self.run_log
