@@ -360,6 +360,15 @@ def test_a_build_can_be_cancelled_in_every_stage_and_goes_on_from_there(desk):
     assert desk.verdict().outcome == "pass"
 
 
+def test_tiles_are_cancelled_while_they_are_read(desk):
+    cancel, seen = Event(), []
+    desk.store = TilesInMemory(desk.tiles, opened=cancel.set)
+    with pytest.raises(BuildCancelledError):
+        desk.build(cancel=cancel, observer=lambda *told: seen.append(told))
+    assert seen == [("tiles", "begin"), ("tiles", "failed")]
+    desk.assert_lock_is_free()
+
+
 def test_descriptors_are_cancelled_between_batches(built):
     cancel = Event()
 
