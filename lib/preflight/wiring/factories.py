@@ -162,9 +162,8 @@ def clock_of(clock: object) -> Clock:
     Raises:
         ValueError: it is neither, or gives something else than a datetime with a time zone.
     """
-    tell = getattr(clock, "now", None) if not isinstance(clock, type) else None
-    tell = tell if callable(tell) else clock
-    if not callable(tell):
+    tell = getattr(clock, "now", clock)
+    if isinstance(clock, type) or not callable(tell):
         raise ValueError(  # noqa: TRY004 - the interface promises ValueError
             f"clock: {clock!r} is neither a callable nor an object with now()"
         )

@@ -61,6 +61,7 @@ def test_a_clock_is_a_callable_or_has_now(clock):
 @pytest.mark.parametrize(
     "clock",
     [
+        datetime,
         datetime.now,
         lambda: datetime(2026, 5, 1),  # noqa: DTZ001 - the bad value
         lambda: date(2026, 5, 1),
