@@ -14,6 +14,9 @@ from uuid import UUID
 
 from takeoff.position import LatLonAlt
 
+__version__ = "0.1.0"
+"""The version of this package, as in pyproject.toml."""
+
 # A developer increments it when a change gives a model other input values for the same tile.
 PREPROCESSING_VERSION = 1
 

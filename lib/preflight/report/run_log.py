@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from preflight.errors import BuildCancelledError
-
 log = logging.getLogger("c10_provisioning")
 
 StageOutcome = Literal["built", "reused"]
@@ -31,18 +29,13 @@ class RunLog:
         stages: stage name -> result, in the order in which the stages ended.
         counts: engines_built, engines_reused, descriptors_generated, indexes_built.
         built: whether any stage was built.
-        cancelled: whether the caller wants the run to end.
+        checkpoint: ends the run by an error if the caller cancelled it. Stages call it between pieces of work.
     """
 
     stages: dict[str, StageResult] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     built: bool = False
-    cancelled: Callable[[], bool] = lambda: False
-
-    def checkpoint(self) -> None:
-        """Ends the run if the caller cancelled it. Stages call it between pieces of work. Raises BuildCancelledError."""
-        if self.cancelled():
-            raise BuildCancelledError("the build was cancelled; run it again to go on from here")
+    checkpoint: Callable[[], None] = lambda: None
 
     def stage(self, name: str, outcome: StageOutcome, seconds: float) -> None:
         """Record the end of a stage. A stage that was built in this run stays built when it is checked again."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from preflight.records import BoundingBox, SectorClass, TileRow
 
 EMBEDDED = "embedded"
+_NEAR = 1e-9  # degrees, 0.1 mm: a box around a tile's centre
 
 
 class TileAccess:
@@ -73,11 +74,12 @@ class TileAccess:
 
         If several sources hold the tile, the first one by name is opened.
         """
-        from preflight.area.web_mercator import tile_at  # noqa: PLC0415 - a verification needs neither
-        from preflight.errors import TileContentError  # noqa: PLC0415
+        from preflight.errors import TileContentError  # noqa: PLC0415 - a verification needs neither
+        from preflight.records import BoundingBox  # noqa: PLC0415
 
         zoom, lat, lon = tile_id.zoom_level, tile_id.lat, tile_id.lon
-        for row in self.metadata().rows_of_tiles([(zoom, *tile_at(zoom, lat, lon))]):
+        around = BoundingBox(lat - _NEAR, lon - _NEAR, lat + _NEAR, lon + _NEAR)
+        for row in self.query_by_bbox(bbox=around, zoom=zoom):
             if (row.lat, row.lon) == (lat, lon):
                 return self.pixels().open_tile(row.path)
         raise TileContentError(f"the tile store has no tile {zoom} at ({lat}, {lon}). Import it")

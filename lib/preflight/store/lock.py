@@ -17,7 +17,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from preflight.errors import BuildLockHeldError, CacheRootError
-from preflight.ports import Clock, FileLockFactory
 
 POLL_SECONDS = 0.2
 # The entries of a cache root beside the lock file. A copied cache root may have them without the lock file.
@@ -113,13 +112,13 @@ class BuildLock:
             self._handle = None
 
 
-class FilelockFileLockFactory(FileLockFactory):
-    """Gives the lock of a path, as a build takes it: waits for nobody, and says who holds it.
+class FilelockFileLockFactory:
+    """`ports.FileLockFactory`: gives the lock of a path, as a build takes it. It waits for nobody, and says who holds it.
 
     clock: tells the time that the lock file states.
     """
 
-    def __init__(self, clock: Clock = lambda: datetime.now(timezone.utc)) -> None:
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)) -> None:
         self._clock = clock
 
     @contextmanager

@@ -79,8 +79,8 @@ else:
         ),
         "api_verifier": ("ManifestVerifierImpl", "build_manifest_verifier"),
         "verifying": (
-            "manifest_verifier",
             "flying_host",
+            "manifest_verifier",
             "tile_access",
             "wall_clock",
         ),

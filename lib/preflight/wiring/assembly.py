@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preflight import __version__
 from preflight.descriptors.batcher import EngineBatcher
 from preflight.engine.compiler import EngineCompiler
-from preflight.errors import TrustDirectoryError
+from preflight.errors import BuildCancelledError, TrustDirectoryError
 from preflight.evaluation.backbone_card import WEIGHT_FREE_VPR, BackboneCard, card_without_shifts
 from preflight.mission.job import Job
 from preflight.mission.loading import Mission
@@ -20,6 +20,7 @@ from preflight.ports import BackboneEmbedder, Clock, DescriptorIndexRebuilder, E
 from preflight.records import (
     PREPROCESSING_VERSION,
     BackboneSpec,
+    __version__,
 )
 from preflight.report.run_log import RunLog
 from preflight.run.session import Hooks, Session, Stage
@@ -108,7 +109,7 @@ class Assembly:
         self.compiler, self.tiles, self.rebuilder = parts.compiler, parts.tiles, parts.rebuilder
         self.manifests, self.manifest_clock = parts.manifests, parts.clock
         tiles = parts.tiles
-        self.run_log = RunLog(cancelled=options.cancelled)
+        self.run_log = RunLog(checkpoint=_checkpoint(options.cancelled))
         self.digests = DigestCache(self.layout.digests)
         self.generations = Generations(self.layout, self.digests)
         self._signing: Signer | None = None
@@ -338,3 +339,11 @@ def write_builtin(path: Path) -> None:
     from preflight.adapters.demo import weight_free_vpr
 
     weight_free_vpr.write(path)
+
+
+def _checkpoint(cancelled: Callable[[], bool]) -> Callable[[], None]:
+    def check() -> None:
+        if cancelled():
+            raise BuildCancelledError("the build was cancelled; run it again to go on from here")
+
+    return check
