@@ -398,7 +398,7 @@ def test_a_file_where_the_trust_directory_should_be(built, refuses, key):
         shutil.rmtree(built.folder / "keys")
     (built.folder / "other").write_text("a file")
     built.edit(lambda mission: mission.update(trust="other"))
-    refuses(f"{built.folder / 'other'} is no directory", "move it away, or set `trust` in the mission")
+    refuses(f"{built.folder / 'other'} is not a directory", "move it away, or set `trust` in the mission")
 
 
 def test_a_variable_given_twice(built):
