@@ -29,11 +29,14 @@ WHERE = f"import {', '.join(PACKAGES)}\nfor package in ({', '.join(PACKAGES)}): 
 # If mypy cannot import a module, it reveals the type as Any.
 TYPED = """
 import preflight
+from datetime import datetime, timezone
+from pathlib import Path
 from takeoff import verify_manifest
 from takeoff_report.config import MAX_BYTES
 
 reveal_type(preflight.__version__)
-reveal_type(verify_manifest("/cache").manifest_hash_match)
+now = datetime.now(timezone.utc)
+reveal_type(verify_manifest("/cache", trust=Path("/trust"), now=lambda: now).manifest_hash_match)
 reveal_type(MAX_BYTES)
 """
 # The packages of the environment come first, then those of the tests, which include doit.

@@ -23,13 +23,13 @@ from preflight.ports import CompileRequest
 from preflight.records import BackboneSpec, HostCapabilities
 from preflight.report.run_log import RunLog
 from preflight.stages.engines import compile_step, inspect_step, prepared_path
-from preflight.stages.prepare_onnx import Preparation, prepare_without_tiles, table_path
+from preflight.stages.prepare_onnx import Preparation, table_path
 from preflight.store.atomic import atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.digests import DigestCache
 from preflight.trace.rule import Tracer
 from preflight.wiring.libraries import onnx_models, precision_tools
-from preflight.wiring.provisioner import CacheProvisioner
+from preflight.wiring.provisioner import CacheProvisionerImpl
 
 SHAPES = {
     "vit": {"image": (1, 3, 56, 56)},
@@ -193,9 +193,7 @@ def test_a_build_for_tensorrt_calibrates_writes_and_compiles(orin, model_file, t
 
 
 def test_a_diagnostic_compilation_calibrates_without_tiles(orin, model_file, tmp_path):
-    provisioner = CacheProvisioner(
-        None, None, orin, lambda spec, folder: prepare_without_tiles(spec, orin, precision_tools, folder)
-    )
+    provisioner = CacheProvisionerImpl(None, orin, None, None, None, None)
     spec = BackboneSpec("aliked", "auxiliary", model_file("aliked"), SHAPES["aliked"], "fp16")
     (entry,) = provisioner.compile_engines_for_corpus([spec], tmp_path)
     assert entry.path.name == "aliked__sm87_jp6.2_trt10.3_fp16.engine"

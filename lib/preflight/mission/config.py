@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from preflight.engine.runtimes import DEFAULT_RUNTIME
 from preflight.errors import MissionError
 from preflight.mission.fields import convert
 from preflight.mission.reader import Problems
@@ -125,7 +126,7 @@ class C10ProvisioningConfig:
 class C7InferenceConfig:
     """The block `c7_inference`. device: for the runtime onnxruntime only."""
 
-    runtime: str = "openvino"
+    runtime: str = DEFAULT_RUNTIME
     device: str | None = None
 
 

@@ -15,7 +15,8 @@ from preflight.engine.runtimes import RUNTIMES, RuntimeTable
 from preflight.errors import EngineBuildError, MissionError
 from preflight.mission.loading import load_mission
 from preflight.records import HostCapabilities
-from preflight.wiring import build_engine_compiler, runtime_choice
+from preflight.wiring import runtime_choice
+from preflight.wiring.factories import engine_compiler
 
 CPU = HostCapabilities("x86_64", "avx2")
 AT = "components.c10_provisioning"
@@ -132,14 +133,14 @@ def test_its_engines_have_its_tag_in_their_names(table, toy):
     name = EngineName("tiny", toy.ROW, "3.1", "int8", isa="avx2")
     assert str(name) == text
     assert EngineName.parse(text, table) == name
-    with pytest.raises(EngineBuildError, match="no engine file name"):
+    with pytest.raises(EngineBuildError, match="is not an engine file name"):
         EngineName.parse(text)
 
 
 @pytest.mark.usefixtures("installed")
 def test_its_engine_is_compiled_loaded_and_run(load, table, tmp_path, images):
     job = load(table, {"precision": "int8"})
-    compiler = build_engine_compiler(job.config, CPU, {}, runtimes=table)
+    compiler = engine_compiler(job.config, CPU, {}, runtimes=table)
     assert compiler.reads_precision(job.descriptor)
     job = load(table)
     assert not compiler.reads_precision(job.descriptor)
@@ -156,7 +157,7 @@ def test_its_engine_is_compiled_loaded_and_run(load, table, tmp_path, images):
 @pytest.mark.usefixtures("installed")
 def test_a_backbone_can_choose_it(load, table):
     job = load(table, {"runtime": "toy_runtime"}, runtime="onnxruntime")
-    compiler = build_engine_compiler(job.config, CPU, {}, runtimes=table)
+    compiler = engine_compiler(job.config, CPU, {}, runtimes=table)
     assert [choice.name for choice in compiler.runtimes()] == ["onnxruntime", "toy_runtime"]
     assert compiler.runtime_of(job.descriptor).version == "3.1"
 

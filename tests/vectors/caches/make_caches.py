@@ -285,7 +285,7 @@ C: dict[str, tuple[Any, ...]] = {
     "revoked": (
         "the signing key is revoked",
         cache(),
-        [("c10.key.revoked", E)],
+        [("key_revoked", E)],
         {"trust": {**TRUST, "revoked": FINGERPRINT + "\n"}},
     ),
     "unknown-key": (
@@ -594,13 +594,13 @@ C: dict[str, tuple[Any, ...]] = {
     "revoked-absent": (
         "the signing key is revoked, and its file gone",
         cache(),
-        [("c10.key.revoked", E)],
+        [("key_revoked", E)],
         {"trust": {"o.pem": keys.to_pem(raw(OTHER)).decode(), "revoked": FINGERPRINT}},
     ),
     "revoked-lines": (
         "a deny list with rare line ends and white space, and a comment that is not UTF-8",
         cache(),
-        [("c10.key.revoked", E)],
+        [("key_revoked", E)],
         {
             "trust": {
                 **TRUST,
@@ -630,7 +630,7 @@ C: dict[str, tuple[Any, ...]] = {
                 envelope.encode(envelope.Envelope(manifest.encode(make(generation=8)), FINGERPRINT, bytes(64))),
             ),
         },
-        [("c10.key.revoked", E), ("signature", M)],
+        [("key_revoked", E), ("signature", M)],
         {"trust": {**TRUST, "revoked": FINGERPRINT}},
     ),
     "envelope-padding": (

@@ -10,14 +10,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from preflight import wiring
 from preflight.area.area import Area, area_from_bbox
 from preflight.errors import MissionError
 from preflight.mission import job as job_module
+from preflight.mission.config import Blocks
 from preflight.mission.job import Job, check_job
 from preflight.mission.schema import BackboneSection, ManifestSection, ProvisioningConfig
-from preflight.records import BackboneSpec, BoundingBox, BuildRequest, HostCapabilities, Preprocessing
+from preflight.records import BackboneSpec, BoundingBox, BuildRequest, Preprocessing
 from preflight.run.tile_access import TileAccess
+from preflight.wiring.parts import C7EngineBackboneEmbedder, DescriptorBatcher, ManifestBuilder
+from preflight.wiring.provisioner import CacheProvisionerImpl
+from preflight.wiring.surroundings import Surroundings
 from takeoff.position import LatLonAlt
 
 BOX = BoundingBox(0.346, 32.588, 0.352, 32.6)
@@ -128,7 +131,7 @@ def test_a_camera_calibration_beyond_the_size_limit(places, job, tmp_path, monke
 )
 def test_an_origin_out_of_range_is_reported_once_at_its_place(job, places, name, values):
     for value in values:
-        assert places(takeoff_origin=replace(job.takeoff_origin, **{name: value})) == [f"takeoff_origin.{name}"]
+        assert places(takeoff_origin=job.takeoff_origin._replace(**{name: value})) == [f"takeoff_origin.{name}"]
 
 
 def test_swapped_or_mistyped_origins_are_refused_with_their_distance(job):
@@ -176,18 +179,18 @@ def refused(tmp_path):
     (tmp_path / "camera.json").write_text("{}")
     request = BuildRequest(BOX, (19,), "stable_rear", tmp_path / "camera.json", tmp_path / "cache")
 
+    surroundings = Surroundings.real()
+
     def never(*_):
         raise AssertionError("the store was opened")
 
-    def run(tile_root=None, backbones=(SPEC,), trust=None, **fields):
-        provisioner = wiring.build_cache_provisioner(
-            msgspec.structs.replace(CONFIG, runtime="onnxruntime"),
-            tiles=TileAccess(tile_root or tmp_path / "tiles", never, never),
-            trust=trust or tmp_path / "trust",
-            signing_key=tmp_path / "keys" / "dev.pem",
-            surroundings=wiring.Surroundings(wiring.wall_clock, {}, HostCapabilities("x86_64", "avx2")),
-            backbones=backbones,
-        )
+    def run(tile_root=None, trust=None, **fields):
+        config = msgspec.structs.replace(CONFIG, runtime="onnxruntime", **fields.pop("config", {}))
+        blocks = Blocks(config, trust or tmp_path / "trust", tmp_path / "keys" / "dev.pem", (), 0.0)
+        tiles = TileAccess(tile_root or tmp_path / "tiles", never, never)
+        batcher = DescriptorBatcher(C7EngineBackboneEmbedder(), tiles, tiles, None, surroundings.clock)
+        builder = ManifestBuilder(blocks, tiles, surroundings.clock)
+        provisioner = CacheProvisionerImpl(blocks, None, batcher, builder, tiles, surroundings)
         with pytest.raises(MissionError) as refusal:
             provisioner.build_cache_artifacts(dataclasses.replace(request, **fields))
         assert refusal.value.source == "BuildRequest"
@@ -206,7 +209,7 @@ def test_the_python_api_applies_the_same_rules_to_a_request(refused, tmp_path):
         takeoff_origin=LatLonAlt(math.nan, 0.0, 0.0),
         trust=tmp_path / "x" / ".." / "cache" / "trust",
         tile_root=tmp_path / "cache" / "tiles",
-        backbones=(),
+        config={"backbones": ()},
     )
     assert [problem.split(": ")[0] for problem in found] == [
         "bbox",
@@ -215,7 +218,7 @@ def test_the_python_api_applies_the_same_rules_to_a_request(refused, tmp_path):
         "sector_class",
         "trust",
         "tile_store.root",
-        "calibration",
+        "calibration_path",
         "takeoff_origin.lat",
         f"{AT}.backbones",
     ]

@@ -9,7 +9,7 @@ import pytest
 from preflight.errors import EngineBuildError
 from preflight.mission.loading import load_mission
 from preflight.records import HostCapabilities
-from preflight.wiring import build_engine_compiler
+from preflight.wiring.factories import engine_compiler
 
 TEMPLATES = Path(__file__).resolve().parents[4] / "cache_templates"
 ORIN = HostCapabilities("aarch64", "neon", "87", "6.2")
@@ -38,7 +38,7 @@ def jetpacks_own(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("jetpacks_own")
 def test_on_an_orin_the_names_of_the_engines_contain_it(job):
-    compiler = build_engine_compiler(job.config, ORIN, {})
+    compiler = engine_compiler(job.config, ORIN, {})
     assert [str(compiler.name(spec)) for spec in job.backbones] == [
         f"{model}__sm87_jp6.2_trt10.3.0_fp16.engine" for model in ("ultra_vpr", "aliked", "lightglue")
     ]
@@ -47,16 +47,16 @@ def test_on_an_orin_the_names_of_the_engines_contain_it(job):
 
 def test_without_tensorrt_the_error_says_how_to_install_it(job):
     with pytest.raises(EngineBuildError, match=r"\[gpu,tensorrt\].*on a Jetson.*--system-site-packages"):
-        build_engine_compiler(job.config, ORIN, {})
+        engine_compiler(job.config, ORIN, {})
 
 
 @pytest.mark.usefixtures("jetpacks_own")
 def test_without_a_gpu_it_is_refused_and_no_other_runtime_is_used(job):
     with pytest.raises(EngineBuildError, match="builds for this machine's GPU, and no GPU was found"):
-        build_engine_compiler(job.config, DESK, {})
+        engine_compiler(job.config, DESK, {})
 
 
 @pytest.mark.usefixtures("jetpacks_own")
 def test_if_tensorrt_is_forbidden_the_error_names_the_gate(job):
     with pytest.raises(EngineBuildError, match="BUILD_TENSORRT_RUNTIME=0"):
-        build_engine_compiler(job.config, ORIN, {"BUILD_TENSORRT_RUNTIME": "0"})
+        engine_compiler(job.config, ORIN, {"BUILD_TENSORRT_RUNTIME": "0"})

@@ -472,7 +472,7 @@ def dated_geotiff(path, date):
 def test_a_future_date_that_the_source_states_is_refused_unless_another_is_given(
     metadata, tmp_path, caplog, write, name, wrong, right
 ):
-    access = TileAccess(tmp_path / "store", lambda _: metadata, TileFiles)
+    access = TileAccess(tmp_path / "store", lambda _: metadata, lambda: TileFiles(tmp_path / "store"))
 
     def bring(date, **options):
         (tmp_path / name).unlink(missing_ok=True)
