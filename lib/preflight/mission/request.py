@@ -58,8 +58,11 @@ def job_of_request(
         backbones=tuple(backbones),
         config=blocks.provisioning,
     )
-    if not problems:
-        problems += [f"{_NAMES.get(at, at)}: {problem}" for at, problem in check_job(job, tile_root)]
+    if Path() not in (job.cache_root, job.calibration):
+        # A field that could not be read was named above. The job has a stand-in for it.
+        named = {problem.partition(":")[0] for problem in problems}
+        found = ((_NAMES.get(at, at), problem) for at, problem in check_job(job, tile_root))
+        problems += [f"{field}: {problem}" for field, problem in found if field not in named]
     if problems:
         raise MissionError("BuildRequest", tuple(problems))
     return job

@@ -29,6 +29,13 @@ CONFIG = ProvisioningConfig(
     backbones=(BackboneSection(model_name="vpr", onnx_path="builtin:weight_free_vpr"),),
     manifest=ManifestSection(signing_mode="dev", signing_key="keys/dev.pem"),
 )
+BACKBONE = BackboneSection(
+    model_name="vpr",
+    onnx_path="builtin:weight_free_vpr",
+    role="descriptor",
+    input_name="image",
+    expected_input_shape=(1, 3, 8, 8),
+)
 AT = "components.c10_provisioning"
 
 
@@ -185,7 +192,7 @@ def refused(tmp_path):
         raise AssertionError("the store was opened")
 
     def run(tile_root=None, trust=None, **fields):
-        config = msgspec.structs.replace(CONFIG, runtime="onnxruntime", **fields.pop("config", {}))
+        config = msgspec.structs.replace(CONFIG, runtime="onnxruntime", backbones=fields.pop("backbones", (BACKBONE,)))
         blocks = Blocks(config, trust or tmp_path / "trust", tmp_path / "keys" / "dev.pem", (), 0.0)
         tiles = TileAccess(tile_root or tmp_path / "tiles", never, never)
         batcher = DescriptorBatcher(C7EngineBackboneEmbedder(), tiles, tiles, None, surroundings.clock)
@@ -209,13 +216,13 @@ def test_the_python_api_applies_the_same_rules_to_a_request(refused, tmp_path):
         takeoff_origin=LatLonAlt(math.nan, 0.0, 0.0),
         trust=tmp_path / "x" / ".." / "cache" / "trust",
         tile_root=tmp_path / "cache" / "tiles",
-        config={"backbones": ()},
+        backbones=(),
     )
     assert [problem.split(": ")[0] for problem in found] == [
         "bbox",
-        "zoom_levels",
-        "zoom_levels",
         "sector_class",
+        "zoom_levels",
+        "zoom_levels",
         "trust",
         "tile_store.root",
         "calibration_path",
