@@ -321,6 +321,33 @@ def test_an_index_that_raises_ends_the_run_and_the_next_run_asks_it_again(built)
     assert len(built.index.got) == 1
 
 
+def test_an_index_is_filled_although_the_index_file_is_current(built):
+    built.index = None
+    built.embedder = Grey()
+    assert built.build().outcome == "success"
+    built.index = Index()
+    assert built.build().outcome == "success"
+    assert len(built.index.got) == 1
+    built.index = Index()
+    assert built.build().outcome == "idempotent_no_op"
+    assert built.index.got == []
+
+
+def test_an_embedder_is_checked_in_the_self_test_too(built):
+    batches = []
+
+    def after(made):
+        batches.append(None)
+        return _nan(made) if len(batches) > TILES // 4 else made
+
+    built.embedder = Grey(after=after)
+    before = built.generation
+    with pytest.raises(DescriptorBatchError):
+        built.build()
+    assert len(batches) > TILES // 4
+    assert built.generation == before
+
+
 def test_a_callback_that_raises_ends_the_run_as_the_cause(built):
     error = ZeroDivisionError("of the callback")
 

@@ -24,6 +24,8 @@ from preflight.mission.schema import (
     BackboneSection,
     IndexSection,
     ManifestSection,
+    ParitySection,
+    PreprocessingSection,
     ProvisioningConfig,
     SelftestSection,
 )
@@ -306,7 +308,12 @@ _BLOCKS: dict[str, type] = {
     "index": IndexSection,
     "selftest": SelftestSection,
     "max_tile_age_days": AgesSection,
+    "preprocessing": PreprocessingSection,
+    "parity": ParitySection,
 }
+
+
+_UNORDERED = frozenset({"allowed_operator_fingerprints"})
 
 
 def _names(kind: type) -> tuple[str, ...]:
@@ -318,6 +325,9 @@ def _names(kind: type) -> tuple[str, ...]:
 def _plain(value: object, kind: type | None = None, name: str = "") -> Any:  # noqa: ANN401 - plain values of any form
     """Returns a block as mappings, lists and scalars, as a YAML file would give it. Leaves out fields that are None."""
     kind = _BLOCKS.get(name, kind)
+    if isinstance(value, (set, frozenset)):
+        # Its order differs from run to run. As a text it is refused by the place of its field.
+        value = sorted(map(str, value)) if name in _UNORDERED else repr(value)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):
@@ -326,7 +336,7 @@ def _plain(value: object, kind: type | None = None, name: str = "") -> Any:  # n
         return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item, None, str(key)) for key, item in value.items() if item is not None}
-    if isinstance(value, (Sequence, set, frozenset)):
+    if isinstance(value, Sequence):
         return [_plain(item, kind) for item in value]
     names = (
         _names(type(value))
@@ -336,4 +346,5 @@ def _plain(value: object, kind: type | None = None, name: str = "") -> Any:  # n
         else ()
     )
     found = {one: getattr(value, one) for one in names if getattr(value, one, None) is not None}
-    return {one: _plain(item, None, one) for one, item in found.items()}
+    # An object of which nothing can be read stays as it is: the check of its field refuses it by its place.
+    return {one: _plain(item, None, one) for one, item in found.items()} if found else value

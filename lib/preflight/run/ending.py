@@ -70,6 +70,9 @@ class Ending:
             raise
 
     def _failed(self, error: BaseException) -> None:
+        """Report an error once, also if it passes through several blocks."""
+        if error is self.last_failure:
+            return
         self.last_failure = error
         report = self.failure(error)
         try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from preflight.errors import BuildCancelledError, CacheRootError, PreflightError
+from preflight.errors import BuildCancelledError, BuildLockHeldError, CacheRootError, CallbackError, PreflightError
 from preflight.ports import Clock
 from preflight.records import BuildReport
 from preflight.report.build_report import report_fields
@@ -116,6 +116,7 @@ class Session:
         self._monotonic = monotonic
         self._began: float | None = None
         self._finished = False
+        self._refused = False
         self._ending = Ending(layout, lock, run_log, hooks.manifest_hash)
 
     def begin(self) -> None:
@@ -127,7 +128,7 @@ class Session:
             PreflightError: as `prepare` raises.
         """
         with self._ending.failing():
-            self._lock.acquire(self._clock(), wait=self._wait)
+            self._acquire()
             self._began = self._monotonic()
             log.info(
                 "build started", extra={"event": "c10.build.start", "fields": {"cache_root": str(self.layout.root)}}
@@ -136,6 +137,13 @@ class Session:
             if self._repair or self.layout.refused.is_file():
                 self._tracer.digests.distrust()
             self._hooks.prepare()
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(self._clock(), wait=self._wait)
+        except BuildLockHeldError:
+            self._refused = True
+            raise
 
     def judge(self, name: str) -> bool:
         """Return whether all steps of a stage are current.
@@ -172,7 +180,7 @@ class Session:
                 if not alone:
                     self._start_others(name)
                 self._build(name)
-            except BuildCancelledError:
+            except (BuildCancelledError, CallbackError):
                 raise
             except PreflightError:
                 if not alone:
@@ -183,8 +191,17 @@ class Session:
         self._tell(name, "begin")
         try:
             self._build_steps(name)
-        except BaseException:
-            self._tell(name, "failed")
+        except BaseException as error:
+            try:
+                self._tell(name, "failed")
+            except CallbackError as second:
+                log.error(  # noqa: TRY400 - the traceback of the first error is the important one
+                    f"{second}, while it was told that {name} failed",
+                    extra={
+                        "event": "c10.stage.failed",
+                        "fields": {"stage": name, "error": type(error).__name__},
+                    },
+                )
             raise
 
     def _build_steps(self, name: str) -> None:
@@ -276,10 +293,11 @@ class Session:
         """Take the lock, build all stages in order, report and clean up. Raises PreflightError as the stages do."""
         try:
             self.begin()
-            for name in self.stages:
-                self.run_log.checkpoint()
-                if not self.judge(name):
-                    self.run(name, alone=False)
+            with self._ending.failing():
+                for name in self.stages:
+                    self.run_log.checkpoint()
+                    if not self.judge(name):
+                        self.run(name, alone=False)
             return self.finish()
         finally:
             self.close()
@@ -289,20 +307,25 @@ class Session:
 
         sweep: remove what killed runs left behind, now and in `close`.
         """
-        self._lock.acquire(self._clock(), wait=self._wait)
+        self._acquire()
         self._finished = not sweep
         if sweep:
             self._generations.sweep()
 
     def close(self) -> None:
-        """Call the hook `close`, store the digests, remove temporary files, and release the lock. Idempotent."""
+        """Call the hook `close`, store the digests, remove temporary files, and release the lock. Idempotent.
+
+        If the lock was refused, nothing was opened and nothing is closed.
+        """
         with ExitStack() as stack:
             stack.callback(self._lock.release)
             if self._lock.held:
                 if not self._finished:
                     stack.callback(self._sweep)
                 stack.callback(self._keep_digests)
-            stack.callback(self._hooks.close)
+            if not self._refused:
+                # A refused run opened nothing. Another run of this process may be using the same parts.
+                stack.callback(self._hooks.close)
 
     def _sweep(self) -> None:
         """Remove temporary files: a signal may have stopped the run in the middle of a write."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from preflight.engine.compiler import EngineCompiler
-from preflight.engine.model_input import preprocessing_text
+from preflight.engine.model_input import image_size, preprocessing_text
 from preflight.errors import DescriptorBatchError, PreflightError
 from preflight.ports import BackboneEmbedder, Engine, ImageCodec, OutOfDeviceMemory
-from preflight.records import BackboneSpec
+from preflight.records import PREPROCESSING_VERSION, BackboneSpec
 from preflight.stages.engines import descriptor_dim
 from preflight.store.cache_layout import CacheLayout
 from preflight.trace.record import record_of
@@ -90,9 +90,10 @@ class EngineEmbedding:
 
 @dataclass(frozen=True)
 class CallerEmbedding:
-    """An embedder of the caller's. It gets the images as they are and does its own preprocessing."""
+    """An embedder of the caller's. It gets images of the spec's size and does the rest of the preprocessing itself."""
 
     embedder: BackboneEmbedder
+    spec: BackboneSpec
 
     @property
     def input_name(self) -> str:
@@ -111,7 +112,7 @@ class CallerEmbedding:
             raise DescriptorBatchError(
                 f"the embedder {type(self.embedder).__name__} states no identity: give it a text that changes with its model"
             )
-        return {"embedder": identity}
+        return {"embedder": identity, "images": f"version {PREPROCESSING_VERSION} size {image_size(self.spec)}"}
 
     def dim(self) -> int:
         """As `Embedding`. Raises DescriptorBatchError for a length that is not a positive number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,13 @@ from preflight.records import TileBboxRecord
 from preflight.report.run_log import RunLog
 from preflight.stages.descriptors import DescriptorSet
 from preflight.stages.units import Units, open_units, steps_of, units_file
-from preflight.store.atomic import atomic_path
+from preflight.store.atomic import atomic_path, atomic_write
 from preflight.store.cache_layout import CacheLayout
 from preflight.store.sidecar import Sha256Sidecar
-from preflight.tileset.inventory import Inventory
+from preflight.tileset.inventory import Inventory, read_header
 from preflight.tileset.mapped import columns_of
 from preflight.trace.digests import DigestCache, hash_file
-from preflight.trace.record import read_record, record_path
+from preflight.trace.record import read_record, record_of, record_path
 from preflight.trace.rule import Step
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ def index_step(
     identity: Mapping[str, str],
     digests: DigestCache,
     run_log: RunLog,
-    rebuilder: DescriptorIndexRebuilder | None = None,
 ) -> Step:
     """Returns the step that writes the index and its sidecar.
 
@@ -75,13 +75,37 @@ def index_step(
                 run_log.counts["indexes_built"] += 1
             digest = hash_file(temporary)
         sidecar.write(digest)
-        if rebuilder is not None:
-            run_log.checkpoint()
-            _hand_over(job, layout, store(), rebuilder)
         return ()
 
     reads = (units_file(job, layout), layout.descriptor_set)
     return Step("index", INDEX_VERSION, reads, components, (layout.index, sidecar.path), build)
+
+
+def hand_over_step(
+    job: Job,
+    layout: CacheLayout,
+    store: Callable[[], DescriptorStore],
+    rebuilder: DescriptorIndexRebuilder,
+) -> Step:
+    """Returns the step that gives the descriptors to an index of the caller's.
+
+    It is a step of its own, so that a caller's index is also filled when the index file is current already.
+    """
+
+    def components() -> Mapping[str, str]:
+        return {
+            "index": record_of(layout.index).action_key,
+            "tiles": read_header(layout.inventory).aggregate,
+        }
+
+    def build() -> Iterable[Path]:
+        _hand_over(job, layout, store(), rebuilder)
+        count = DescriptorSet.read(layout.descriptor_set).count
+        atomic_write(layout.handed_over, json.dumps({"descriptors": count}).encode() + b"\n")
+        return ()
+
+    reads = (layout.inventory, units_file(job, layout), layout.descriptor_set, layout.index)
+    return Step("index:hand_over", 1, reads, components, (layout.handed_over,), build)
 
 
 def _retunable(index: Path, components: Mapping[str, str], digests: DigestCache) -> bool:

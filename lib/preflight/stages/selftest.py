@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from preflight.descriptors.descriptor_store import DescriptorStore
 from preflight.engine.model_input import image_size
+from preflight.errors import DescriptorBatchError
 from preflight.evaluation.backbone_card import BackboneCard
 from preflight.mission.job import Job
 from preflight.ports import DescriptorIndex, DescriptorIndexFactory, ImageCodec, TilePixelStore
@@ -48,6 +49,7 @@ class SelftestStage:
         identity: Mapping[str, str],
         pixels: Callable[[], TilePixelStore],
         images: Callable[[], ImageCodec],
+        checkpoint: Callable[[], None],
     ) -> None:
         self._job = job
         self._spec = job.descriptor
@@ -59,6 +61,7 @@ class SelftestStage:
         self._identity = dict(identity)
         self._pixels = pixels
         self._images = images
+        self._checkpoint = checkpoint
 
     def components(self) -> Mapping[str, str]:
         """Returns the components of the action key.
@@ -119,7 +122,10 @@ class SelftestStage:
         return ()
 
     def _embed(self, engine: Engine, views: NDArray[np.uint8], images: ImageCodec) -> NDArray[np.float32]:
-        """Embeds in batches of the build's size and pads the last one: the batch size can change the last bits."""
+        """Embeds in batches of the build's size and pads the last one: the batch size can change the last bits.
+
+        Raises DescriptorBatchError for vectors of another shape or with numbers that are not finite.
+        """
         import numpy as np  # noqa: PLC0415 - heavy
 
         size = self._job.config.descriptors.batch_size
@@ -129,7 +135,14 @@ class SelftestStage:
         for at in range(0, len(pixels), size):
             part = pixels[at : at + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
-            found.append(next(iter(engine.run({name: padded}).values()))[: len(part)])
+            self._checkpoint()
+            vectors = next(iter(engine.run({name: padded}).values()))
+            if vectors.shape != (size, self._embedding.dim()) or not np.isfinite(vectors).all():
+                raise DescriptorBatchError(
+                    f"the embedding of the self-test gives {vectors.shape} numbers, or some that are not finite, for "
+                    f"{size} images; check the model or the embedder"
+                )
+            found.append(vectors[: len(part)])
         return np.concatenate(found)
 
     def _thumbnails(

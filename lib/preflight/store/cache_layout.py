@@ -125,6 +125,11 @@ class CacheLayout:
         return self.work / "index" / "descriptors.faiss"
 
     @property
+    def handed_over(self) -> Path:
+        """Says which descriptors an index of the caller's has received."""
+        return self.work / "index" / "handed_over.json"
+
+    @property
     def selftest(self) -> Path:
         return self.work / "selftest" / "selftest.json"
 

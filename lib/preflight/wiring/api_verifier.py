@@ -12,6 +12,7 @@ from typing import Literal, overload
 from preflight.adapters.c6.queries import rows_of_boxes, source_name
 from preflight.area.area import area_from_bbox, cover
 from preflight.area.web_mercator import tile_at
+from preflight.errors import PreflightError
 from preflight.mission.config import Blocks, read_blocks
 from preflight.ports import C6TileMetadataStore, Clock, TileMetadataShape
 from preflight.records import BoundingBox, TileRow
@@ -114,7 +115,12 @@ class ManifestVerifierImpl:
             return
         corpus, sector = manifest.identity.corpus, manifest.identity.sector_class
         boxes = [BoundingBox(*map(float, box)) for box in corpus.covered]
-        rows = map(_tile_row, rows_of_boxes(self._store, boxes, corpus.zoom_levels, sector))
+        try:
+            found = rows_of_boxes(self._store, boxes, corpus.zoom_levels, sector)
+        except PreflightError as error:
+            # The verifier reports a ValueError of the tile store as a drift of the tiles.
+            raise ValueError(str(error)) from error
+        rows = map(_tile_row, found)
         inside = _inside(corpus, boxes, root)
         chosen = choose_sources((row for row in rows if inside(row)), self._blocks.source_order)
         for row in chosen:

@@ -35,7 +35,7 @@ from preflight.stages.engines import (
     descriptor_dim,
     inspect_step,
 )
-from preflight.stages.index import index_step
+from preflight.stages.index import hand_over_step, index_step
 from preflight.stages.manifest import ManifestStage, manifest_step
 from preflight.stages.parity_gate import parity_step
 from preflight.stages.prepare_onnx import Preparation
@@ -117,7 +117,7 @@ class Assembly:
         self.embedding: Embedding = (
             EngineEmbedding(self.job.descriptor, self.layout, self.compiler)
             if isinstance(parts.embedder, C7EngineBackboneEmbedder)
-            else CallerEmbedding(parts.embedder)
+            else CallerEmbedding(parts.embedder, self.job.descriptor)
         )
         self.seal = SealStage(
             self.job, self.layout, tiles.metadata, tiles.pixels, surroundings.clock, self.digests, self.run_log
@@ -190,6 +190,7 @@ class Assembly:
             libraries.index_identity(),
             tiles.pixels,
             image_codec,
+            self.run_log.checkpoint,
         )
         draw = {"recalibrate": self.options.recalibrate}
         samples = [sample_step(layout, tiles.pixels, image_codec, **draw)]
@@ -203,15 +204,15 @@ class Assembly:
             libraries.index_identity(),
             self.digests,
             self.run_log,
-            self.rebuilder,
         )
+        rebuilt = () if self.rebuilder is None else (hand_over_step(job, layout, descriptors.store, self.rebuilder),)
         windows = () if steps_of(job) == 1 else (units_step(job, layout),)
         corpus = corpus_step(job, layout, self.compiler, self.card_fields)
         return (
             Stage("tiles", (), (self.seal.step(), *windows, *samples)),
             *engines,
             Stage("descriptors", (f"engine:{job.descriptor.model_name}",), (descriptors.step(),)),
-            Stage("index", ("descriptors",), (index,)),
+            Stage("index", ("descriptors",), (index, *rebuilt)),
             Stage("selftest", ("index",), (selftest.step(),)),
             Stage(
                 "manifest",

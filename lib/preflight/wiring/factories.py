@@ -144,7 +144,7 @@ def build_descriptor_batcher(
         MissionError: the configuration is refused.
         ValueError: a part lacks a method, or the clock does not give aware times.
     """
-    read_blocks(config)
+    section = read_blocks(config).provisioning.descriptors
     _check_store(tile_metadata_store)
     _check(tile_store, "tile_store", "read_tile_pixels")
     if not isinstance(backbone_embedder, C7EngineBackboneEmbedder):
@@ -153,7 +153,7 @@ def build_descriptor_batcher(
     if descriptor_index is not None:
         _check(descriptor_index, "descriptor_index", "rebuild_from_descriptors")
         rebuilder = c6_descriptor_index_to_rebuilder(descriptor_index)
-    return DescriptorBatcher(backbone_embedder, tile_metadata_store, tile_store, rebuilder, clock_of(clock))
+    return DescriptorBatcher(backbone_embedder, tile_metadata_store, tile_store, rebuilder, clock_of(clock), section)
 
 
 def clock_of(clock: object) -> Clock:

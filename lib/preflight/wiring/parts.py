@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preflight.mission.config import Blocks
+from preflight.mission.schema import DescriptorsSection
 from preflight.ports import BackboneEmbedder, Clock, DescriptorIndexRebuilder
 from preflight.ports.c6 import C6TileMetadataStore, C6TileStore
 
@@ -21,6 +22,7 @@ class DescriptorBatcher:
     """How tiles become descriptors, and who gets the descriptors.
 
     tile_metadata_store, tile_store: C6's rows and pixels, or `TileAccess` for both.
+    section: how images are batched.
     rebuilder: gets the (N, dim) matrix after the index file was written; None if nobody else needs it.
     """
 
@@ -29,6 +31,7 @@ class DescriptorBatcher:
     tile_store: C6TileStore
     rebuilder: DescriptorIndexRebuilder | None
     clock: Clock
+    section: DescriptorsSection
 
 
 @dataclass(frozen=True)

@@ -62,13 +62,35 @@ def build_cache_provisioner(
 
     Raises:
         MissionError: the configuration is refused.
-        ValueError: the clock does not give aware times, or the precision is unknown.
+        ValueError: the clock does not give aware times, the precision is unknown, or a part was made from another
+            configuration or with another tile store.
     """
     blocks = read_blocks(config, precision=PrecisionMode(getattr(precision, "value", precision)))
     here = Surroundings(clock_of(clock), os.environ, host)
+    _check_parts(blocks, descriptor_batcher, manifest_builder, tile_metadata_store)
     return CacheProvisionerImpl(
         blocks, engine_compiler, descriptor_batcher, manifest_builder, tile_metadata_store, here
     )
+
+
+def _check_parts(
+    blocks: Blocks, batcher: DescriptorBatcher, manifest: ManifestBuilder, rows: C6TileMetadataStore
+) -> None:
+    """Raises ValueError if a part says something that the build would not do."""
+
+    def deciding(of: Blocks) -> tuple[object, ...]:
+        return of.provisioning.manifest, of.trust, of.signing_key
+
+    if deciding(manifest.blocks) != deciding(blocks):
+        raise ValueError(
+            "manifest_builder: was made from another configuration of the manifest. Give both the same one"
+        )
+    if batcher.section != blocks.provisioning.descriptors:
+        raise ValueError(
+            "descriptor_batcher: was made from another configuration of the batcher. Give both the same one"
+        )
+    if batcher.tile_metadata_store is not rows and batcher.tile_metadata_store != rows:
+        raise ValueError("descriptor_batcher: was made with another tile_metadata_store. Give both the same one")
 
 
 class CacheProvisionerImpl(CacheProvisioner):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from typing import BinaryIO
 
-from preflight.errors import PreflightError, TileContentError
+from preflight.errors import DatabaseError, PreflightError, TileContentError
 from preflight.ports import C6TileStore, TileIdShape, TilePixelOpener
 from preflight.records import TileId
 from preflight.tile_import.source import MAX_TILE_BYTES
@@ -55,7 +55,7 @@ class C6Pixels:
 
 @contextmanager
 def opened(store: C6TileStore, tile_id: TileIdShape) -> Iterator[BinaryIO]:
-    """Opens a tile of a C6 store. Raises TileContentError for every failure of the store.
+    """Opens a tile of a C6 store. Raises TileContentError for a tile that is not there, DatabaseError for another failure.
 
     The bytes are read at once, so that an error of the store is never taken for an error of the reader, nor the reverse.
     """
@@ -68,10 +68,13 @@ def _content(store: C6TileStore, tile_id: TileIdShape) -> bytes:
         with store.read_tile_pixels(tile_id) as found:
             raw = isinstance(found, (bytes, bytearray, memoryview))
             content = bytes(found if raw else found.read(MAX_TILE_BYTES + 1))  # type: ignore[arg-type, union-attr] # see `raw`
-    except (PreflightError, OSError):
+    except (PreflightError, FileNotFoundError):
         raise
+    except KeyError as error:
+        raise TileContentError(f"the tile store has no {name} any more ({error!r}). Repair the store") from error
     except Exception as error:
-        raise TileContentError(
+        # This tells nothing about the tile, so the tile must not count as damaged.
+        raise DatabaseError(
             f"the tile store cannot read {name}: {type(error).__name__}: {error}. Check the store"
         ) from error
     if len(content) > MAX_TILE_BYTES:

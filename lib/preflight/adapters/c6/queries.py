@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 from preflight.area.web_mercator import tile_at, tile_bounds
-from preflight.errors import PreflightError, TileContentError
+from preflight.errors import DatabaseError, PreflightError, TileContentError
 from preflight.ports import C6TileMetadataStore, TileMetadataShape, TilesByBboxBatchQuery, TilesByBboxQuery
 from preflight.records import BoundingBox, TileBboxRecord, TileHashRecord
 
@@ -73,14 +72,20 @@ def checked_rows(
     """Returns the rows of a box, sorted by (zoom, lat, lon, source).
 
     Raises:
-        TileContentError: a row is not a tile row, lies outside the box, comes twice, or has a hash of another form.
-        PreflightError: the store's own error, translated.
+        TileContentError: a row is not a tile row, lies outside the box, is of a tile that another row of its source has, or
+            has a hash of another form.
+        DatabaseError: the store's own error, translated.
     """
     rows = [row for zoom in sorted(set(zoom_levels)) for row in _of_zoom(store, bbox, zoom, sector_class)]
     rows.sort(key=key_of)
-    for one, other in pairwise(rows):
-        if key_of(one) == key_of(other):
-            raise TileContentError(f"the tile store returns {_name(one)} twice. Repair the store")
+    seen: set[tuple[int, int, int, str]] = set()
+    for row in rows:
+        tile = row.tile_id
+        # By the tile, because two positions in one tile are the same ground.
+        same = (tile.zoom_level, *tile_at(tile.zoom_level, tile.lat, tile.lon), source_name(row.source))
+        if same in seen:
+            raise TileContentError(f"the tile store returns {_name(row)} twice. Repair the store")
+        seen.add(same)
     return rows
 
 
@@ -113,7 +118,7 @@ def _asked(store: C6TileMetadataStore, bbox: BoundingBox, zoom: int, sector_clas
     except PreflightError:
         raise
     except Exception as error:
-        raise TileContentError(
+        raise DatabaseError(
             f"the tile store cannot be queried at zoom {zoom}: {type(error).__name__}: {error}. Check the store"
         ) from error
 

@@ -236,3 +236,27 @@ def test_a_precision_of_the_caller_is_for_backbones_that_state_none(precision):
     made = read_blocks(config_of(block), precision=precision).provisioning.backbones
     assert [one.precision for one in made] == ["fp16", "int8"]
     assert [one.precision for one in read_blocks(config_of(block)).provisioning.backbones] == ["fp32", "int8"]
+
+
+def test_objects_inside_a_backbone_are_read_by_their_attributes():
+    shaped = SimpleNamespace(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    backbone = SimpleNamespace(**{**vars(BACKBONE), "preprocessing": shaped})
+    (section,) = read_blocks(with_backbone(backbone)).provisioning.backbones
+    assert (section.preprocessing.mean, section.preprocessing.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+
+
+@pytest.mark.parametrize("wrong", [object(), SimpleNamespace(means=(1, 2, 3)), {1, 2, 3}])
+def test_an_object_of_which_nothing_can_be_read_is_refused(wrong):
+    backbone = SimpleNamespace(**{**vars(BACKBONE), "preprocessing": wrong})
+    with pytest.raises(MissionError, match=r"backbones\[0\]\.preprocessing"):
+        read_blocks(with_backbone(backbone))
+
+
+def test_a_set_is_no_sequence():
+    backbone = SimpleNamespace(**{**vars(BACKBONE), "expected_input_shape": {1, 3, 224}})
+    with pytest.raises(MissionError, match=r"backbones\[0\]\.expected_input_shape"):
+        read_blocks(with_backbone(backbone))
+
+
+def with_backbone(backbone):
+    return Config({"c10_provisioning": SimpleNamespace(backbones=(backbone,), manifest=MANIFEST)})

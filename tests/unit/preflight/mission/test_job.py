@@ -195,7 +195,9 @@ def refused(tmp_path):
         config = msgspec.structs.replace(CONFIG, runtime="onnxruntime", backbones=fields.pop("backbones", (BACKBONE,)))
         blocks = Blocks(config, trust or tmp_path / "trust", tmp_path / "keys" / "dev.pem", (), 0.0)
         tiles = TileAccess(tile_root or tmp_path / "tiles", never, never)
-        batcher = DescriptorBatcher(C7EngineBackboneEmbedder(), tiles, tiles, None, surroundings.clock)
+        batcher = DescriptorBatcher(
+            C7EngineBackboneEmbedder(), tiles, tiles, None, surroundings.clock, config.descriptors
+        )
         builder = ManifestBuilder(blocks, tiles, surroundings.clock)
         provisioner = CacheProvisionerImpl(blocks, None, batcher, builder, tiles, surroundings)
         with pytest.raises(MissionError) as refusal:

@@ -10,7 +10,15 @@ from datetime import datetime, timezone
 
 import pytest
 
-from preflight.errors import BuildLockHeldError, CacheRootError, CoverageError, InputChangedError, PreflightError
+from preflight.errors import (
+    BuildCancelledError,
+    BuildLockHeldError,
+    CacheRootError,
+    CallbackError,
+    CoverageError,
+    InputChangedError,
+    PreflightError,
+)
 from preflight.records import BuildReport
 from preflight.report.run_log import RunLog
 from preflight.run.session import Hooks, Session, Stage
@@ -36,6 +44,7 @@ class Line:
         self.ran, self.closed = [], 0
         self.prepare = lambda: None
         self.fail = None
+        self.observer = None
         self.sessions = []
         self.run_log = RunLog()
 
@@ -70,7 +79,7 @@ class Line:
             lock=BuildLock(self.layout.lock, pid=os.getpid(), host="h"),
             run_log=self.run_log,
             clock=lambda: NOW,
-            hooks=Hooks(self.prepare, close, lambda: HASH),
+            hooks=Hooks(self.prepare, close, lambda: HASH, self.observer),
             repair=repair,
             monotonic=lambda: float(next(ticks)),
         )
@@ -114,6 +123,47 @@ def test_a_build_runs_its_stages_in_order_and_reports_success(line):
     assert report == BuildReport(1, 0, 0, HASH, "success")
     assert line.report()["outcome"] == "success"
     assert line.b.read_bytes() == b"ONE"
+
+
+def test_a_refused_run_closes_nothing_because_the_run_that_holds_the_lock_may_use_the_same_parts(line):
+    first = line.open()
+    first.begin()
+    with pytest.raises(BuildLockHeldError):
+        line.open().build()
+    assert line.closed == 0
+    first.close()
+    assert line.closed == 1
+
+
+def test_a_cancellation_between_stages_is_reported_once(line, events):
+    session = line.open()
+    asked = []
+
+    def cancel():
+        asked.append(None)
+        if len(asked) == 3:
+            raise BuildCancelledError("stop")
+
+    line.run_log.checkpoint = cancel
+    with pytest.raises(BuildCancelledError):
+        session.build()
+    assert line.ran == ["compile"]
+    assert line.report()["failure_reason"] == "stop"
+    assert [event for _, event, _ in events].count("c10.build.failed") == 1
+
+
+def test_an_observer_that_raises_does_not_hide_the_first_error(line, events):
+    line.fail = CoverageError("first")
+
+    def observe(name, event):
+        if event == "failed":
+            raise CallbackError("second")
+
+    line.observer = observe
+    with pytest.raises(CoverageError, match="first"):
+        line.open().build()
+    assert line.report()["failure_reason"] == "first"
+    assert "c10.stage.failed" in [event for _, event, _ in events]
 
 
 def test_a_second_build_has_nothing_to_do_and_counts_the_reused_engine(line):
@@ -285,7 +335,7 @@ def test_a_held_lock_stops_the_run_before_anything_is_written(line, events):
     assert json.loads(text)["pid"] == 7
     assert line.ran == []
     assert [event[:2] for event in events] == [("ERROR", "c10.build.failed")]
-    assert line.closed == 1
+    assert line.closed == 0
 
 
 def test_a_failure_in_prepare_is_reported(line):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from preflight.errors import DescriptorBatchError, ParityError
 from preflight.ports import OutOfDeviceMemory
+from preflight.records import BackboneSpec
 from preflight.stages.embedding import CallerEmbedding
 
+SPEC = BackboneSpec("net", "descriptor", Path("net.onnx"), {"x": (1, 3, 32, 48)}, "fp32")
 IMAGES = np.zeros((2, 32, 32, 3), np.uint8)
 
 
@@ -28,7 +32,7 @@ class Embedder:
 
 
 def run(embedder):
-    embedding = CallerEmbedding(embedder)
+    embedding = CallerEmbedding(embedder, SPEC)
     with embedding.open() as engine:
         return engine.run({embedding.input_name: embedding.batch(IMAGES, None)})
 
@@ -41,8 +45,8 @@ def test_the_embedder_gets_the_images_as_they_are_and_its_array_is_used():
 
 
 def test_its_identity_is_in_the_action_key_and_it_reads_no_file():
-    embedding = CallerEmbedding(Embedder(identity="net:2"))
-    assert embedding.components() == {"embedder": "net:2"}
+    embedding = CallerEmbedding(Embedder(identity="net:2"), SPEC)
+    assert embedding.components() == {"embedder": "net:2", "images": "version 1 size (32, 48)"}
     assert embedding.reads == ()
     assert embedding.dim() == 8
 
@@ -50,17 +54,17 @@ def test_its_identity_is_in_the_action_key_and_it_reads_no_file():
 @pytest.mark.parametrize("identity", ["", None, 5])
 def test_an_embedder_without_an_identity_is_refused(identity):
     with pytest.raises(DescriptorBatchError, match="Embedder states no identity"):
-        CallerEmbedding(Embedder(identity=identity)).components()
+        CallerEmbedding(Embedder(identity=identity), SPEC).components()
 
 
 @pytest.mark.parametrize("dim", [0, -1, 8.0, None, True])
 def test_a_length_that_is_no_positive_number_is_refused(dim):
     with pytest.raises(DescriptorBatchError, match="give a positive number"):
-        CallerEmbedding(Embedder(dim=dim)).dim()
+        CallerEmbedding(Embedder(dim=dim), SPEC).dim()
 
 
 def test_a_length_may_be_a_number_of_numpy():
-    dim = CallerEmbedding(Embedder(dim=np.int64(8))).dim()
+    dim = CallerEmbedding(Embedder(dim=np.int64(8)), SPEC).dim()
     assert (dim, type(dim)) == (8, int)
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from preflight.errors import MissionError
-from preflight.mission.config import BackboneConfig, C10ManifestConfig, C10ProvisioningConfig, Config
+from preflight.mission.config import BackboneConfig, C10BatcherConfig, C10ManifestConfig, C10ProvisioningConfig, Config
 from preflight.wiring.factories import (
     build_backbone_specs,
     build_descriptor_batcher,
@@ -16,6 +16,7 @@ from preflight.wiring.factories import (
     clock_of,
 )
 from preflight.wiring.parts import C7EngineBackboneEmbedder
+from preflight.wiring.provisioner import build_cache_provisioner
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone(timedelta(hours=2)))
 CONFIG = Config(
@@ -105,6 +106,46 @@ def test_the_parts_handed_in_are_the_parts_kept():
     assert build_descriptor_batcher(CONFIG, **{**PARTS, "descriptor_index": None}).rebuilder is None
     builder = build_manifest_builder(CONFIG, tile_metadata_store=STORE, clock=Clock())
     assert (builder.tile_metadata_store, builder.clock()) == (STORE, NOW)
+
+
+def provisioner(**changes):
+    parts = {
+        "config": CONFIG,
+        "engine_compiler": None,
+        "descriptor_batcher": build_descriptor_batcher(CONFIG, **PARTS),
+        "manifest_builder": build_manifest_builder(CONFIG, tile_metadata_store=STORE, clock=Clock()),
+        "tile_metadata_store": STORE,
+        "host": None,
+        "precision": "fp32",
+        "clock": Clock(),
+    }
+    return build_cache_provisioner(**(parts | changes))
+
+
+def config(batch_size=64, trust="trust", key="dev.pem"):
+    backbone = BackboneConfig("weight_free_vpr", "builtin:weight_free_vpr", [1, 3, 224, 224], "image")
+    batcher = C10BatcherConfig(batch_size=batch_size)
+    block = C10ProvisioningConfig([backbone], C10ManifestConfig("dev", key, trust), batcher=batcher)
+    return Config({"c10_provisioning": block})
+
+
+def test_parts_of_one_configuration_and_store_are_taken():
+    assert provisioner() is not None
+
+
+@pytest.mark.parametrize("other", [{"trust": "other"}, {"key": "other.pem"}])
+def test_a_manifest_builder_of_another_configuration_is_refused(other):
+    part = build_manifest_builder(config(**other), tile_metadata_store=STORE, clock=Clock())
+    with pytest.raises(ValueError, match="manifest_builder: was made from another configuration"):
+        provisioner(manifest_builder=part)
+
+
+def test_a_batcher_of_another_configuration_or_store_is_refused():
+    with pytest.raises(ValueError, match="descriptor_batcher: was made from another configuration"):
+        provisioner(descriptor_batcher=build_descriptor_batcher(config(batch_size=8), **PARTS))
+    other = {**PARTS, "tile_metadata_store": SimpleNamespace(query_by_bbox=nothing, other=1)}
+    with pytest.raises(ValueError, match="descriptor_batcher: was made with another tile_metadata_store"):
+        provisioner(descriptor_batcher=build_descriptor_batcher(CONFIG, **other))
 
 
 def test_a_manifest_builder_needs_a_store():

@@ -57,15 +57,22 @@ def test_the_tile_id_of_the_store_is_handed_back_as_it_is():
     assert store.asked[0] is own
 
 
-@pytest.mark.parametrize("error", [KeyError("gone"), RuntimeError("no route")])
-def test_an_error_of_the_store_is_translated_and_kept_as_the_cause(error):
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (KeyError("gone"), TileContentError, "has no"),
+        (RuntimeError("no route"), DatabaseError, "cannot read"),
+        (ConnectionError("reset"), DatabaseError, "cannot read"),
+    ],
+)
+def test_an_error_of_the_store_is_translated_and_kept_as_the_cause(error, kind, said):
     class Broken:
         def read_tile_pixels(self, tile_id):
             raise error
 
     opener = c6_tile_store_to_pixel_opener(Broken())
     with (
-        pytest.raises(TileContentError, match=r"cannot read tile 17 at \(45.5, -30.25\)") as caught,
+        pytest.raises(kind, match=rf"{said} tile 17 at \(45.5, -30.25\)") as caught,
         opener.open_tile(zoom=17, lat=45.5, lon=-30.25),
     ):
         pass
@@ -77,12 +84,12 @@ def test_an_object_that_is_no_context_manager_is_refused():
         def read_tile_pixels(self, tile_id):
             return BytesIO
 
-    with pytest.raises(TileContentError, match="cannot read tile"), C6Pixels(Plain(), {"p": TILE}).open_tile("p"):
+    with pytest.raises(DatabaseError, match="cannot read tile"), C6Pixels(Plain(), {"p": TILE}).open_tile("p"):
         pass
 
 
 def test_content_of_another_form_is_refused():
-    with pytest.raises(TileContentError, match="cannot read tile"), C6Pixels(Store(None), {"p": TILE}).open_tile("p"):
+    with pytest.raises(DatabaseError, match="cannot read tile"), C6Pixels(Store(None), {"p": TILE}).open_tile("p"):
         pass
 
 
@@ -103,7 +110,7 @@ def test_an_error_while_the_pixels_are_read_is_the_store_s():
             raise RuntimeError("torn")
 
     with (
-        pytest.raises(TileContentError, match="RuntimeError: torn"),
+        pytest.raises(DatabaseError, match="RuntimeError: torn"),
         C6Pixels(Store(Torn()), {"p": TILE}).open_tile("p"),
     ):
         pass

@@ -151,6 +151,12 @@ def test_a_row_that_comes_twice_is_refused_even_with_other_bytes():
         hashes(Store(*FOUR, replace(FOUR[2], content_sha256_hex="a" * 64)))
 
 
+def test_two_positions_in_one_tile_are_the_same_tile():
+    lat, lon = tile_center(14, X, Y)
+    with pytest.raises(TileContentError, match="twice"):
+        hashes(Store(row(), Row(TileId(14, lat + 1e-4, lon))))
+
+
 def test_a_zoom_that_is_asked_for_twice_is_no_row_twice():
     assert len(hashes(Store(*FOUR), zooms=(14, 14))) == 4
 
@@ -169,7 +175,7 @@ def test_an_error_of_the_store_is_translated_and_kept_as_the_cause(error):
             yield row()
             raise error
 
-    with pytest.raises(TileContentError, match=f"cannot be queried at zoom 14: {type(error).__name__}") as caught:
+    with pytest.raises(DatabaseError, match=f"cannot be queried at zoom 14: {type(error).__name__}") as caught:
         hashes(Broken())
     assert caught.value.__cause__ is error
 

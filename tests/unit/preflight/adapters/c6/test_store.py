@@ -10,7 +10,7 @@ import pytest
 
 from preflight.adapters.c6.store import QueriedTileStore
 from preflight.area.web_mercator import tile_bounds, tile_center
-from preflight.errors import TileContentError
+from preflight.errors import DatabaseError, TileContentError
 from preflight.ports import ManifestRow
 from preflight.records import SourceRecord, TileId
 
@@ -184,7 +184,7 @@ def test_a_store_that_raises_is_refused_with_its_error_as_the_cause(store_of):
         def query_by_bbox(self, *, bbox, zoom):
             raise ConnectionError("no route")
 
-    with pytest.raises(TileContentError, match="ConnectionError: no route") as caught:
+    with pytest.raises(DatabaseError, match="ConnectionError: no route") as caught:
         store_of(Broken()).count()
     assert isinstance(caught.value.__cause__, ConnectionError)
 
