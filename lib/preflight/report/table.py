@@ -121,7 +121,7 @@ def coverage_text(coverage: Mapping[str, Any]) -> str:
     parts = [f"{coverage['present']:,} of {coverage['expected']:,}"]
     parts += [f"{count:,} also held by {name}" for name, count in coverage["passed_over"].items()]
     if coverage["poor_texture"]:
-        parts.append(f"{coverage['poor_texture']:,} show little")
+        parts.append(f"{coverage['poor_texture']:,} with little texture")
     if coverage["unmeasured_texture"]:
         parts.append(f"{coverage['unmeasured_texture']:,} of unknown texture")
     return ", ".join(parts)
