@@ -412,6 +412,35 @@ def test_descriptors_are_cancelled_between_batches(built):
     assert built.build(cancel=lambda: False).outcome == "success"
 
 
+def test_publishing_is_cancelled_until_its_rename(built):
+    before = built.generation
+    for checks in (1, 2, 3):
+        built.embedder, left = Grey(f"grey:{checks}"), []
+
+        def observe(name, event, left=left, checks=checks):
+            if (name, event) == ("publish", "begin"):
+                left.extend(range(checks))
+
+        def cancel(left=left):
+            return bool(left) and left.pop() == 0
+
+        with pytest.raises(BuildCancelledError):
+            built.build(observer=observe, cancel=cancel)
+        assert built.generation == before
+        built.assert_lock_is_free()
+    assert built.build().outcome == "success"
+    assert built.generation != before
+
+
+def test_the_verifier_logs_the_verdict_as_the_command_does(built_once, caplog):
+    with caplog.at_level("INFO", "c10_provisioning"):
+        assert built_once.verdict().outcome == "pass"
+    (record,) = (record for record in caplog.records if record.event.startswith("c10.verify"))
+    assert (record.name, record.event, record.levelname) == ("c10_provisioning.verify", "c10.verify.pass", "INFO")
+    assert (record.fields["outcome"], record.fields["generation"], record.fields["exit_status"]) == ("pass", 1, 0)
+    assert all(record.fields["per_artifact_hash_match"].values())
+
+
 def test_a_build_that_is_cancelled_before_it_begins_builds_nothing(desk):
     with pytest.raises(BuildCancelledError):
         desk.build(cancel=lambda: True)

@@ -52,6 +52,7 @@ class Publisher:
         digests: DigestCache,
         store: Callable[[], TileMetadataStore],
         clock: Clock,
+        checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         self._job = job
         self._layout = layout
@@ -60,6 +61,7 @@ class Publisher:
         self._digests = digests
         self._store = store
         self._clock = clock
+        self._checkpoint = checkpoint
 
     @property
     def receipt(self) -> Path:
@@ -110,8 +112,10 @@ class Publisher:
         artifacts = {name: (sources[name], sha256) for name, sha256 in manifest.subjects.items()}
         staging = self._generations.stage(artifacts, small)
         try:
+            self._checkpoint()
             coverage_walk(staging, expected_files(manifest))
             self.verify(staging, manifest.target.sm)
+            self._checkpoint()
             self._store().record_manifest(row)
             generation = self._generations.publish(staging, manifest.generation, manifest.manifest_hash)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from takeoff.errors import VerificationError
 from takeoff.manifest import Corpus, Manifest
 from takeoff.policy import Expectations
 from takeoff.tiles_coverage import TileHash
+from takeoff.verdict import json_verdict
 from takeoff.verify import ManifestVerifier, VerificationResult
 
 __all__ = ["ManifestVerifierImpl", "build_manifest_verifier"]
@@ -96,9 +98,9 @@ class ManifestVerifierImpl:
         try:
             result = verifier.verify_manifest(path)
         except VerificationError as error:
-            _log(str(path), (str(error),))
+            _log(str(path), None, (error,))
             raise
-        _log(str(path), result.fail_reasons)
+        _log(str(path), result, result.failures)
         return result
 
     def _verifier(self, root: Path) -> ManifestVerifier:
@@ -152,9 +154,11 @@ def _inside(corpus: Corpus, boxes: Sequence[BoundingBox], root: Path) -> Callabl
     return lambda row: (row.zoom, row.x, row.y) in sealed
 
 
-def _log(cache: str, reasons: Sequence[str]) -> None:
-    if reasons:
-        fields = {"cache": cache, "fail_reasons": list(reasons)}
-        log.error(f"takeoff refused: {'; '.join(reasons)}", extra={"event": "c10.verify.fail", "fields": fields})
+def _log(cache: str, result: VerificationResult | None, failures: tuple[VerificationError, ...]) -> None:
+    """Logs the verdict with the fields of `doit verify`."""
+    fields = json.loads(json_verdict(cache, result, failures))
+    if failures:
+        reasons = "; ".join(str(failure) for failure in failures)
+        log.error(f"takeoff refused: {reasons}", extra={"event": "c10.verify.fail", "fields": fields})
     else:
-        log.info("verification passed", extra={"event": "c10.verify.pass", "fields": {"cache": cache}})
+        log.info("verification passed", extra={"event": "c10.verify.pass", "fields": fields})

@@ -130,6 +130,7 @@ class Assembly:
             self.digests,
             parts.manifests.metadata,
             parts.clock,
+            self.run_log.checkpoint,
         )
         self.descriptors = DescriptorStage(
             self.job, self.layout, self.embedding, self.digests, tiles.pixels, image_codec, self.batcher, self.run_log
