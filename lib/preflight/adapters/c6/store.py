@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from preflight.adapters.c6.queries import checked_rows, key_of, rows_of_boxes, source_name
-from preflight.area.web_mercator import tile_at
+from preflight.area.web_mercator import tile_at, tile_bounds, tile_center
 from preflight.errors import TileContentError
 from preflight.ports import C6TileMetadataStore, Clock, ManifestRow, TileIdShape, TileMetadataShape
 from preflight.records import BoundingBox, SectorClass, SourceRecord, StoreRevision, TileRow
@@ -153,6 +153,13 @@ class QueriedTileStore:
         first_seen = self._first_seen(undated) if undated else {}
         self._rows = []
         self.tiles.clear()
+        aside = [row.tile_id for row in rows if not _near_centre(row.tile_id)]
+        if aside:
+            log.warning(
+                f"{len(aside):,} tiles are placed far from their centres, such as at a corner: the cache tells the aircraft "
+                "these positions. Let the tile store give the centre of each tile",
+                extra={"event": "c10.tiles.off_centre", "fields": {"tiles": len(aside), "first": repr(aside[0])}},
+            )
         for row in rows:
             tile = row.tile_id
             x, y = tile_at(tile.zoom_level, tile.lat, tile.lon)
@@ -181,6 +188,14 @@ class QueriedTileStore:
             rows["us"] = list(known.values())
             self._write(self._seen, rows.tobytes())
         return {digest: _EPOCH + timedelta(microseconds=known[digest]) for digest in digests}
+
+
+def _near_centre(tile: TileIdShape) -> bool:
+    """Returns whether a tile's position is at most a quarter of its height and of its width from its centre."""
+    x, y = tile_at(tile.zoom_level, tile.lat, tile.lon)
+    bounds, (lat, lon) = tile_bounds(tile.zoom_level, x, y), tile_center(tile.zoom_level, x, y)
+    height, width = bounds.lat_max - bounds.lat_min, bounds.lon_max - bounds.lon_min
+    return abs(tile.lat - lat) <= height / 4 and abs(tile.lon - lon) <= width / 4
 
 
 def _date(row: TileMetadataShape) -> datetime | None:

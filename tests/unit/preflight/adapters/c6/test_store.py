@@ -179,6 +179,17 @@ def test_a_date_without_a_time_zone_is_refused(store_of, date):
         store_of(C6(row(captured_at=date))).revision()
 
 
+def test_a_tile_that_is_placed_at_its_corner_is_said(store_of, caplog):
+    bounds = tile_bounds(14, X, Y)
+    corner = row()
+    corner.tile_id = TileId(14, bounds.lat_max - 1e-9, bounds.lon_min)
+    store_of(C6(row(X + 1))).revision()
+    assert "c10.tiles.off_centre" not in [record.event for record in caplog.records]
+    store_of(C6(corner, row(X + 1))).revision()
+    (record,) = (record for record in caplog.records if record.event == "c10.tiles.off_centre")
+    assert record.fields["tiles"] == 1
+
+
 def test_a_store_that_raises_is_refused_with_its_error_as_the_cause(store_of):
     class Broken:
         def query_by_bbox(self, *, bbox, zoom):
