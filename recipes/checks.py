@@ -36,9 +36,10 @@ class Part:
     options: tuple[str, ...] = ()
 
 
-# Every test file belongs to one part. Folders with long files come first: a worker that takes a long file last lets the
+# Every test file belongs to one part of ALL. Folders with long files come first: a worker that takes a long file last lets the
 # other workers wait.
-QUICK = (
+QUICK = (Part("unit and property tests", ("properties", "unit")),)
+ALL = (
     # These run every line and branch of the verifier. Coverage doubles the time of tests that import more, so they have none.
     Part(
         "tests of the verifier",
@@ -46,10 +47,12 @@ QUICK = (
         ("--cov=takeoff", "--cov-branch", "--cov-report=term-missing", "--cov-fail-under=100"),
     ),
     Part("unit and property tests", ("properties", "unit/preflight", "unit/recipes", "unit/takeoff_report")),
+    Part("all other tests", ("pipeline", "faults", "models", "contracts", "architecture")),
 )
-REST = (Part("all other tests", ("pipeline", "faults", "models", "contracts", "architecture")),)
 # A worker takes a whole file, in the order of the folders: tests of one file share fixtures that are slow to make.
-PYTEST = ("-m", "pytest", "-q", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=10")
+# One worker more than cores: a worker often waits for a process or a server that a test started.
+WORKERS = len(os.sched_getaffinity(0)) + 1
+PYTEST = ("-m", "pytest", "-q", "-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder", "--durations=10")
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - Linux has its file system in memory here; each run makes its own folder in it
 ROOM = 4 << 30
@@ -70,7 +73,7 @@ def task_test() -> dict[str, Any]:
 
     def run() -> TaskFailed | None:
         quick = context().flags("quick")["quick"]
-        return _run(_tests(*QUICK) if quick else {"check": _check, **_tests(*QUICK, *REST)})
+        return _run(_tests(*QUICK) if quick else {"check": _check, **_tests(*ALL)})
 
     return _task(run, "run the checks and all tests; quick=1: unit and property tests alone")
 
